@@ -1,0 +1,17 @@
+"""Texts to embeddings: the encoder, its results and the checkpoint format."""
+
+from m3plugins.encoding.encoder import EncoderOptions, M3Encoder
+from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
+from m3plugins.encoding.output import HEADS, Head, M3Output
+from m3plugins.encoding.sparse import SparseEmbeddings, SparseVector
+
+__all__ = [
+    "HEADS",
+    "EncoderOptions",
+    "Head",
+    "M3Encoder",
+    "M3Output",
+    "MultiVectorEmbeddings",
+    "SparseEmbeddings",
+    "SparseVector",
+]

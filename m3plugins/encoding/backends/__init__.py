@@ -1,0 +1,1 @@
+"""Inference backends: each runs an M3 checkpoint on one device."""

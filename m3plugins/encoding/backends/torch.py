@@ -1,0 +1,105 @@
+"""PyTorch: the encoder of transformers and the two linear heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from m3plugins.encoding.backends.base import BatchOutput
+from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, Checkpoint, Pooling
+from m3plugins.encoding.output import Head
+
+_BATCH_TOKENS = {"cpu": 4096}
+_ACCELERATOR_BATCH_TOKENS = 1 << 16
+
+
+class TorchBackend:
+    """One replica of the model on one device.
+
+    The encoder runs in the given precision, the heads in float32.
+
+    Args:
+        checkpoint: What to load.
+        device: A torch device.
+        dtype: Precision of the encoder.
+        pad_id: Token id that fills batches up.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, device: str, dtype: torch.dtype, pad_id: int) -> None:
+        self.device = torch.device(device)
+        self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _ACCELERATOR_BATCH_TOKENS)
+        self._pad_id = pad_id
+        self._pooling: Pooling = checkpoint.pooling
+        self._encoder = load_encoder(checkpoint).to(device=self.device, dtype=dtype).eval()
+        self._sparse = load_linear(checkpoint, SPARSE_HEAD).to(self.device).eval()
+        self._multi_vector = load_linear(checkpoint, MULTI_VECTOR_HEAD).to(self.device).eval()
+        self.dim = int(self._encoder.config.hidden_size)
+        self.multi_vector_dim = self._multi_vector.out_features
+        self.vocab_size = int(self._encoder.config.vocab_size)
+
+    @torch.inference_mode()
+    def forward(self, batch: Sequence[NDArray[np.int32]], heads: Sequence[Head]) -> BatchOutput:
+        """The asked heads of a batch of token ids, one pass of the encoder."""
+        lengths = torch.tensor([len(ids) for ids in batch])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        input_ids = torch.full(mask.shape, self._pad_id)
+        input_ids[mask] = torch.from_numpy(np.concatenate(batch)).long()
+        mask = mask.to(self.device)
+        # Without padding the mask is left out: attention takes its fast path.
+        attention_mask = None if bool(mask.all()) else mask.long()
+        states = self._encoder(input_ids.to(self.device), attention_mask=attention_mask).last_hidden_state
+
+        dense = token_weights = token_vectors = None
+        if "dense" in heads:
+            dense = _numpy(normalize(pool(states, mask, self._pooling), dim=-1))
+        if "sparse" in heads:
+            token_weights = _numpy(torch.relu(self._sparse(states[mask].float())).squeeze(-1))
+        if "multi_vector" in heads:
+            token_vectors = _numpy(normalize(self._multi_vector(states[:, 1:][mask[:, 1:]].float()), dim=-1))
+        return BatchOutput(dense, token_weights, token_vectors)
+
+
+def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+    """The dense vector before normalisation.
+
+    Args:
+        states: Shape (b, length, dim).
+        mask: True for tokens, False for padding, shape (b, length).
+        pooling: The first token's state, or the mean over the tokens.
+
+    Returns:
+        Shape (b, dim), float32.
+    """
+    if pooling == "cls":
+        return states[:, 0].float()
+    weights = mask.unsqueeze(-1).float()
+    return (states.float() * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def load_encoder(checkpoint: Checkpoint) -> nn.Module:
+    """The checkpoint's transformer, without its unused pooler."""
+    from transformers import AutoModel
+
+    encoder: nn.Module = AutoModel.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
+    if hasattr(encoder, "pooler"):
+        encoder.pooler = None
+    return encoder
+
+
+def load_linear(checkpoint: Checkpoint, head: str) -> nn.Linear:
+    """A head's linear layer, float32."""
+    state = checkpoint.load_head(head)
+    out_features, in_features = state["weight"].shape
+    linear = nn.Linear(in_features, out_features)
+    linear.load_state_dict(state)
+    return linear.float()
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.float().cpu().numpy()
+    return array

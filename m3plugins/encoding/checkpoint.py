@@ -1,0 +1,163 @@
+"""The M3 checkpoint folder: a Hugging Face encoder and the files of its two linear heads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+Pooling = Literal["cls", "mean"]
+
+SPARSE_HEAD = "sparse_linear"
+MULTI_VECTOR_HEAD = "colbert_linear"
+_UNBOUNDED = 10**9  # transformers writes 1e30 where a tokenizer states no maximum
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder, read on demand.
+
+    The format is BGE-M3's: `config.json`, the encoder's weights, tokenizer files, `sparse_linear` and
+    `colbert_linear` (each as `.safetensors`, or as `.pt`, a state dict) and, where the dense head is
+    not the CLS state, `1_Pooling/config.json`.
+
+    Attributes:
+        folder: Where it lies.
+    """
+
+    folder: Path
+
+    def check(self) -> None:
+        """Refuses a folder that is not an M3 checkpoint.
+
+        Raises:
+            FileNotFoundError: If the configuration or a head file is missing.
+        """
+        if not (self.folder / "config.json").is_file():
+            msg = f"{self.folder} is not a checkpoint folder: it has no config.json"
+            raise FileNotFoundError(msg)
+        for head in (SPARSE_HEAD, MULTI_VECTOR_HEAD):
+            self._head_file(head)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The encoder's `config.json`."""
+        config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
+        return config
+
+    @cached_property
+    def pooling(self) -> Pooling:
+        """How the dense vector is made of the token states: M3's CLS, or the mean.
+
+        Raises:
+            ValueError: If the folder asks for another pooling.
+        """
+        path = self.folder / "1_Pooling" / "config.json"
+        if not path.is_file():
+            return "cls"
+        modes = [mode for mode, on in json.loads(path.read_text()).items() if mode.startswith("pooling_mode") and on]
+        if modes == ["pooling_mode_cls_token"]:
+            return "cls"
+        if modes == ["pooling_mode_mean_tokens"]:
+            return "mean"
+        msg = f"pooling must be cls or mean, {path} has {modes}"
+        raise ValueError(msg)
+
+    @cached_property
+    def max_length(self) -> int:
+        """Tokens of the longest text the model reads, special tokens included."""
+        limits = [self.config.get("max_position_embeddings", _UNBOUNDED)]
+        if self.config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
+            limits[0] -= self.config.get("pad_token_id", 1) + 1  # their positions count from pad_token_id + 1
+        tokenizer_config = self.folder / "tokenizer_config.json"
+        if tokenizer_config.is_file():
+            limits.append(json.loads(tokenizer_config.read_text()).get("model_max_length") or _UNBOUNDED)
+        return int(min(limits))
+
+    def load_head(self, head: str) -> dict[str, torch.Tensor]:
+        """The `weight` and `bias` of a head's linear layer.
+
+        Raises:
+            FileNotFoundError: If the folder has no file of it.
+            ValueError: If the file holds something else.
+        """
+        path = self._head_file(head)
+        state = dict(_tensors(path))
+        if set(state) != {"weight", "bias"}:
+            msg = f"{path} must hold the weight and bias of a linear layer, it has {sorted(state)}"
+            raise ValueError(msg)
+        return state
+
+    def fingerprint(self) -> str:
+        """64 hex digits that change with whatever changes the vectors: weights, heads, tokenizer, pooling.
+
+        The tensors are hashed, not their files, so a `.pt` and its `.safetensors` twin are one model.
+        """
+        hasher = hashlib.sha256(f"m3plugins/1 pooling={self.pooling}".encode())
+        for path in [*self._weight_files(), self._head_file(SPARSE_HEAD), self._head_file(MULTI_VECTOR_HEAD)]:
+            for name, tensor in sorted(_tensors(path), key=lambda item: item[0]):
+                hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                hasher.update(_bytes(tensor))
+        hasher.update(self._tokenizer_bytes())
+        return hasher.hexdigest()
+
+    def _head_file(self, head: str) -> Path:
+        for suffix in (".safetensors", ".pt"):
+            if (path := self.folder / f"{head}{suffix}").is_file():
+                return path
+        msg = (
+            f"{self.folder} lacks {head}.pt (or .safetensors), so it is no M3 checkpoint; "
+            "use BAAI/bge-m3 or a folder that M3 training saved with both heads"
+        )
+        raise FileNotFoundError(msg)
+
+    def _weight_files(self) -> list[Path]:
+        for pattern in ("model*.safetensors", "pytorch_model*.bin"):
+            if files := sorted(self.folder.glob(pattern)):
+                return files
+        msg = f"{self.folder} has no encoder weights (model.safetensors or pytorch_model.bin)"
+        raise FileNotFoundError(msg)
+
+    def _tokenizer_bytes(self) -> bytes:
+        for name in ("tokenizer.json", "sentencepiece.bpe.model", "vocab.txt"):
+            if (path := self.folder / name).is_file():
+                return path.read_bytes()
+        msg = f"{self.folder} has no tokenizer (tokenizer.json)"
+        raise FileNotFoundError(msg)
+
+
+def save_head(folder: Path, head: str, state: dict[str, torch.Tensor]) -> None:
+    """Writes a head's linear layer as `.safetensors` and as the `.pt` twin that FlagEmbedding reads."""
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / f"{head}.safetensors")
+    torch.save(tensors, folder / f"{head}.pt")
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The named tensors of a weight file; a `.pt` or `.bin` is read without running any code of its."""
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                yield name, file.get_tensor(name)
+    else:
+        import torch
+
+        yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    import torch
+
+    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())

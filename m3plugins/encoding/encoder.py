@@ -1,0 +1,260 @@
+"""The encoder: texts in; dense, sparse and multi-vector embeddings out, from one forward pass a text."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, get_args
+
+from tqdm.auto import tqdm
+
+from m3plugins.encoding.batching import windows
+from m3plugins.encoding.checkpoint import Checkpoint
+from m3plugins.encoding.loaded import LoadedModel
+from m3plugins.encoding.locate import locate
+from m3plugins.encoding.output import HEADS, Head, M3Output, check_heads
+
+logger = logging.getLogger(__name__)
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+WINDOW_TOKENS = 1 << 16
+"""Tokens encoded, and held with their vectors, at a time: 256 MiB of multi-vectors at width 1024."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions:
+    """How a model is run; the checkpoint says what it is. See `M3Encoder.from_pretrained`."""
+
+    revision: str | None = None
+    backend: Literal["auto", "torch"] = "auto"
+    dtype: Dtype = "auto"
+    devices: tuple[str, ...] = ("auto",)
+    query_max_length: int = 512
+    document_max_length: int | None = None
+    batch_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.backend not in ("auto", "torch"):
+            msg = f'backend must be "auto" or "torch", got {self.backend!r}'
+            raise ValueError(msg)
+        if self.dtype not in get_args(Dtype):
+            msg = f"dtype must be one of {', '.join(get_args(Dtype))}, got {self.dtype!r}"
+            raise ValueError(msg)
+        if not self.devices:
+            msg = 'devices must name at least one device, as in "cpu" or ["cuda:0", "cuda:1"], got none'
+            raise ValueError(msg)
+        for name in ("query_max_length", "document_max_length", "batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 3):
+                msg = f"{name} must be an integer >= 3 (two special tokens and one of the text), got {value!r}"
+                raise ValueError(msg)
+
+
+class M3Encoder:
+    """Encodes texts with an M3 model: dense, sparse and multi-vector from one forward pass.
+
+    Nothing is loaded until it is used, or `warm_up()` is called. Safe to share among threads.
+    Make one with `M3Encoder.from_pretrained`.
+
+    Args:
+        model: A checkpoint folder, a hub id, or "m3-mini".
+        options: How to run it.
+    """
+
+    def __init__(self, model: str | Path, options: EncoderOptions | None = None) -> None:
+        if "://" in str(model):
+            msg = f"model must be a folder, a hub id or m3-mini, got the URL {model}; this version has no remote backend"
+            raise ValueError(msg)
+        self.model = str(model)
+        self.options = options or EncoderOptions()
+        self._loading = threading.Lock()
+        self._loaded: LoadedModel | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        backend: Literal["auto", "torch"] = "auto",
+        dtype: Dtype = "auto",
+        devices: str | Sequence[str] = "auto",
+        query_max_length: int = 512,
+        document_max_length: int | None = None,
+        batch_tokens: int | None = None,
+    ) -> M3Encoder:
+        """Names a model and how to run it.
+
+        Args:
+            model: A checkpoint folder, a hub id such as "BAAI/bge-m3", or "m3-mini" (bundled, English).
+            revision: Branch, tag or commit of a hub id.
+            backend: "auto" or "torch".
+            dtype: Precision of the forward pass; "auto" is float32. Embeddings are float32 whatever it is.
+            devices: A torch device, or several, each of which holds the model and takes batches;
+                "auto" is the first accelerator, or the CPU.
+            query_max_length: Tokens a query is cut to, special tokens included.
+            document_max_length: Tokens a document is cut to; None is the model's maximum.
+            batch_tokens: Padded tokens per forward pass; None suits the device.
+
+        Raises:
+            ValueError: If an option is out of its range.
+        """
+        return cls(
+            model,
+            EncoderOptions(
+                revision=revision,
+                backend=backend,
+                dtype=dtype,
+                devices=(devices,) if isinstance(devices, str) else tuple(devices),
+                query_max_length=query_max_length,
+                document_max_length=document_max_length,
+                batch_tokens=batch_tokens,
+            ),
+        )
+
+    def warm_up(self) -> M3Encoder:
+        """Loads the tokenizer and the weights now, if that has not happened yet; returns the encoder."""
+        self._load()
+        return self
+
+    def encode_documents(
+        self, texts: Iterable[str], *, heads: Iterable[str] = HEADS, progress: bool = False
+    ) -> M3Output:
+        """Encodes documents.
+
+        Args:
+            texts: The documents; a single string is refused, put it in a list.
+            heads: Which heads to compute.
+            progress: Show a progress bar.
+
+        Returns:
+            Embeddings in input order. Texts longer than `document_max_length` are cut, marked in
+            `truncated` and counted in a warning.
+
+        Raises:
+            TypeError: If `texts` is a string or holds something else than strings.
+            ValueError: If a head is unknown or a text is not valid Unicode.
+            FileNotFoundError: If there is no such model.
+        """
+        return self._encode(texts, self.document_max_length, heads, progress)
+
+    def encode_queries(self, texts: Iterable[str], *, heads: Iterable[str] = HEADS, progress: bool = False) -> M3Output:
+        """Encodes queries, cut to `query_max_length`; otherwise as `encode_documents`."""
+        return self._encode(texts, self.query_max_length, heads, progress)
+
+    def iter_documents(
+        self, texts: Iterable[str], *, heads: Iterable[str] = HEADS, progress: bool = False
+    ) -> Iterator[M3Output]:
+        """Encodes a stream of documents in constant memory.
+
+        Args:
+            texts: The documents, read as they are needed.
+            heads: Which heads to compute.
+            progress: Show a progress bar.
+
+        Yields:
+            Outputs of consecutive texts, in input order; joined, they are what `encode_documents` returns.
+        """
+        return self._stream(texts, self.document_max_length, check_heads(heads), progress)
+
+    def iter_queries(
+        self, texts: Iterable[str], *, heads: Iterable[str] = HEADS, progress: bool = False
+    ) -> Iterator[M3Output]:
+        """Encodes a stream of queries; as `iter_documents`, cut to `query_max_length`."""
+        return self._stream(texts, self.query_max_length, check_heads(heads), progress)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The model's checkpoint folder, downloaded or assembled if need be."""
+        return locate(self.model, self.options.revision)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of what decides the vectors: weights, heads, tokenizer and pooling; 64 hex digits."""
+        return self.checkpoint.fingerprint()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What may differ in the last digits only: the backend and the precision."""
+        return {"backend": "torch", "dtype": "float32" if self.options.dtype == "auto" else self.options.dtype}
+
+    @property
+    def query_max_length(self) -> int:
+        """Tokens a query is cut to."""
+        return min(self.options.query_max_length, self.checkpoint.max_length)
+
+    @property
+    def document_max_length(self) -> int:
+        """Tokens a document is cut to.
+
+        Raises:
+            ValueError: If the option exceeds the model's maximum.
+        """
+        limit = self.checkpoint.max_length
+        asked = self.options.document_max_length
+        if asked is not None and asked > limit:
+            msg = f"document_max_length must be at most {limit}, the maximum of {self.model}, got {asked}"
+            raise ValueError(msg)
+        return asked or limit
+
+    @property
+    def dim(self) -> int:
+        """Width of the dense vectors."""
+        return self._load().dim
+
+    @property
+    def multi_vector_dim(self) -> int:
+        """Width of the token vectors."""
+        return self._load().multi_vector_dim
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids; the sparse ids are below it."""
+        return self._load().vocab_size
+
+    def decode_token(self, token_id: int) -> str:
+        """The word piece of a sparse id, for the reader's eye."""
+        return self._load().token(token_id)
+
+    def _encode(self, texts: Iterable[str], max_length: int, heads: Iterable[str], progress: bool) -> M3Output:
+        asked = check_heads(heads)
+        parts = list(self._stream(texts, max_length, asked, progress))
+        return M3Output.concatenate(parts) if parts else self._load().empty(asked)
+
+    def _stream(
+        self, texts: Iterable[str], max_length: int, heads: Sequence[Head], progress: bool
+    ) -> Iterator[M3Output]:
+        if isinstance(texts, str):
+            msg = "texts must be a list or another iterable of strings, got one string; put it in a list"
+            raise TypeError(msg)
+        return self._windows(texts, max_length, heads, progress)
+
+    def _windows(
+        self, texts: Iterable[str], max_length: int, heads: Sequence[Head], progress: bool
+    ) -> Iterator[M3Output]:
+        loaded = self._load()
+        tokenized = loaded.tokenizer(max_length).stream(texts)
+        total = len(texts) if isinstance(texts, Sequence) else None
+        seen = cut = 0
+        with tqdm(total=total, desc="encoding", unit="text", disable=not progress) as bar:
+            for window in windows(tokenized, WINDOW_TOKENS):
+                output = loaded.encode(window, heads, bar.update)
+                seen += len(output)
+                cut += int(output.truncated.sum())
+                yield output
+        if cut:
+            logger.warning("%d of %d texts were longer than %d tokens and were cut", cut, seen, max_length)
+
+    def _load(self) -> LoadedModel:
+        with self._loading:
+            if self._loaded is None:
+                self._loaded = LoadedModel(self.checkpoint, self.options)
+            return self._loaded
+
+    def __repr__(self) -> str:
+        return f"M3Encoder({self.model!r}, {self.options})"

@@ -1,0 +1,100 @@
+"""A model in memory: its tokenizer and one replica a device."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from m3plugins.encoding.assembling import Assembly
+from m3plugins.encoding.backends.base import Backend, BatchOutput
+from m3plugins.encoding.batching import token_budget_batches
+from m3plugins.encoding.checkpoint import Checkpoint
+from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
+from m3plugins.encoding.output import Head, M3Output
+from m3plugins.encoding.sparse import SparseEmbeddings
+from m3plugins.encoding.tokenizing import TextTokenizer, TokenizedText, load_tokenizer
+
+if TYPE_CHECKING:
+    from m3plugins.encoding.encoder import EncoderOptions
+
+
+class LoadedModel:
+    """Encodes windows of tokenised texts; safe to share among threads.
+
+    Args:
+        checkpoint: The model.
+        options: How to run it.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, options: EncoderOptions) -> None:
+        self._tokenizer, self._special = load_tokenizer(checkpoint.folder)
+        self.tokenizer = lru_cache(maxsize=8)(self._tokenizer_of)
+        self._replicas = _load_replicas(checkpoint, options, self._special.pad)
+        self._batch_tokens = options.batch_tokens or self._replicas[0].batch_tokens
+        self._pool = ThreadPoolExecutor(len(self._replicas), thread_name_prefix="m3-encode")
+        self._free: queue.SimpleQueue[Backend] = queue.SimpleQueue()
+        for replica in self._replicas:
+            self._free.put(replica)
+        self.dim = self._replicas[0].dim
+        self.multi_vector_dim = self._replicas[0].multi_vector_dim
+        self.vocab_size = self._replicas[0].vocab_size
+
+    def _tokenizer_of(self, max_length: int) -> TextTokenizer:
+        return TextTokenizer(self._tokenizer, max_length)
+
+    def encode(
+        self, window: Sequence[TokenizedText], heads: Sequence[Head], on_batch: Callable[[int], object]
+    ) -> M3Output:
+        """The embeddings of a window of texts, in their order; `on_batch` hears of every few that are done."""
+        assembly = Assembly(window, special_ids=sorted(self._special.ids), vocab_size=self.vocab_size)
+        batches = token_budget_batches(assembly.lengths, self._batch_tokens)
+
+        def forward(rows: np.ndarray) -> BatchOutput:
+            replica = self._free.get()
+            try:
+                return replica.forward([window[row].ids for row in rows], heads)
+            finally:
+                self._free.put(replica)
+
+        outputs = map(forward, batches) if len(self._replicas) == 1 else self._pool.map(forward, batches)
+        for rows, output in zip(batches, outputs, strict=True):
+            assembly.add(rows, output)
+            on_batch(len(rows))
+        return assembly.output()
+
+    def empty(self, heads: Sequence[Head]) -> M3Output:
+        """The output of no text."""
+        offsets = np.zeros(1, np.int64)
+        no_ids, no_values = np.empty(0, np.int32), np.empty(0, np.float32)
+        return M3Output(
+            dense=np.empty((0, self.dim), np.float32) if "dense" in heads else None,
+            sparse=SparseEmbeddings(offsets, no_ids, no_values, self.vocab_size) if "sparse" in heads else None,
+            multi_vector=MultiVectorEmbeddings(offsets, np.empty((0, self.multi_vector_dim), np.float32))
+            if "multi_vector" in heads
+            else None,
+            token_counts=np.empty(0, np.int32),
+            truncated=np.empty(0, np.bool_),
+        )
+
+    def token(self, token_id: int) -> str:
+        """The word piece of a token id."""
+        return self._tokenizer.id_to_token(token_id) or ""
+
+
+def _load_replicas(checkpoint: Checkpoint, options: EncoderOptions, pad_id: int) -> list[Backend]:
+    import torch
+
+    from m3plugins.encoding.backends.torch import TorchBackend
+
+    accelerator = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else None
+    automatic = str(accelerator) if accelerator is not None and torch.accelerator.is_available() else "cpu"
+    dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
+    return [
+        TorchBackend(checkpoint, device=automatic if device == "auto" else device, dtype=dtype, pad_id=pad_id)
+        for device in options.devices
+    ]

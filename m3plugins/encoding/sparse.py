@@ -1,0 +1,122 @@
+"""Sparse (lexical) embeddings: token weights in a compressed sparse row layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+
+@dataclass(frozen=True, eq=False)
+class SparseVector:
+    """The sparse embedding of one text.
+
+    Attributes:
+        indices: Token ids, ascending, shape (nnz,), int32.
+        values: Weights, all > 0, shape (nnz,), float32.
+    """
+
+    indices: NDArray[np.int32]
+    values: NDArray[np.float32]
+
+    def to_dict(self) -> dict[int, float]:
+        """Token id to weight, in plain Python numbers (JSON-ready, and what Milvus takes)."""
+        return dict(zip(self.indices.tolist(), self.values.tolist(), strict=True))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True, eq=False)
+class SparseEmbeddings(Sequence[SparseVector]):
+    """The sparse embeddings of n texts, CSR-like.
+
+    Row `i` is `indices[indptr[i]:indptr[i + 1]]` (token ids, ascending) with its `values`
+    (weights > 0). Rows and slices are copies: keeping one does not keep the batch.
+
+    Attributes:
+        indptr: Row boundaries, shape (n + 1,), int64.
+        indices: Token ids, shape (nnz,), int32.
+        values: Weights, shape (nnz,), float32.
+        vocab_size: Number of token ids of the model, the width of `to_scipy()`.
+
+    Example:
+        >>> sparse = SparseEmbeddings.from_dicts([{7: 0.5, 2: 1.0}, {}], vocab_size=10)
+        >>> sparse[0].to_dict()
+        {2: 1.0, 7: 0.5}
+        >>> len(sparse), len(sparse[1])
+        (2, 0)
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    values: NDArray[np.float32]
+    vocab_size: int
+
+    @classmethod
+    def from_dicts(cls, rows: Iterable[Mapping[int, float]], *, vocab_size: int) -> SparseEmbeddings:
+        """Builds embeddings from one `{token id: weight}` mapping per text; weights <= 0 are dropped."""
+        kept = [sorted((int(i), float(v)) for i, v in row.items() if v > 0) for row in rows]
+        flat = [pair for row in kept for pair in row]
+        return cls(
+            indptr=np.cumsum([0, *map(len, kept)], dtype=np.int64),
+            indices=np.array([i for i, _ in flat], dtype=np.int32),
+            values=np.array([v for _, v in flat], dtype=np.float32),
+            vocab_size=vocab_size,
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[SparseEmbeddings]) -> SparseEmbeddings:
+        """Joins embeddings of one vocabulary, in order. `parts` must not be empty."""
+        lengths = np.concatenate([np.diff(part.indptr) for part in parts])
+        return cls(
+            indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            indices=np.concatenate([part.indices for part in parts]),
+            values=np.concatenate([part.values for part in parts]),
+            vocab_size=parts[0].vocab_size,
+        )
+
+    def take(self, rows: NDArray[np.int64]) -> SparseEmbeddings:
+        """A copy of the given rows, in the given order."""
+        tokens, indptr = ragged_take(self.indptr, rows)
+        return SparseEmbeddings(indptr, self.indices[tokens], self.values[tokens], self.vocab_size)
+
+    def to_scipy(self) -> csr_matrix:
+        """The same weights as a `scipy.sparse.csr_matrix` of shape (n, vocab_size). Needs scipy."""
+        from scipy.sparse import csr_matrix
+
+        return csr_matrix((self.values, self.indices, self.indptr), shape=(len(self), self.vocab_size))
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    @overload
+    def __getitem__(self, key: int) -> SparseVector: ...
+    @overload
+    def __getitem__(self, key: slice) -> SparseEmbeddings: ...
+    def __getitem__(self, key: int | slice) -> SparseVector | SparseEmbeddings:
+        if isinstance(key, slice):
+            return self.take(np.arange(len(self))[key])
+        row = range(len(self))[key]
+        span = slice(self.indptr[row], self.indptr[row + 1])
+        return SparseVector(self.indices[span].copy(), self.values[span].copy())
+
+
+def ragged_take(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the elements of the given rows stand in ragged storage, and the offsets of the rows once taken.
+
+    Example:
+        >>> positions, taken = ragged_take(np.array([0, 2, 3, 6]), np.array([2, 0]))
+        >>> positions.tolist(), taken.tolist()
+        ([3, 4, 5, 0, 1], [0, 3, 5])
+    """
+    lengths = np.diff(offsets)[rows]
+    taken = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    positions = np.arange(taken[-1]) - np.repeat(taken[:-1] - offsets[:-1][rows], lengths)
+    return positions, taken

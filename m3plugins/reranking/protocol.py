@@ -1,0 +1,17 @@
+"""What a reranker offers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@runtime_checkable
+class Reranker(Protocol):
+    """Scores texts for a query more exactly, and more slowly, than an index does."""
+
+    def score(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
+        """One relevance score per text, higher is better, shape (n,), float32; what range, each class says."""

@@ -1,0 +1,20 @@
+"""Documents, the protocol every engine offers, and M3's ranking over it."""
+
+from m3plugins.retrieval import filters
+from m3plugins.retrieval.document import Candidate, Document, Hit
+from m3plugins.retrieval.index import FailedDocument, HybridIndex, ModelMismatchError, UpsertReport
+from m3plugins.retrieval.memory import InMemoryHybridIndex
+from m3plugins.retrieval.retriever import HybridRetriever
+
+__all__ = [
+    "Candidate",
+    "Document",
+    "FailedDocument",
+    "Hit",
+    "HybridIndex",
+    "HybridRetriever",
+    "InMemoryHybridIndex",
+    "ModelMismatchError",
+    "UpsertReport",
+    "filters",
+]

@@ -1,0 +1,140 @@
+"""What is indexed and what is found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from m3plugins.scoring.heads import HeadScores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A text to index, under an id of the caller's.
+
+    Attributes:
+        id: Unique key; indexing the same id again replaces the document.
+        text: The body.
+        metadata: JSON values by field name, for filters and for the reader.
+        title: Encoded ahead of the text where there is one.
+        parent_id: Id of the document that this one is a passage of.
+    """
+
+    id: str
+    text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+    parent_id: str | None = None
+
+    @property
+    def content(self) -> str:
+        """What is encoded: title and text."""
+        return f"{self.title}\n{self.text}".strip()
+
+    def digest(self) -> str:
+        """32 hex digits that change with any field but the id. The document must pass `check`."""
+        fields = [self.text, dict(self.metadata), self.title, self.parent_id]
+        canonical = json.dumps(fields, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+    def check(self) -> None:
+        """Refuses what no engine could keep and give back unchanged.
+
+        Raises:
+            ValueError: If the id is empty, a string is not valid Unicode or not a string at all, or the
+                metadata is not JSON with string keys and finite numbers.
+        """
+        for name in ("id", "text", "title", "parent_id"):
+            value = getattr(self, name)
+            if value is None and name == "parent_id":
+                continue
+            if not isinstance(value, str):
+                msg = f"{name} must be a string, got {type(value).__name__}"
+                raise ValueError(msg)
+            _check_unicode(name, value)
+        if not self.id:
+            msg = "id must not be empty"
+            raise ValueError(msg)
+        if not isinstance(self.metadata, Mapping):
+            msg = f"metadata must be a mapping of field names to JSON values, got {type(self.metadata).__name__}"
+            raise ValueError(msg)
+        _check_json("metadata", self.metadata)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A document that one head proposes.
+
+    Attributes:
+        id: The document's id.
+        score: That head's score.
+    """
+
+    id: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """A document found, best first.
+
+    Attributes:
+        document: The stored document.
+        score: What the hits are ordered by: the fused score, or the reranker's where there is one.
+        scores: The exact score of each head that counted.
+    """
+
+    document: Document
+    score: float
+    scores: HeadScores
+
+    @property
+    def id(self) -> str:
+        """The document's id."""
+        return self.document.id
+
+    @property
+    def text(self) -> str:
+        """The document's text."""
+        return self.document.text
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The document's metadata."""
+        return self.document.metadata
+
+
+def _check_unicode(name: str, value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as err:
+        msg = f"{name} must be valid Unicode, got a lone surrogate at character {err.start}; repair the text first"
+        raise ValueError(msg) from err
+
+
+def _check_json(path: str, value: object, depth: int = 0) -> None:
+    """Raises ValueError unless `value` survives JSON unchanged."""
+    if depth > 64:
+        msg = f"{path[:80]} must not nest deeper than 64 levels"
+        raise ValueError(msg)
+    if isinstance(value, str):
+        _check_unicode(path, value)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                msg = f"{path} must have string keys, got {key!r}"
+                raise ValueError(msg)
+            _check_unicode(f"{path} key", key)
+            _check_json(f"{path}.{key}", item, depth + 1)
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            _check_json(f"{path}[{position}]", item, depth + 1)
+    elif isinstance(value, float) and value != value or value in (float("inf"), float("-inf")):
+        msg = f"{path} must be a finite number, got {value}"
+        raise ValueError(msg)
+    elif value is not None and not isinstance(value, (bool, int, float)):
+        msg = f"{path} must be JSON (string, number, boolean, null, list, object), got {type(value).__name__}"
+        raise ValueError(msg)

