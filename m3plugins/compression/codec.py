@@ -15,7 +15,9 @@ from m3plugins.compression.int8 import Int8Codec
 class Codec(Protocol):
     """Turns token vectors into bytes for storage, and back. A token's bytes are contiguous."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The name that `get_codec` knows, recorded beside what is stored."""
 
     def bytes_per_token(self, dim: int) -> int:
         """Stored size of one token vector of width `dim`."""

@@ -1,7 +1,8 @@
 """Texts to embeddings: the encoder, its results and the checkpoint format."""
 
-from m3plugins.encoding.encoder import EncoderOptions, M3Encoder
+from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
+from m3plugins.encoding.options import EncoderOptions
 from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.encoding.sparse import SparseEmbeddings, SparseVector
 

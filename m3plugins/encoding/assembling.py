@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from m3plugins.encoding.backends.base import BatchOutput
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import M3Output
-from m3plugins.encoding.sparse import SparseEmbeddings, ragged_take
+from m3plugins.encoding.ragged import ragged_offsets, ragged_take
+from m3plugins.encoding.sparse import SparseEmbeddings
 from m3plugins.encoding.tokenizing import TokenizedText
 
 
@@ -29,8 +30,8 @@ class Assembly:
         self.lengths = np.array([len(text.ids) for text in window], dtype=np.int64)
         self._special_ids = special_ids
         self._vocab_size = vocab_size
-        self._offsets = _offsets(self.lengths)
-        self._vector_offsets = _offsets(self.lengths - 1)  # the first token has no vector
+        self._offsets = ragged_offsets(self.lengths)
+        self._vector_offsets = ragged_offsets(self.lengths - 1)  # the first token has no vector
         self._dense: NDArray[np.float32] | None = None
         self._weights: NDArray[np.float32] | None = None
         self._vectors: NDArray[np.float32] | None = None
@@ -93,12 +94,8 @@ def max_per_token(
     values = np.maximum.reduceat(weights[kept][order], starts) if len(starts) else np.empty(0)
     text_of, id_of = np.divmod(keys[starts], vocab_size)
     return SparseEmbeddings(
-        indptr=_offsets(np.bincount(text_of, minlength=n)),
+        indptr=ragged_offsets(np.bincount(text_of, minlength=n)),
         indices=id_of.astype(np.int32),
         values=values.astype(np.float32),
         vocab_size=vocab_size,
     )
-
-
-def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +21,7 @@ Pooling = Literal["cls", "mean"]
 
 SPARSE_HEAD = "sparse_linear"
 MULTI_VECTOR_HEAD = "colbert_linear"
-_UNBOUNDED = 10**9  # transformers writes 1e30 where a tokenizer states no maximum
+_UNBOUNDED = 10**9
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,9 @@ class Checkpoint:
     @cached_property
     def max_length(self) -> int:
         """Tokens of the longest text the model reads, special tokens included."""
-        limits = [self.config.get("max_position_embeddings", _UNBOUNDED)]
-        if self.config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
-            limits[0] -= self.config.get("pad_token_id", 1) + 1  # their positions count from pad_token_id + 1
         tokenizer_config = self.folder / "tokenizer_config.json"
-        if tokenizer_config.is_file():
-            limits.append(json.loads(tokenizer_config.read_text()).get("model_max_length") or _UNBOUNDED)
-        return int(min(limits))
+        stated = json.loads(tokenizer_config.read_text()) if tokenizer_config.is_file() else {}
+        return max_sequence_length(self.config, stated.get("model_max_length"))
 
     def load_head(self, head: str) -> dict[str, torch.Tensor]:
         """The `weight` and `bias` of a head's linear layer.
@@ -89,7 +89,7 @@ class Checkpoint:
             ValueError: If the file holds something else.
         """
         path = self._head_file(head)
-        state = dict(_tensors(path))
+        state = {name: tensor.clone() for name, tensor in _tensors(path)}  # no longer mapped to the file
         if set(state) != {"weight", "bias"}:
             msg = f"{path} must hold the weight and bias of a linear layer, it has {sorted(state)}"
             raise ValueError(msg)
@@ -104,7 +104,7 @@ class Checkpoint:
         for path in [*self._weight_files(), self._head_file(SPARSE_HEAD), self._head_file(MULTI_VECTOR_HEAD)]:
             for name, tensor in sorted(_tensors(path), key=lambda item: item[0]):
                 hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                hasher.update(_bytes(tensor))
+                hasher.update(_bytes(tensor).data)
         hasher.update(self._tokenizer_bytes())
         return hasher.hexdigest()
 
@@ -133,6 +133,19 @@ class Checkpoint:
         raise FileNotFoundError(msg)
 
 
+def max_sequence_length(config: dict[str, Any], tokenizer_limit: float | None) -> int:
+    """Tokens of the longest text: what the positions allow, and the tokenizer states.
+
+    Args:
+        config: The encoder's configuration.
+        tokenizer_limit: The tokenizer's `model_max_length`; transformers writes 1e30 for none.
+    """
+    positions = config.get("max_position_embeddings", _UNBOUNDED)
+    if config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
+        positions -= config.get("pad_token_id", 1) + 1  # their positions count from pad_token_id + 1
+    return int(min(positions, tokenizer_limit or _UNBOUNDED))
+
+
 def save_head(folder: Path, head: str, state: dict[str, torch.Tensor]) -> None:
     """Writes a head's linear layer as `.safetensors` and as the `.pt` twin that FlagEmbedding reads."""
     import torch
@@ -154,10 +167,12 @@ def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     else:
         import torch
 
-        yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
+        mappable = zipfile.is_zipfile(path)  # files of torch < 1.6 are not
+        yield from torch.load(path, map_location="cpu", weights_only=True, mmap=mappable).items()
 
 
-def _bytes(tensor: torch.Tensor) -> memoryview:
+def _bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
     import torch
 
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    raw: NDArray[np.uint8] = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return raw

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from tqdm.auto import tqdm
 
@@ -16,43 +15,13 @@ from m3plugins.encoding.batching import windows
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.encoding.loaded import LoadedModel
 from m3plugins.encoding.locate import locate
+from m3plugins.encoding.options import Dtype, EncoderOptions
 from m3plugins.encoding.output import HEADS, Head, M3Output, check_heads
 
 logger = logging.getLogger(__name__)
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
 WINDOW_TOKENS = 1 << 16
 """Tokens encoded, and held with their vectors, at a time: 256 MiB of multi-vectors at width 1024."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderOptions:
-    """How a model is run; the checkpoint says what it is. See `M3Encoder.from_pretrained`."""
-
-    revision: str | None = None
-    backend: Literal["auto", "torch"] = "auto"
-    dtype: Dtype = "auto"
-    devices: tuple[str, ...] = ("auto",)
-    query_max_length: int = 512
-    document_max_length: int | None = None
-    batch_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.backend not in ("auto", "torch"):
-            msg = f'backend must be "auto" or "torch", got {self.backend!r}'
-            raise ValueError(msg)
-        if self.dtype not in get_args(Dtype):
-            msg = f"dtype must be one of {', '.join(get_args(Dtype))}, got {self.dtype!r}"
-            raise ValueError(msg)
-        if not self.devices:
-            msg = 'devices must name at least one device, as in "cpu" or ["cuda:0", "cuda:1"], got none'
-            raise ValueError(msg)
-        for name in ("query_max_length", "document_max_length", "batch_tokens"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 3):
-                msg = f"{name} must be an integer >= 3 (two special tokens and one of the text), got {value!r}"
-                raise ValueError(msg)
 
 
 class M3Encoder:
@@ -68,7 +37,9 @@ class M3Encoder:
 
     def __init__(self, model: str | Path, options: EncoderOptions | None = None) -> None:
         if "://" in str(model):
-            msg = f"model must be a folder, a hub id or m3-mini, got the URL {model}; this version has no remote backend"
+            msg = (
+                f"model must be a folder, a hub id or m3-mini, got the URL {model}; this version has no remote backend"
+            )
             raise ValueError(msg)
         self.model = str(model)
         self.options = options or EncoderOptions()

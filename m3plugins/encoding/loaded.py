@@ -6,7 +6,6 @@ import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,12 +14,10 @@ from m3plugins.encoding.backends.base import Backend, BatchOutput
 from m3plugins.encoding.batching import token_budget_batches
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
+from m3plugins.encoding.options import EncoderOptions
 from m3plugins.encoding.output import Head, M3Output
 from m3plugins.encoding.sparse import SparseEmbeddings
 from m3plugins.encoding.tokenizing import TextTokenizer, TokenizedText, load_tokenizer
-
-if TYPE_CHECKING:
-    from m3plugins.encoding.encoder import EncoderOptions
 
 
 class LoadedModel:
@@ -87,14 +84,6 @@ class LoadedModel:
 
 
 def _load_replicas(checkpoint: Checkpoint, options: EncoderOptions, pad_id: int) -> list[Backend]:
-    import torch
-
     from m3plugins.encoding.backends.torch import TorchBackend
 
-    accelerator = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else None
-    automatic = str(accelerator) if accelerator is not None and torch.accelerator.is_available() else "cpu"
-    dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
-    return [
-        TorchBackend(checkpoint, device=automatic if device == "auto" else device, dtype=dtype, pad_id=pad_id)
-        for device in options.devices
-    ]
+    return [TorchBackend(checkpoint, device=device, dtype=options.dtype, pad_id=pad_id) for device in options.devices]

@@ -9,7 +9,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from m3plugins.encoding.sparse import ragged_take
+from m3plugins.encoding.ragged import ragged_offsets, ragged_take
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,16 +36,15 @@ class MultiVectorEmbeddings(Sequence[NDArray[np.float32]]):
     def from_list(cls, rows: Sequence[NDArray[np.floating]]) -> MultiVectorEmbeddings:
         """Builds embeddings from one (tokens, dim) array per text. `rows` must not be empty."""
         return cls(
-            offsets=np.cumsum([0, *map(len, rows)], dtype=np.int64),
+            offsets=ragged_offsets([len(row) for row in rows]),
             vectors=np.concatenate(rows).astype(np.float32, copy=False),
         )
 
     @classmethod
     def concatenate(cls, parts: Sequence[MultiVectorEmbeddings]) -> MultiVectorEmbeddings:
         """Joins embeddings of one width, in order. `parts` must not be empty."""
-        lengths = np.concatenate([np.diff(part.offsets) for part in parts])
         return cls(
-            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            offsets=ragged_offsets(np.concatenate([np.diff(part.offsets) for part in parts])),
             vectors=np.concatenate([part.vectors for part in parts]),
         )
 

@@ -81,7 +81,12 @@ class M3Output:
         if missing := set(kept) - set(self.heads):
             msg = f"this output has the heads {self.heads}; encode again with {sorted(missing)} to use them"
             raise ValueError(msg)
-        return replace(self, **{head: None for head in HEADS if head not in kept})
+        return replace(
+            self,
+            dense=self.dense if "dense" in kept else None,
+            sparse=self.sparse if "sparse" in kept else None,
+            multi_vector=self.multi_vector if "multi_vector" in kept else None,
+        )
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> M3Output:
         """A copy of the given texts' embeddings, in the given order."""

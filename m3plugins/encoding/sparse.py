@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from m3plugins.encoding.ragged import ragged_offsets, ragged_take
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
@@ -65,7 +67,7 @@ class SparseEmbeddings(Sequence[SparseVector]):
         kept = [sorted((int(i), float(v)) for i, v in row.items() if v > 0) for row in rows]
         flat = [pair for row in kept for pair in row]
         return cls(
-            indptr=np.cumsum([0, *map(len, kept)], dtype=np.int64),
+            indptr=ragged_offsets([len(row) for row in kept]),
             indices=np.array([i for i, _ in flat], dtype=np.int32),
             values=np.array([v for _, v in flat], dtype=np.float32),
             vocab_size=vocab_size,
@@ -74,9 +76,8 @@ class SparseEmbeddings(Sequence[SparseVector]):
     @classmethod
     def concatenate(cls, parts: Sequence[SparseEmbeddings]) -> SparseEmbeddings:
         """Joins embeddings of one vocabulary, in order. `parts` must not be empty."""
-        lengths = np.concatenate([np.diff(part.indptr) for part in parts])
         return cls(
-            indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            indptr=ragged_offsets(np.concatenate([np.diff(part.indptr) for part in parts])),
             indices=np.concatenate([part.indices for part in parts]),
             values=np.concatenate([part.values for part in parts]),
             vocab_size=parts[0].vocab_size,
@@ -106,17 +107,3 @@ class SparseEmbeddings(Sequence[SparseVector]):
         row = range(len(self))[key]
         span = slice(self.indptr[row], self.indptr[row + 1])
         return SparseVector(self.indices[span].copy(), self.values[span].copy())
-
-
-def ragged_take(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the elements of the given rows stand in ragged storage, and the offsets of the rows once taken.
-
-    Example:
-        >>> positions, taken = ragged_take(np.array([0, 2, 3, 6]), np.array([2, 0]))
-        >>> positions.tolist(), taken.tolist()
-        ([3, 4, 5, 0, 1], [0, 3, 5])
-    """
-    lengths = np.diff(offsets)[rows]
-    taken = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    positions = np.arange(taken[-1]) - np.repeat(taken[:-1] - offsets[:-1][rows], lengths)
-    return positions, taken

@@ -46,4 +46,5 @@ def weighted_sum(scores: HeadScores, weights: HybridWeights) -> float:
         >>> weighted_sum(HeadScores(dense=0.5, sparse=1.0, multi_vector=0.25), HybridWeights())
         1.05
     """
-    return sum(weight * score for head in HEADS if (weight := getattr(weights, head)) and (score := getattr(scores, head)) is not None)
+    pairs = ((getattr(weights, head), getattr(scores, head)) for head in HEADS)
+    return sum((weight * score for weight, score in pairs if weight and score is not None), 0.0)

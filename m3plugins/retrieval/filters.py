@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 Scalar = str | int | float | bool
 Operator = Literal["eq", "ne", "in", "gt", "gte", "lt", "lte", "exists", "contains", "prefix"]
@@ -198,7 +198,7 @@ def from_dict(tree: Mapping[str, Any]) -> Filter:
         msg = f'{operator} takes one field and its value, like {{"{operator}": {{"lang": "en"}}}}, got {operand!r}'
         raise ValueError(msg)
     ((field, value),) = operand.items()
-    return Comparison(operator, field, tuple(value) if isinstance(value, list) else value)
+    return Comparison(cast(Operator, operator), field, tuple(value) if isinstance(value, list) else value)
 
 
 _TESTS: dict[str, Callable[[Any, Any], bool]] = {

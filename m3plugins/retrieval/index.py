@@ -108,7 +108,10 @@ class HybridIndex(Protocol):
         """
 
     def candidates(
-        self, query: M3Output, k: int, filter: AnyFilter | None = None  # noqa: A002
+        self,
+        query: M3Output,
+        k: int,
+        filter: AnyFilter | None = None,  # noqa: A002
     ) -> dict[Head, list[Candidate]]:
         """The best k documents of the dense and of the sparse head (those that `query`, of length 1, has)."""
 

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import cast
 
 import numpy as np
 
@@ -90,8 +89,11 @@ def ingest(
             kept = [document.id for document in batch.documents if document.id not in lost]
             report.written += len(kept)
             report.truncated += int(
-                sum(cut for cut, document in zip(batch.embeddings.truncated, batch.documents, strict=True)
-                    if document.id not in lost)
+                sum(
+                    cut
+                    for cut, document in zip(batch.embeddings.truncated, batch.documents, strict=True)
+                    if document.id not in lost
+                )
             )
             if kept:
                 acknowledge(kept)
@@ -135,12 +137,12 @@ def _embedded(documents: Iterable[Document], embeddings: Iterable[M3Output] | No
         return
     outputs = [embeddings] if isinstance(embeddings, M3Output) else embeddings
     rows = (row for output in outputs for row in output)
-    missing = object()
-    for document, row in zip_longest(documents, rows, fillvalue=missing):
-        if document is missing or row is missing:
-            msg = f"documents and embeddings must be as many; {'documents' if document is missing else 'embeddings'} ran out"
+    for document, row in zip_longest(documents, rows):
+        if document is None or row is None:
+            short = "documents" if document is None else "embeddings"
+            msg = f"there must be as many embeddings as documents, the {short} ran out first"
             raise ValueError(msg)
-        yield _Pending(_checked(cast(Document, document)), cast(M3Output, row))
+        yield _Pending(_checked(document), row)
 
 
 def _checked(document: object) -> Document:

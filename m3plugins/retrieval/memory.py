@@ -154,7 +154,10 @@ class InMemoryHybridIndex:
 
     def _stacked(self) -> tuple[list[str], M3Output]:
         if self._columns is None:
-            rows = [row.embedding.select([h for h in row.embedding.heads if h != "multi_vector"]) for row in self._rows.values()]
+            rows = [
+                row.embedding.select([h for h in row.embedding.heads if h != "multi_vector"])
+                for row in self._rows.values()
+            ]
             self._columns = list(self._rows), M3Output.concatenate(rows) if rows else cast(M3Output, None)
         return self._columns
 

@@ -187,10 +187,10 @@ class HybridRetriever:
 def rerank(reranker: Reranker, query: str, hits: Iterable[Hit]) -> list[Hit]:
     """The hits with the reranker's scores, best first; equal scores by id."""
     hits = list(hits)
-    scores = reranker.score(query, [hit.document.content for hit in hits]) if hits else []
-    rescored = [
-        Hit(document=hit.document, score=float(score), scores=hit.scores) for hit, score in zip(hits, scores, strict=True)
-    ]
+    if not hits:
+        return []
+    scores = reranker.score(query, [hit.document.content for hit in hits])
+    rescored = [replace(hit, score=float(score)) for hit, score in zip(hits, scores, strict=True)]
     return sorted(rescored, key=lambda hit: (-hit.score, hit.id))
 
 

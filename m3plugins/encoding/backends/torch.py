@@ -9,9 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from transformers import AutoModel, PreTrainedModel
 
 from m3plugins.encoding.backends.base import BatchOutput
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, Checkpoint, Pooling
+from m3plugins.encoding.options import Dtype
 from m3plugins.encoding.output import Head
 
 _BATCH_TOKENS = {"cpu": 4096}
@@ -25,17 +27,17 @@ class TorchBackend:
 
     Args:
         checkpoint: What to load.
-        device: A torch device.
-        dtype: Precision of the encoder.
+        device: A torch device, or "auto".
+        dtype: Precision of the encoder, or "auto".
         pad_id: Token id that fills batches up.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str, dtype: torch.dtype, pad_id: int) -> None:
-        self.device = torch.device(device)
+    def __init__(self, checkpoint: Checkpoint, *, device: str, dtype: Dtype, pad_id: int) -> None:
+        self.device = torch_device(device)
         self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _ACCELERATOR_BATCH_TOKENS)
         self._pad_id = pad_id
         self._pooling: Pooling = checkpoint.pooling
-        self._encoder = load_encoder(checkpoint).to(device=self.device, dtype=dtype).eval()
+        self._encoder = load_encoder(checkpoint).to(device=self.device, dtype=torch_dtype(dtype)).eval()
         self._sparse = load_linear(checkpoint, SPARSE_HEAD).to(self.device).eval()
         self._multi_vector = load_linear(checkpoint, MULTI_VECTOR_HEAD).to(self.device).eval()
         self.dim = int(self._encoder.config.hidden_size)
@@ -64,6 +66,21 @@ class TorchBackend:
         return BatchOutput(dense, token_weights, token_vectors)
 
 
+def torch_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the first accelerator, or the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda:0")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def torch_dtype(name: Dtype) -> torch.dtype:
+    """The precision of that name; "auto" is float32."""
+    dtype: torch.dtype = getattr(torch, "float32" if name == "auto" else name)
+    return dtype
+
+
 def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     """The dense vector before normalisation.
 
@@ -81,11 +98,11 @@ def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     return (states.float() * weights).sum(dim=1) / weights.sum(dim=1)
 
 
-def load_encoder(checkpoint: Checkpoint) -> nn.Module:
+def load_encoder(checkpoint: Checkpoint) -> PreTrainedModel:
     """The checkpoint's transformer, without its unused pooler."""
-    from transformers import AutoModel
-
-    encoder: nn.Module = AutoModel.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
+    encoder: PreTrainedModel = AutoModel.from_pretrained(
+        checkpoint.folder, trust_remote_code=False, local_files_only=True
+    )
     if hasattr(encoder, "pooler"):
         encoder.pooler = None
     return encoder

@@ -1,0 +1,130 @@
+"""What made an index's vectors: one row of the blocks' collection, written when the index is complete."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.encoding.output import M3Output
+from m3plugins.retrieval.index import ModelMismatchError
+from m3plugins_milvus.collection import Collection
+from m3plugins_milvus.schema import FLAT, KEY
+
+FORMAT = 1
+IDENTITY_KEY = "identity"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Read on open, compared with the encoder.
+
+    Attributes:
+        fingerprint: Of the model: weights, heads, tokenizer, pooling.
+        dim: Width of the dense vectors.
+        multi_vector_dim: Width of the token vectors.
+        vocab_size: Width of the sparse vectors.
+        document_max_length: Tokens after which documents were cut.
+        settings: What else the vectors were computed with (dtype, backend).
+        codec: Name of the codec of the token vectors.
+        dense_index: Type and parameters of the dense index.
+        format: Version of the layout.
+    """
+
+    fingerprint: str
+    dim: int
+    multi_vector_dim: int
+    vocab_size: int
+    document_max_length: int
+    settings: Mapping[str, str]
+    codec: str
+    dense_index: Mapping[str, Any] = field(default_factory=lambda: dict(FLAT))
+    format: int = FORMAT
+
+    @classmethod
+    def of(cls, encoder: M3Encoder, codec: str, dense_index: Mapping[str, Any]) -> Identity:
+        """What an index made with this encoder is."""
+        return cls(
+            fingerprint=encoder.fingerprint,
+            dim=encoder.dim,
+            multi_vector_dim=encoder.multi_vector_dim,
+            vocab_size=encoder.vocab_size,
+            document_max_length=encoder.document_max_length,
+            settings=dict(encoder.settings),
+            codec=codec,
+            dense_index=dict(dense_index),
+        )
+
+    @classmethod
+    def read(cls, blocks: Collection) -> Identity | None:
+        """The stored identity; None if there is none.
+
+        Raises:
+            ValueError: If it is of another format.
+        """
+        rows = blocks.fetch([IDENTITY_KEY], ["data"])
+        if IDENTITY_KEY not in rows:
+            return None
+        stored = json.loads(rows[IDENTITY_KEY]["data"])
+        if stored.get("format") != FORMAT:
+            msg = f"this index has format {stored.get('format')}, this m3plugins-milvus reads {FORMAT}; use its version"
+            raise ValueError(msg)
+        return cls(**stored)
+
+    def write(self, blocks: Collection) -> None:
+        """Stores it."""
+        blocks.upsert([{KEY: IDENTITY_KEY, "data": json.dumps(asdict(self)), "unused": [0.0, 0.0]}])
+
+    def check(self, encoder: M3Encoder, name: str) -> None:
+        """Compares the index with an encoder; a difference that changes no meaning warns.
+
+        Raises:
+            ModelMismatchError: If the vectors are another model's.
+        """
+        if encoder.fingerprint != self.fingerprint:
+            msg = (
+                f"index {name!r} holds vectors of the model {self.fingerprint}, the encoder is {encoder.fingerprint}; "
+                "open it with the model it was made with, or index the documents again under another name"
+            )
+            raise ModelMismatchError(msg)
+        current = dict(encoder.settings)
+        for key in sorted({*self.settings, *current}):
+            if self.settings.get(key) != current.get(key):
+                warnings.warn(
+                    f"index {name!r} was made with {key}={self.settings.get(key)!r}, the encoder has "
+                    f"{key}={current.get(key)!r}; scores may differ slightly",
+                    stacklevel=4,
+                )
+
+    def check_length(self, encoder: M3Encoder) -> None:
+        """Documents of one index are all cut at the same length.
+
+        Raises:
+            ValueError: If the encoder cuts elsewhere.
+        """
+        if encoder.document_max_length != self.document_max_length:
+            msg = (
+                f"documents of this index are cut at {self.document_max_length} tokens, the encoder cuts at "
+                f"{encoder.document_max_length}; load it with document_max_length={self.document_max_length}"
+            )
+            raise ValueError(msg)
+
+    def check_widths(self, embeddings: M3Output) -> None:
+        """Embeddings of a caller's must be as wide as the model's.
+
+        Raises:
+            ValueError: If not.
+        """
+        dense, sparse, multi_vector = embeddings.dense, embeddings.sparse, embeddings.multi_vector
+        widths = {
+            "dense": (None if dense is None else dense.shape[1], self.dim),
+            "sparse": (None if sparse is None else sparse.vocab_size, self.vocab_size),
+            "multi_vector": (None if multi_vector is None else multi_vector.dim, self.multi_vector_dim),
+        }
+        for head, (got, want) in widths.items():
+            if got != want:
+                msg = f"{head} embeddings of this index are {want} wide, got {got}; make them with the index's encoder"
+                raise ValueError(msg)

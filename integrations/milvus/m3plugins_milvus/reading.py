@@ -1,0 +1,84 @@
+"""What an index answers by reading rows: documents, embeddings, exact scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from m3plugins import Document
+from m3plugins.compression import get_codec
+from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
+from m3plugins.encoding.output import M3Output
+from m3plugins.scoring.heads import HeadScores, head_scores
+from m3plugins_milvus.blocks import POINTER, join_vectors
+from m3plugins_milvus.collection import Row
+from m3plugins_milvus.filters import Plan
+from m3plugins_milvus.identity import Identity
+from m3plugins_milvus.rows import DOCUMENT, EMBEDDING, key_of, to_document, to_output
+from m3plugins_milvus.store import Complete, Store
+
+DOCUMENTS_PER_READ = 128
+
+
+def keys_of(ids: Sequence[str]) -> list[str]:
+    """The distinct keys of these ids.
+
+    Raises:
+        TypeError: If `ids` is not a sequence of strings.
+    """
+    if isinstance(ids, str) or not all(isinstance(i, str) for i in ids):
+        msg = f"ids must be a list of strings, got {ids!r}"
+        raise TypeError(msg)
+    return [key_of(i) for i in dict.fromkeys(ids)]
+
+
+def get(store: Store, ids: Sequence[str]) -> list[Document]:
+    """The documents of these ids, in this order."""
+    rows = store.documents.fetch(keys_of(ids), DOCUMENT, DOCUMENTS_PER_READ)
+    found = {done.row["id"]: to_document(done.row, done.text) for done in store.complete(rows, DOCUMENT, text=True)}
+    return [found[i] for i in ids if i in found]
+
+
+def matching(store: Store, plan: Plan, fields: Iterable[str]) -> Iterator[dict[str, Row]]:
+    """The rows that match, in small groups by key, with the given fields."""
+    wanted = list(dict.fromkeys([*fields, "metadata"] if plan.check else fields))
+    for page in store.documents.keys(plan.expression):
+        for start in range(0, len(page), DOCUMENTS_PER_READ):
+            rows = store.documents.fetch(page[start : start + DOCUMENTS_PER_READ], wanted)
+            yield {key: row for key, row in rows.items() if plan.accepts(row.get("metadata", {}))}
+
+
+def scan(store: Store, plan: Plan) -> Iterator[Document]:
+    """Every document that matches."""
+    for rows in matching(store, plan, DOCUMENT):
+        for done in store.complete(rows, DOCUMENT, text=True):
+            yield to_document(done.row, done.text)
+
+
+def scan_embeddings(store: Store, plan: Plan, identity: Identity) -> Iterator[tuple[Document, M3Output]]:
+    """Every document that matches, with its embeddings as they are stored."""
+    fields = (*DOCUMENT, *EMBEDDING)
+    for rows in matching(store, plan, fields):
+        for done in store.complete(rows, fields, vectors=True, text=True):
+            yield to_document(done.row, done.text), _embeddings(done, identity)
+
+
+def score(store: Store, identity: Identity, query: M3Output, ids: Sequence[str]) -> dict[str, HeadScores]:
+    """Exact scores on the query's heads, in the order of `ids`."""
+    late = query.multi_vector is not None
+    fields = ["id", *(head for head in query.heads if head != "multi_vector"), *(POINTER if late else ())]
+    rows = store.documents.fetch(keys_of(ids), fields)
+    scores: dict[str, HeadScores] = {}
+    if late:
+        for done in store.complete(rows, fields, vectors=True):
+            scores[done.row["id"]] = head_scores(query, _embeddings(done, identity))[0]
+    elif rows:
+        outputs = to_output(list(rows.values()), identity.vocab_size)
+        scores = dict(zip((row["id"] for row in rows.values()), head_scores(query, outputs), strict=True))
+    return {i: scores[i] for i in ids if i in scores}
+
+
+def _embeddings(done: Complete, identity: Identity) -> M3Output:
+    vectors = get_codec(identity.codec).decode(join_vectors(done.vectors), identity.multi_vector_dim)
+    multi_vector = MultiVectorEmbeddings.from_list([vectors])
+    return replace(to_output([done.row], identity.vocab_size), multi_vector=multi_vector)

@@ -1,0 +1,116 @@
+"""Documents and embeddings as rows of the documents' collection, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from m3plugins import Document
+from m3plugins.encoding.output import M3Output
+from m3plugins.encoding.sparse import SparseEmbeddings, SparseVector
+from m3plugins.retrieval.ingest import Batch
+from m3plugins_milvus.blocks import POINTER, block_count, split_text
+from m3plugins_milvus.collection import Row
+from m3plugins_milvus.filters import facets
+from m3plugins_milvus.schema import KEY, MAX_JSON, MAX_VARCHAR
+
+DOCUMENT = ("id", "text", "title", "parent_id", "metadata", *POINTER)
+EMBEDDING = ("token_count", "truncated", "dense", "sparse")
+SENTINEL_WEIGHT = 1e-6
+"""Milvus takes no empty sparse vector: a document without a token gets one dimension beyond the vocabulary."""
+
+
+def key_of(id: str) -> str:  # noqa: A002
+    """The primary key of a document: 32 hexadecimal digits."""
+    return hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def check_document(document: Document) -> None:
+    """Refuses what Milvus could not keep.
+
+    Raises:
+        ValueError: If a field is over its limit.
+    """
+    document.check()
+    for name in ("id", "title", "parent_id"):
+        _check_bytes(name, getattr(document, name) or "", MAX_VARCHAR, "shorten it")
+    _check_integers("metadata", document.metadata)
+    as_json = json.dumps(dict(document.metadata), ensure_ascii=False)
+    _check_bytes("metadata", as_json, MAX_JSON, "move the long values into the text")
+    _check_bytes("the index of metadata", facets(document.metadata), MAX_VARCHAR, "keep lists under 2,000 values")
+
+
+def to_row(batch: Batch, position: int, vectors: bytes) -> tuple[Row, list[str]]:
+    """The row of one document of a batch, whose encoded token vectors are `vectors`, and the text beyond it."""
+    document, embeddings = batch.documents[position], batch.embeddings
+    dense, sparse = embeddings.dense, embeddings.sparse
+    assert dense is not None and sparse is not None  # ingest stores all heads
+    head, *rest = split_text(document.text)
+    row = {
+        KEY: key_of(document.id),
+        "id": document.id,
+        "revision": batch.digests[position],
+        "vector_blocks": block_count(vectors),
+        "text_blocks": len(rest),
+        "title": document.title,
+        "text": head,
+        "parent_id": document.parent_id,
+        "metadata": dict(document.metadata),
+        "facets": facets(document.metadata),
+        "token_count": int(embeddings.token_counts[position]),
+        "truncated": bool(embeddings.truncated[position]),
+        "dense": dense[position],
+        "sparse": sparse_row(sparse[position], sparse.vocab_size) or {sparse.vocab_size: SENTINEL_WEIGHT},
+    }
+    return row, rest
+
+
+def to_document(row: Row, rest: Sequence[str] = ()) -> Document:
+    """The document of a row, given the pieces of its text that are in blocks."""
+    return Document(
+        id=row["id"],
+        text="".join([row["text"], *rest]),
+        metadata=row["metadata"],
+        title=row["title"],
+        parent_id=row["parent_id"],
+    )
+
+
+def sparse_row(vector: SparseVector, vocab_size: int) -> dict[int, float]:
+    """Token weights as Milvus takes them: ints and floats, positive, inside the vocabulary."""
+    return {i: weight for i, weight in vector.to_dict().items() if weight > 0 and i < vocab_size}
+
+
+def to_output(rows: Sequence[Row], vocab_size: int) -> M3Output:
+    """The embeddings that are fields of these rows (dense, sparse); the sentinel is left out."""
+    first = rows[0]
+    sparse = [{i: weight for i, weight in row["sparse"].items() if i < vocab_size} for row in rows if "sparse" in row]
+    return M3Output(
+        dense=np.array([row["dense"] for row in rows], np.float32) if "dense" in first else None,
+        sparse=SparseEmbeddings.from_dicts(sparse, vocab_size=vocab_size) if "sparse" in first else None,
+        multi_vector=None,
+        token_counts=np.array([row.get("token_count", 0) for row in rows], np.int32),
+        truncated=np.array([row.get("truncated", False) for row in rows], np.bool_),
+    )
+
+
+def _check_bytes(name: str, value: str, limit: int, fix: str) -> None:
+    size = len(value.encode())
+    if size > limit:
+        msg = f"{name} must be at most {limit:,} bytes of UTF-8 for Milvus, got {size:,}; {fix}"
+        raise ValueError(msg)
+
+
+def _check_integers(path: str, value: object) -> None:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_integers(f"{path}.{key}", item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_integers(path, item)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+        msg = f"{path[:80]} must fit 64 bits for Milvus, got {value.bit_length()} bits; store it as a string"
+        raise ValueError(msg)

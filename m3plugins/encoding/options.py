@@ -1,0 +1,37 @@
+"""How a model is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions:
+    """How a model is run; the checkpoint says what it is. See `M3Encoder.from_pretrained`."""
+
+    revision: str | None = None
+    backend: Literal["auto", "torch"] = "auto"
+    dtype: Dtype = "auto"
+    devices: tuple[str, ...] = ("auto",)
+    query_max_length: int = 512
+    document_max_length: int | None = None
+    batch_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.backend not in ("auto", "torch"):
+            msg = f'backend must be "auto" or "torch", got {self.backend!r}'
+            raise ValueError(msg)
+        if self.dtype not in get_args(Dtype):
+            msg = f"dtype must be one of {', '.join(get_args(Dtype))}, got {self.dtype!r}"
+            raise ValueError(msg)
+        if not self.devices:
+            msg = 'devices must name at least one device, as in "cpu" or ["cuda:0", "cuda:1"], got none'
+            raise ValueError(msg)
+        for name in ("query_max_length", "document_max_length", "batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 3):
+                msg = f"{name} must be an integer >= 3 (two special tokens and one of the text), got {value!r}"
+                raise ValueError(msg)

@@ -1,0 +1,98 @@
+"""A test collection in the BEIR layout: a corpus, queries, and judgements of relevance (qrels)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from m3plugins.retrieval.corpus import Rejected, read_corpus, read_jsonl
+from m3plugins.retrieval.document import Document
+
+
+class DatasetError(ValueError):
+    """A file of the collection does not hold what it should; the message says which line."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The judged queries of one split; the corpus stays on disk.
+
+    Attributes:
+        folder: Holds `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`.
+        split: Which judgements.
+        queries: Text by query id, of the queries that are judged.
+        qrels: Relevance by document id (0: judged and not relevant), by query id.
+    """
+
+    folder: Path
+    split: str
+    queries: Mapping[str, str]
+    qrels: Mapping[str, Mapping[str, int]]
+
+    @classmethod
+    def load(cls, folder: str | Path, split: str = "test") -> Dataset:
+        """Reads the queries and the judgements of a split.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            DatasetError: If a line is malformed, or a judged query has no text.
+        """
+        folder = Path(folder)
+        judgements = folder / "qrels" / f"{split}.tsv"
+        for path in (folder / "corpus.jsonl", folder / "queries.jsonl", judgements):
+            if not path.is_file():
+                splits = ", ".join(sorted(file.stem for file in folder.glob("qrels/*.tsv"))) or "none"
+                msg = f"a BEIR collection needs {path}, which is not there; the splits of {folder} are: {splits}"
+                raise FileNotFoundError(msg)
+        qrels = _read_qrels(judgements)
+        texts = _read_queries(folder / "queries.jsonl")
+        if missing := [query_id for query_id in qrels if query_id not in texts]:
+            msg = f"{judgements} judges {len(missing)} queries that queries.jsonl lacks, such as {missing[0]!r}"
+            raise DatasetError(msg)
+        return cls(folder, split, {query_id: texts[query_id] for query_id in qrels}, qrels)
+
+    def documents(self) -> Iterator[Document]:
+        """The corpus, streamed.
+
+        Raises:
+            DatasetError: At a line that holds no document.
+        """
+        for document in read_corpus(self.folder / "corpus.jsonl"):
+            if isinstance(document, Rejected):
+                raise _error(document)
+            yield document
+
+
+def _read_queries(path: Path) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for number, row in read_jsonl(path):
+        if isinstance(row, Rejected):
+            raise _error(row)
+        query_id, text = row.get("_id", row.get("id")), row.get("text")
+        if not isinstance(query_id, str) or not isinstance(text, str):
+            raise _error(Rejected(f"{path}:{number}", "a query needs the strings _id and text"))
+        texts[query_id] = text
+    return texts
+
+
+def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    qrels: dict[str, dict[str, int]] = {}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for number, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
+            if not row or (number == 1 and row[0] == "query-id"):
+                continue
+            try:
+                query_id, document_id, relevance = row
+                qrels.setdefault(query_id, {})[document_id] = int(relevance)
+            except ValueError as err:
+                reason = f"a judgement is query-id, corpus-id and an integer score, with tabs between, got {row}"
+                raise _error(Rejected(f"{path}:{number}", reason)) from err
+    if not qrels:
+        raise _error(Rejected(str(path), "no judgement in it"))
+    return qrels
+
+
+def _error(rejected: Rejected) -> DatasetError:
+    return DatasetError(f"{rejected.place}: {rejected.reason}")

@@ -1,0 +1,90 @@
+"""How well an index finds what a collection's judgements call relevant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tqdm.auto import tqdm
+
+from m3plugins.evaluation.dataset import Dataset
+from m3plugins.evaluation.measures import MEASURES, Measurement, measure
+from m3plugins.evaluation.runs import ROWS, Run, rank_rows
+from m3plugins.fusion import HybridWeights
+from m3plugins.retrieval.index import HybridIndex
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: Which heads: a key of `ROWS`.
+        weights: How much each counts.
+        run: What was found.
+        measurements: By name of the measure.
+    """
+
+    name: str
+    weights: HybridWeights
+    run: Run
+    measurements: Mapping[str, Measurement]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The table.
+
+    Attributes:
+        queries: How many queries were run.
+        candidates: How many documents each head proposed, and the multi-vector head ranked.
+        rows: By name, in the order of `ROWS`.
+    """
+
+    queries: int
+    candidates: int
+    rows: Mapping[str, Row]
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """The macro means, by row and measure."""
+        return {name: {m: found.mean for m, found in row.measurements.items()} for name, row in self.rows.items()}
+
+
+def evaluate(
+    index: HybridIndex,
+    dataset: Dataset,
+    *,
+    measures: Sequence[str] = MEASURES,
+    k: int = 100,
+    candidates: int = 200,
+    progress: bool = False,
+) -> Evaluation:
+    """Runs a collection's queries and measures dense, sparse, multi-vector, D+S and All.
+
+    Queries are encoded once for all rows. The multi-vector head proposes no documents: its row (and All)
+    re-ranks what dense and sparse propose, as in the paper, which re-ranks 200; where `candidates`
+    reaches the size of the corpus, every row is exact.
+
+    Args:
+        index: Holds the collection's documents, under the collection's ids.
+        dataset: The queries and judgements.
+        measures: Names that ir-measures knows.
+        k: Length of a ranking; no measure should look deeper.
+        candidates: See `rank_rows`.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If `k` or `candidates` is not positive.
+    """
+    for name, value in {"k": k, "candidates": candidates}.items():
+        if value < 1:
+            msg = f"{name} must be a positive integer, got {value}"
+            raise ValueError(msg)
+    found: dict[str, dict[str, list[str]]] = {row: {} for row in ROWS}
+    embedded = (query for output in index.encoder.iter_queries(dataset.queries.values()) for query in output)
+    pairs = zip(dataset.queries, embedded, strict=True)
+    for query_id, query in tqdm(pairs, "searching", len(dataset.queries), unit="query", disable=not progress):
+        for row, ids in rank_rows(index, query, k=k, candidates=candidates).items():
+            found[row][query_id] = ids
+    rows = {name: Row(name, ROWS[name], run, measure(run, dataset.qrels, measures)) for name, run in found.items()}
+    return Evaluation(len(dataset.queries), candidates, rows)

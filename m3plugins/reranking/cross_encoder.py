@@ -1,0 +1,149 @@
+"""Reranking with a cross-encoder, which reads query and text together."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3plugins.encoding.batching import token_budget_batches
+from m3plugins.encoding.checkpoint import max_sequence_length
+from m3plugins.encoding.options import Dtype
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
+
+
+class CrossEncoderReranker:
+    """Scores texts with a transformers sequence-classification model of one label, e.g. bge-reranker-v2-m3.
+
+    The score is the model's logit, unbounded; with `normalize` its sigmoid, in (0, 1). Nothing is
+    loaded until it is used, or `warm_up()` is called.
+
+    Args:
+        model: A hub id such as "BAAI/bge-reranker-v2-m3", or a folder.
+        max_length: Tokens of query and text together; the text is cut first. None is the model's maximum.
+        normalize: Return sigmoids in place of logits.
+        dtype: Precision of the forward pass; "auto" is float32.
+        device: A torch device; "auto" is the first accelerator, or the CPU.
+        batch_tokens: Padded tokens per forward pass.
+
+    Raises:
+        ValueError: If an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "BAAI/bge-reranker-v2-m3",
+        *,
+        max_length: int | None = None,
+        normalize: bool = False,
+        dtype: Dtype = "auto",
+        device: str = "auto",
+        batch_tokens: int = 4096,
+    ) -> None:
+        for name, value in {"max_length": max_length, "batch_tokens": batch_tokens}.items():
+            if value is not None and value < 8:
+                msg = f"{name} must be an integer >= 8, got {value}"
+                raise ValueError(msg)
+        self.model = str(model)
+        self.max_length = max_length
+        self.normalize = normalize
+        self.dtype: Dtype = dtype
+        self.device = device
+        self.batch_tokens = batch_tokens
+        self._loading = threading.Lock()
+        self._loaded: _LoadedCrossEncoder | None = None
+
+    def warm_up(self) -> CrossEncoderReranker:
+        """Loads the tokenizer and the weights now, if that has not happened yet; returns the reranker.
+
+        Raises:
+            ValueError: If the model does not score pairs with one label.
+        """
+        self._load()
+        return self
+
+    def score(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Relevance of each text, shape (n,), float32. Texts that had to be cut are counted in a warning."""
+        if not texts:
+            return np.empty(0, np.float32)
+        loaded = self._load()
+        pairs = loaded.tokenize(query, texts)
+        lengths = np.array([len(ids) for ids in pairs["input_ids"]])
+        scores = np.empty(len(texts), np.float32)
+        for rows in token_budget_batches(lengths, self.batch_tokens):
+            scores[rows] = loaded.forward({name: [values[row] for row in rows] for name, values in pairs.items()})
+        return sigmoid(scores) if self.normalize else scores
+
+    def _load(self) -> _LoadedCrossEncoder:
+        with self._loading:
+            if self._loaded is None:
+                self._loaded = _load(self.model, self.dtype, self.device, self.max_length)
+            return self._loaded
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / (1 + exp(-x)), without overflow.
+
+    Example:
+        >>> sigmoid(np.float32([0, -1000, 1000])).tolist()
+        [0.5, 0.0, 1.0]
+    """
+    halves: NDArray[np.float32] = np.tanh(logits / np.float32(2)) / np.float32(2)
+    return halves + np.float32(0.5)
+
+
+@dataclass(frozen=True)
+class _LoadedCrossEncoder:
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    max_length: int
+    device: torch.device
+    lock: threading.Lock
+
+    def tokenize(self, query: str, texts: Sequence[str]) -> dict[str, list[list[int]]]:
+        with self.lock:  # truncation is state of the tokenizer
+            pairs = self.tokenizer([query] * len(texts), list(texts), truncation=True, max_length=self.max_length)
+        cut = sum(bool(encoding.overflowing) for encoding in pairs.encodings)
+        if cut:
+            logger.warning("%d of %d pairs were longer than %d tokens and were cut", cut, len(texts), self.max_length)
+        return dict(pairs)
+
+    def forward(self, batch: dict[str, list[list[int]]]) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            logits = self.model(**self.tokenizer.pad(batch, return_tensors="pt").to(self.device)).logits
+        scores: NDArray[np.float32] = logits[:, 0].float().cpu().numpy()
+        return scores
+
+
+def _load(name: str, dtype: Dtype, device: str, max_length: int | None) -> _LoadedCrossEncoder:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from m3plugins.encoding.backends.torch import torch_device, torch_dtype
+
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    model = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False)
+    if model.config.num_labels != 1:
+        msg = f"a cross-encoder scores with one label, {name} has {model.config.num_labels}; use a reranker model"
+        raise ValueError(msg)
+    target = torch_device(device)
+    limit = max_sequence_length(model.config.to_dict(), tokenizer.model_max_length)
+    return _LoadedCrossEncoder(
+        model=model.to(device=target, dtype=torch_dtype(dtype)).eval(),
+        tokenizer=tokenizer,
+        max_length=min(max_length or limit, limit),
+        device=target,
+        lock=threading.Lock(),
+    )

@@ -1,0 +1,67 @@
+"""Codecs: what comes back, how large it is, how far it is off."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from m3plugins.compression import CODECS, get_codec
+
+VECTORS = st.integers(1, 40).flatmap(
+    lambda dim: arrays(np.float32, st.tuples(st.integers(0, 9), st.just(dim)), elements=st.floats(-1, 1, width=32))
+)
+
+
+@pytest.mark.parametrize("name", CODECS)
+@given(vectors=VECTORS)
+def test_size_and_shape_are_as_stated(name, vectors):
+    codec, dim = get_codec(name), vectors.shape[1]
+    data = codec.encode(vectors)
+    assert len(data) == len(vectors) * codec.bytes_per_token(dim)
+    decoded = codec.decode(data, dim)
+    assert decoded.shape == vectors.shape
+    assert decoded.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", CODECS)
+@given(vectors=VECTORS)
+def test_tokens_can_be_cut_apart_and_joined(name, vectors):
+    codec, dim = get_codec(name), vectors.shape[1]
+    pieces = b"".join(codec.encode(vectors[i : i + 1]) for i in range(len(vectors)))
+    assert pieces == codec.encode(vectors)
+    assert codec.decode(pieces, dim).tobytes() == codec.decode(codec.encode(vectors), dim).tobytes()
+
+
+@given(VECTORS)
+def test_float16_is_within_half_a_unit_in_the_last_place(vectors):
+    decoded = CODECS["float16"].decode(CODECS["float16"].encode(vectors), vectors.shape[1])
+    assert (np.abs(decoded - vectors) <= np.maximum(np.abs(vectors) * 2**-11, 2**-25)).all()
+
+
+@given(VECTORS)
+def test_int8_is_within_a_step(vectors):
+    decoded = CODECS["int8"].decode(CODECS["int8"].encode(vectors), vectors.shape[1])
+    largest = np.abs(vectors).max(axis=1, initial=0, keepdims=True)
+    normal = largest / 127 >= 2**-14  # below, the float16 scale itself is coarse
+    bound = np.where(normal, largest / 127 * 0.57, 127 * 2**-24)
+    assert (np.abs(decoded - vectors) <= bound + 1e-9).all()
+
+
+@given(VECTORS)
+def test_binary_keeps_signs_and_unit_length(vectors):
+    decoded = CODECS["binary"].decode(CODECS["binary"].encode(vectors), vectors.shape[1])
+    assert ((decoded > 0) == (vectors >= 0)).all()
+    np.testing.assert_allclose(np.linalg.norm(decoded, axis=1), 1, rtol=1e-5)
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="codec must be one of float16, int8, binary, got 'pq'"):
+        get_codec("pq")
+    for codec in CODECS.values():
+        with pytest.raises(ValueError, match="must be finite"):
+            codec.encode(np.array([[np.nan, 0]], np.float32))
+        with pytest.raises(ValueError, match="shape"):
+            codec.encode(np.zeros(3, np.float32))
+        with pytest.raises(ValueError, match="codec or width is wrong"):
+            codec.decode(b"xxx", 32)

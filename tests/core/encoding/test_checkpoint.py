@@ -1,0 +1,113 @@
+"""The checkpoint format: heads, pooling, lengths, identity."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from m3plugins import M3Encoder
+from m3plugins.encoding.checkpoint import Checkpoint, save_head
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(checkpoint, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("head", ["sparse_linear", "colbert_linear"])
+def test_a_missing_head_is_refused_not_made_up(copy: Path, head: str):
+    (copy / f"{head}.pt").unlink()
+    with pytest.raises(FileNotFoundError, match=f"lacks {head}.pt"):
+        M3Encoder.from_pretrained(copy).warm_up()
+
+
+def test_a_folder_without_config_is_refused(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="not a checkpoint folder"):
+        M3Encoder.from_pretrained(tmp_path).warm_up()
+
+
+def test_safetensors_twin_is_preferred(copy: Path):
+    weight = torch.full((1, 32), 0.5)
+    save_head(copy, "sparse_linear", {"weight": weight, "bias": torch.ones(1)})
+    torch.save({"weight": -weight, "bias": torch.ones(1)}, copy / "sparse_linear.pt")
+    assert Checkpoint(copy).load_head("sparse_linear")["weight"].unique().tolist() == [0.5]
+
+
+def test_twins_have_one_fingerprint(copy: Path, checkpoint: Path):
+    for head in ("sparse_linear", "colbert_linear"):
+        save_head(copy, head, Checkpoint(checkpoint).load_head(head))
+    assert Checkpoint(copy).fingerprint() == Checkpoint(checkpoint).fingerprint()
+
+
+@pytest.mark.parametrize("what", ["head", "encoder", "tokenizer", "pooling"])
+def test_fingerprint_changes_with_what_decides_the_vectors(copy: Path, checkpoint: Path, what: str):
+    if what == "head":
+        state = Checkpoint(copy).load_head("sparse_linear")
+        save_head(copy, "sparse_linear", {**state, "bias": state["bias"] + 1e-3})
+    elif what == "encoder":
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(copy / "model.safetensors")
+        tensors[next(iter(tensors))][0] += 1e-3
+        save_file(tensors, copy / "model.safetensors")
+    elif what == "tokenizer":
+        tokenizer = json.loads((copy / "tokenizer.json").read_text())
+        tokenizer["normalizer"] = {"type": "NFC"}
+        (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    else:
+        write_pooling(copy, "pooling_mode_mean_tokens")
+    assert Checkpoint(copy).fingerprint() != Checkpoint(checkpoint).fingerprint()
+
+
+def test_fingerprint_does_not_depend_on_how_the_model_is_run(checkpoint: Path):
+    plain = M3Encoder.from_pretrained(checkpoint)
+    other = M3Encoder.from_pretrained(checkpoint, dtype="bfloat16", query_max_length=64)
+    assert plain.fingerprint == other.fingerprint
+    assert plain.settings != other.settings
+
+
+def test_mean_pooling_is_read_from_the_folder(copy: Path, encoder: M3Encoder):
+    write_pooling(copy, "pooling_mode_mean_tokens")
+    mean = M3Encoder.from_pretrained(copy).encode_documents(["fox", "a fox and a dog"])
+    cls = encoder.encode_documents(["fox", "a fox and a dog"])
+    np.testing.assert_allclose(np.linalg.norm(mean.dense, axis=1), 1, atol=1e-5)
+    assert np.abs(mean.dense - cls.dense).max() > 0.01
+    np.testing.assert_allclose(mean.multi_vector.vectors, cls.multi_vector.vectors, atol=1e-6)
+
+
+def test_mean_pooling_leaves_padding_out(copy: Path):
+    write_pooling(copy, "pooling_mode_mean_tokens")
+    encoder = M3Encoder.from_pretrained(copy)
+    together = encoder.encode_documents(["fox", "a fox and a dog by the river"]).dense[0]
+    np.testing.assert_allclose(together, encoder.encode_documents(["fox"]).dense[0], atol=1e-6)
+
+
+def test_other_poolings_are_refused(copy: Path):
+    write_pooling(copy, "pooling_mode_max_tokens")
+    with pytest.raises(ValueError, match="pooling must be cls or mean"):
+        M3Encoder.from_pretrained(copy).warm_up()
+
+
+def test_narrower_multi_vectors_are_read_from_the_head(copy: Path):
+    save_head(copy, "colbert_linear", torch.nn.Linear(32, 8).state_dict())
+    assert M3Encoder.from_pretrained(copy).encode_documents(["fox"]).multi_vector.dim == 8
+
+
+def test_a_pickle_that_runs_code_is_not_run(copy: Path, tmp_path: Path):
+    class Exploit:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    (copy / "sparse_linear.pt").write_bytes(pickle.dumps(Exploit()))
+    with pytest.raises(pickle.UnpicklingError):
+        M3Encoder.from_pretrained(copy).warm_up()
+    assert not (tmp_path / "ran").exists()
+
+
+def write_pooling(folder: Path, mode: str) -> None:
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({mode: True, "word_embedding_dimension": 32}))

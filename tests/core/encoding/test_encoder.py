@@ -1,0 +1,169 @@
+"""The encoder beyond parity: order, streams, heads, lengths, threads, devices, bad input."""
+
+import logging
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m3plugins import M3Encoder, M3Output
+from m3plugins.encoding import encoder as encoder_module
+from m3plugins.encoding import tokenizing
+from tests.tiny import SENTENCES
+
+MIXED = [sentence[: 5 + 7 * i] for i, sentence in enumerate(SENTENCES * 3)] + ["", SENTENCES[0] * 9]
+
+
+def assert_same(left: M3Output, right: M3Output, atol: float = 1e-6):
+    np.testing.assert_allclose(left.dense, right.dense, atol=atol)
+    assert left.sparse.indptr.tolist() == right.sparse.indptr.tolist()
+    assert left.sparse.indices.tolist() == right.sparse.indices.tolist()
+    np.testing.assert_allclose(left.sparse.values, right.sparse.values, atol=10 * atol)
+    assert left.multi_vector.offsets.tolist() == right.multi_vector.offsets.tolist()
+    np.testing.assert_allclose(left.multi_vector.vectors, right.multi_vector.vectors, atol=atol)
+
+
+def test_batching_does_not_change_results_or_their_order(checkpoint: Path):
+    whole = M3Encoder.from_pretrained(checkpoint).encode_documents(MIXED)
+    one_by_one = M3Encoder.from_pretrained(checkpoint, batch_tokens=3).encode_documents(MIXED)
+    assert_same(whole, one_by_one)
+    assert_same(whole[4], M3Encoder.from_pretrained(checkpoint).encode_documents([MIXED[4]]))
+
+
+def test_stream_equals_list_across_windows_and_slabs(encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch):
+    whole = encoder.encode_documents(MIXED)
+    monkeypatch.setattr(encoder_module, "WINDOW_TOKENS", 100)
+    monkeypatch.setattr(tokenizing, "SLAB_TEXTS", 5)
+    parts = list(encoder.iter_documents(iter(MIXED)))
+    assert len(parts) > 3
+    assert_same(M3Output.concatenate(parts), whole)
+
+
+def test_stream_reads_its_input_as_it_goes(encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(encoder_module, "WINDOW_TOKENS", 60)
+    monkeypatch.setattr(tokenizing, "SLAB_TEXTS", 2)
+    read = []
+    stream = encoder.iter_documents(read.append(i) or SENTENCES[i % 12] for i in range(1000))
+    next(stream)
+    assert 1 <= len(read) < 20
+    stream.close()
+
+
+def test_heads_not_asked_for_are_none(encoder: M3Encoder):
+    output = encoder.encode_queries(SENTENCES[:2], heads=("sparse",))
+    assert output.heads == ("sparse",)
+    assert output.dense is None
+    assert output.multi_vector is None
+
+
+def test_dense_and_multi_vectors_are_unit_rows_without_a_vector_for_cls(encoder: M3Encoder):
+    output = encoder.encode_documents(SENTENCES)
+    np.testing.assert_allclose(np.linalg.norm(output.dense, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(output.multi_vector.vectors, axis=1), 1, atol=1e-5)
+    assert [len(vectors) for vectors in output.multi_vector] == (output.token_counts - 1).tolist()
+
+
+def test_special_tokens_carry_no_sparse_weight(encoder: M3Encoder):
+    sparse = encoder.encode_documents(["<s> </s> <pad> <unk> fox 𓀀"]).sparse[0]
+    assert len(sparse)
+    assert not {0, 1, 2, 3} & sparse.to_dict().keys()
+
+
+def test_queries_and_documents_are_cut_to_their_own_lengths(checkpoint: Path, caplog: pytest.LogCaptureFixture):
+    encoder = M3Encoder.from_pretrained(checkpoint, query_max_length=8, document_max_length=16)
+    with caplog.at_level(logging.WARNING, "m3plugins"):
+        assert encoder.encode_queries(["fox " * 99, "x"]).token_counts.tolist()[0] == 8
+        assert encoder.encode_documents(["fox " * 99, "x"]).truncated.tolist() == [True, False]
+    assert "1 of 2 texts were longer than 16 tokens and were cut" in caplog.text
+
+
+def test_document_length_beyond_the_model_is_refused(checkpoint: Path):
+    with pytest.raises(ValueError, match="document_max_length must be at most 8192"):
+        M3Encoder.from_pretrained(checkpoint, document_max_length=9000).encode_documents(["x"])
+
+
+def test_no_texts_give_empty_output(encoder: M3Encoder):
+    output = encoder.encode_documents([])
+    assert len(output) == 0
+    assert output.dense.shape == (0, 32)
+    assert output.multi_vector.vectors.shape == (0, 32)
+    assert list(encoder.iter_documents([])) == []
+
+
+def test_threads_share_one_encoder(checkpoint: Path):
+    encoder = M3Encoder.from_pretrained(checkpoint)  # not loaded: the threads race for that too
+    expected = M3Encoder.from_pretrained(checkpoint).encode_documents(MIXED)
+    outputs: list[M3Output] = []
+    threads = [threading.Thread(target=lambda: outputs.append(encoder.encode_documents(MIXED))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outputs) == 4
+    for output in outputs:
+        assert_same(output, expected)
+
+
+def test_several_devices_give_the_same_output(checkpoint: Path):
+    one = M3Encoder.from_pretrained(checkpoint, devices="cpu", batch_tokens=64)
+    two = M3Encoder.from_pretrained(checkpoint, devices=["cpu", "cpu"], batch_tokens=64)
+    assert_same(two.encode_documents(MIXED), one.encode_documents(MIXED))
+
+
+def test_bfloat16_is_close_and_comes_back_as_float32(checkpoint: Path, encoder: M3Encoder):
+    half = M3Encoder.from_pretrained(checkpoint, dtype="bfloat16").encode_documents(SENTENCES)
+    assert half.dense.dtype == half.multi_vector.vectors.dtype == half.sparse.values.dtype == np.float32
+    assert (half.dense * encoder.encode_documents(SENTENCES).dense).sum(axis=1).min() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("texts", "error", "message"),
+    [
+        ("one string", TypeError, "put it in a list"),
+        (["a", None], TypeError, "got NoneType at position 1"),
+        (["a", b"b"], TypeError, "got bytes at position 1"),
+        (["ok", "bad \ud800 text"], ValueError, "text 1 has a lone surrogate at character 4"),
+    ],
+)
+def test_bad_texts_are_refused_with_their_position(encoder: M3Encoder, texts, error, message):
+    with pytest.raises(error, match=message):
+        encoder.encode_documents(texts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "int4"}, "dtype must be one of"),
+        ({"backend": "jax"}, "backend must be"),
+        ({"query_max_length": 2}, "query_max_length must be an integer >= 3"),
+        ({"document_max_length": True}, "document_max_length must be an integer >= 3"),
+        ({"devices": []}, "devices must name at least one device"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_loads(options, message):
+    with pytest.raises(ValueError, match=message):
+        M3Encoder.from_pretrained("no/such/model", **options)
+
+
+def test_unknown_heads_are_refused(encoder: M3Encoder):
+    with pytest.raises(ValueError, match="heads must be one or more of dense, sparse, multi_vector"):
+        encoder.encode_documents(["x"], heads=["colbert"])
+
+
+def test_unknown_model_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match="give a checkpoint folder"):
+        M3Encoder.from_pretrained("no/such-model").warm_up()
+
+
+def test_constructor_loads_nothing():
+    encoder = M3Encoder.from_pretrained("no/such-model")
+    assert "no/such-model" in repr(encoder)
+
+
+def test_output_kept_by_the_user_does_not_pin_the_batch(encoder: M3Encoder):
+    output = encoder.encode_documents(SENTENCES)
+    assert output.multi_vector[0].base is None
+    assert output[2:4].multi_vector.vectors.base is None
+    assert output.sparse[0].values.base is None

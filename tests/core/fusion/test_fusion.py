@@ -1,0 +1,49 @@
+"""Fusion: the weighted sum and reciprocal ranks."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m3plugins import HeadScores, HybridWeights
+from m3plugins.fusion import reciprocal_rank_fusion, weighted_sum
+
+SCORES = st.floats(-5, 5)
+
+
+@given(SCORES, SCORES, SCORES)
+def test_weighted_sum_is_raw(dense, sparse, multi_vector):
+    scores = HeadScores(dense=dense, sparse=sparse, multi_vector=multi_vector)
+    weights = HybridWeights(dense=0.15, sparse=0.5, multi_vector=0.35)
+    assert weighted_sum(scores, weights) == pytest.approx(0.15 * dense + 0.5 * sparse + 0.35 * multi_vector)
+
+
+def test_a_head_that_was_not_scored_or_does_not_count_adds_nothing():
+    assert weighted_sum(HeadScores(dense=0.5), HybridWeights()) == 0.5
+    assert weighted_sum(HeadScores(dense=0.5, sparse=9.0), HybridWeights(sparse=0)) == 0.5
+
+
+def test_weights_name_their_heads_in_order():
+    assert HybridWeights(dense=0).heads == ("sparse", "multi_vector")
+
+
+@pytest.mark.parametrize("weights", [{"dense": -1}, {"sparse": float("nan")}, {"multi_vector": float("inf")}])
+def test_negative_or_infinite_weights_are_refused(weights):
+    with pytest.raises(ValueError, match="finite number >= 0"):
+        HybridWeights(**weights)
+
+
+def test_weights_that_are_all_zero_are_refused():
+    with pytest.raises(ValueError, match="at least one head"):
+        HybridWeights(dense=0, sparse=0, multi_vector=0)
+
+
+@given(st.lists(SCORES, min_size=1, max_size=20), st.integers(0, 100))
+def test_reciprocal_ranks_of_one_head_keep_its_order_and_its_ties(column, k):
+    fused = reciprocal_rank_fusion([column], k=k)
+    for i, left in enumerate(column):
+        assert fused[i] == pytest.approx(1 / (k + 1 + sum(score > left for score in column)))
+
+
+def test_reciprocal_rank_fusion_refuses_ragged_columns():
+    with pytest.raises(ValueError, match="same documents"):
+        reciprocal_rank_fusion([[1.0], [1.0, 2.0]])

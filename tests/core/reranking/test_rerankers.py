@@ -1,0 +1,94 @@
+"""Rerankers: one protocol, exact scores, batches that do not matter."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForSequenceClassification
+
+from m3plugins import HybridWeights, M3Encoder
+from m3plugins.fusion import weighted_sum
+from m3plugins.reranking import CrossEncoderReranker, M3Reranker, Reranker
+from m3plugins.scoring import head_scores
+from tests.tiny import SENTENCES, train_tokenizer
+
+
+def save_cross_encoder(folder: Path, labels: int = 1) -> Path:
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer()
+    config = XLMRobertaConfig(
+        vocab_size=tokenizer.get_vocab_size() + 1,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=130,
+        type_vocab_size=1,
+        pad_token_id=1,
+        num_labels=labels,
+        initializer_range=0.3,
+    )
+    XLMRobertaForSequenceClassification(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cross_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_cross_encoder(tmp_path_factory.mktemp("cross-encoder"))
+
+
+def test_m3_reranker_is_the_weighted_sum_of_exact_scores(encoder: M3Encoder):
+    weights = HybridWeights(dense=0.2, sparse=0.8, multi_vector=0)
+    exact = head_scores(encoder.encode_queries(["fox"]), encoder.encode_documents(SENTENCES))
+    scores = M3Reranker(encoder, weights=weights).score("fox", SENTENCES)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, [weighted_sum(score, weights) for score in exact], atol=1e-5)
+
+
+def test_pairs_are_scored_in_order_with_repeats(encoder: M3Encoder):
+    reranker = M3Reranker(encoder)
+    pairs = [("fox", SENTENCES[0]), ("dog", SENTENCES[1]), ("fox", SENTENCES[1]), ("fox", SENTENCES[0])]
+    scores = reranker.score_pairs(pairs)
+    assert scores[0] == scores[3]
+    for (query, text), score in zip(pairs, scores, strict=True):
+        assert weighted_sum(score, reranker.weights) == pytest.approx(reranker.score(query, [text])[0], abs=1e-5)
+    assert reranker.score_pairs([]) == []
+
+
+def test_cross_encoder_scores_are_the_models_logits_whatever_the_batches(cross_encoder_folder: Path):
+    from transformers import AutoTokenizer
+
+    scores = CrossEncoderReranker(cross_encoder_folder, batch_tokens=128).score("quick fox", SENTENCES)
+    model = XLMRobertaForSequenceClassification.from_pretrained(cross_encoder_folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(cross_encoder_folder)
+    for text, score in zip(SENTENCES, scores, strict=True):
+        with torch.inference_mode():
+            pair = tokenizer("quick fox", text, return_tensors="pt", truncation=True, max_length=128)
+            assert score == pytest.approx(model(**pair).logits.item(), abs=1e-5)
+
+
+def test_normalised_scores_are_probabilities_in_the_same_order(cross_encoder_folder: Path):
+    raw = CrossEncoderReranker(cross_encoder_folder).score("fox", SENTENCES)
+    normal = CrossEncoderReranker(cross_encoder_folder, normalize=True).score("fox", SENTENCES)
+    np.testing.assert_allclose(normal, 1 / (1 + np.exp(-raw)), atol=1e-6)
+
+
+def test_pairs_that_are_cut_are_counted(cross_encoder_folder: Path, caplog: pytest.LogCaptureFixture):
+    scores = CrossEncoderReranker(cross_encoder_folder).score("fox", ["fox " * 999, "fox"])
+    assert len(scores) == 2
+    assert "1 of 2 pairs were longer than 128 tokens" in caplog.text
+
+
+def test_a_classifier_of_several_labels_is_no_reranker(tmp_path: Path):
+    with pytest.raises(ValueError, match="scores with one label, .* has 3"):
+        CrossEncoderReranker(save_cross_encoder(tmp_path, labels=3)).warm_up()
+
+
+def test_both_are_rerankers_and_take_no_texts(encoder: M3Encoder, cross_encoder_folder: Path):
+    for reranker in (M3Reranker(encoder), CrossEncoderReranker(cross_encoder_folder)):
+        assert isinstance(reranker, Reranker)
+        assert reranker.score("fox", []).shape == (0,)

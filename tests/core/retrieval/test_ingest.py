@@ -1,0 +1,180 @@
+"""The road into an index, on the in-memory one: nothing lost, nothing stored twice, every failure named."""
+
+import numpy as np
+import pytest
+
+from m3plugins import Document, HybridIndex, InMemoryHybridIndex, M3Encoder, M3Output
+from m3plugins.retrieval import FailedDocument, filters, ingest
+from tests.tiny import SENTENCES
+
+DOCUMENTS = [Document(id=f"d{i}", text=text, metadata={"i": i}) for i, text in enumerate(SENTENCES)]
+
+
+@pytest.fixture
+def index(encoder: M3Encoder) -> InMemoryHybridIndex:
+    return InMemoryHybridIndex(encoder=encoder)
+
+
+def test_it_is_a_hybrid_index(index):
+    assert isinstance(index, HybridIndex)
+
+
+def test_second_run_finds_everything_unchanged(index):
+    assert index.upsert(DOCUMENTS).written == 12
+    report = index.upsert(DOCUMENTS)
+    assert (report.written, report.unchanged, report.failed) == (0, 12, [])
+
+
+@pytest.mark.parametrize(
+    "change", [{"text": "new"}, {"title": "new"}, {"metadata": {"i": -1}}, {"parent_id": "p"}], ids=str
+)
+def test_a_change_of_any_field_is_written(index, change):
+    index.upsert(DOCUMENTS)
+    changed = Document(**{"id": "d3", "text": DOCUMENTS[3].text, "metadata": {"i": 3}, **change})
+    assert index.upsert([changed]).written == 1
+    assert index.get(["d3"]) == [changed]
+    assert index.count() == 12
+
+
+def test_of_two_documents_with_one_id_the_later_wins(index):
+    acked = []
+    report = index.upsert(
+        [Document(id="a", text="old"), Document(id="b", text="b"), Document(id="a", text="new")], on_ack=acked.extend
+    )
+    assert report.written == 3
+    assert index.get(["a"])[0].text == "new"
+    assert sorted(acked) == ["a", "a", "b"]
+
+
+def test_acknowledged_means_stored(index, monkeypatch):
+    monkeypatch.setattr(ingest, "WINDOW", 5)
+    acked = []
+
+    def on_ack(ids):
+        assert {document.id for document in index.get(ids)} == set(ids)
+        acked.extend(ids)
+
+    index.upsert(iter(DOCUMENTS), on_ack=on_ack)
+    assert acked == [document.id for document in DOCUMENTS]
+    index.upsert(iter(DOCUMENTS), on_ack=on_ack)
+    assert len(acked) == 24
+
+
+def test_bad_documents_are_reported_and_the_others_stored(index):
+    bad = {
+        "": "id must not be empty",
+        "surrogate": "text must be valid Unicode, got a lone surrogate at character 2",
+        "nan": "metadata.x must be a finite number, got nan",
+        "set": "metadata.x must be JSON",
+        "key": "metadata must have string keys, got 1",
+        "deep": "must not nest deeper than 64",
+        "number": "text must be a string, got int",
+    }
+    deep = []
+    for _ in range(100):
+        deep = [deep]
+    documents = [
+        Document(id="", text="x"),
+        Document(id="surrogate", text="ab\ud800"),
+        Document(id="nan", text="x", metadata={"x": float("nan")}),
+        Document(id="set", text="x", metadata={"x": {1}}),
+        Document(id="key", text="x", metadata={1: "x"}),
+        Document(id="deep", text="x", metadata={"x": deep}),
+        Document(id="number", text=7),
+    ]
+    report = index.upsert([DOCUMENTS[0], *documents, DOCUMENTS[1]])
+    assert report.written == index.count() == 2
+    reasons = dict(report.failed)
+    assert reasons.keys() == bad.keys()
+    for i, rule in bad.items():
+        assert rule in reasons[i]
+
+
+def test_given_embeddings_are_stored_as_they_are(index, encoder):
+    embeddings = encoder.encode_documents(SENTENCES[::-1])  # not what the encoder would make of them
+    report = index.upsert(DOCUMENTS, embeddings=[embeddings[:5], embeddings[5:]])
+    assert report.written == 12
+    stored = dict((document.id, row) for document, row in index.scan(with_embeddings=True))
+    np.testing.assert_array_equal(stored["d0"].dense, embeddings[0].dense)
+    assert index.upsert(DOCUMENTS, embeddings=embeddings).unchanged == 12
+    assert index.upsert(DOCUMENTS).written == 12  # the encoder's own are others
+
+
+def test_bad_embeddings_are_reported(index, encoder):
+    good = encoder.encode_documents(SENTENCES[:2])
+    bad = encoder.encode_documents(SENTENCES[2:3])
+    bad.dense[0, 3] = np.nan
+    headless = encoder.encode_documents(SENTENCES[3:4], heads=["dense"])
+    report = index.upsert(DOCUMENTS[:4], embeddings=[good, bad, headless])
+    assert report.written == 2
+    reasons = dict(report.failed)
+    assert "dense embedding must be finite" in reasons["d2"]
+    assert "all three heads" in reasons["d3"]
+
+
+@pytest.mark.parametrize(("count", "short"), [(3, "embeddings"), (12, "documents")])
+def test_embeddings_must_be_as_many_as_documents(index, encoder, count, short):
+    documents = DOCUMENTS if short == "embeddings" else DOCUMENTS[:3]
+    with pytest.raises(ValueError, match=f"the {short} ran out first"):
+        index.upsert(documents, embeddings=encoder.encode_documents(SENTENCES[:count]))
+
+
+def test_what_is_no_document_is_refused(index):
+    with pytest.raises(TypeError, match="documents must be m3plugins.Document, got str"):
+        index.upsert(["text"])
+
+
+def test_truncated_documents_are_counted(checkpoint):
+    index = InMemoryHybridIndex(encoder=M3Encoder.from_pretrained(checkpoint, document_max_length=8))
+    report = index.upsert([Document(id="long", text="fox " * 99), Document(id="short", text="fox")])
+    assert report.truncated == 1
+    assert index.get(["long"])[0].text == "fox " * 99
+
+
+def test_an_engine_that_fails_a_document_has_it_reported_and_not_acknowledged(encoder):
+    acked = []
+    report = ingest.ingest(
+        DOCUMENTS,
+        None,
+        encoder=encoder,
+        stored_digests=lambda ids: {},
+        write=lambda batch: [FailedDocument(d.id, "refused") for d in batch.documents if d.id == "d5"],
+        on_ack=acked.extend,
+    )
+    assert (report.written, report.failed) == (11, [FailedDocument("d5", "refused")])
+    assert "d5" not in acked
+
+
+def test_delete_by_ids_and_by_filter(index):
+    index.upsert(DOCUMENTS)
+    assert index.delete(ids=["d0", "d0", "nobody"]) == 1
+    assert index.delete(filter=filters.gte("i", 10)) == 2
+    assert index.count() == 9
+    for arguments in ({}, {"ids": [], "filter": filters.exists("i")}):
+        with pytest.raises(ValueError, match="either ids or a filter"):
+            index.delete(**arguments)
+
+
+def test_get_keeps_the_order_asked_for_and_leaves_unknown_ids_out(index):
+    index.upsert(DOCUMENTS)
+    assert [document.id for document in index.get(["d7", "nobody", "d2"])] == ["d7", "d2"]
+
+
+def test_scan_and_count_take_filters(index):
+    index.upsert(DOCUMENTS)
+    tree = filters.in_("i", [1, 4])
+    assert {document.id for document in index.scan(tree)} == {"d1", "d4"}
+    assert index.count(tree) == 2
+
+
+def test_a_closed_index_says_so(index):
+    index.close()
+    with pytest.raises(ValueError, match="closed"):
+        index.count()
+
+
+def test_empty_documents_are_documents(index, encoder: M3Encoder):
+    report = index.upsert([Document(id="empty", text="")])
+    assert report.written == 1
+    embedding: M3Output = next(index.scan(with_embeddings=True))[1]
+    assert len(embedding.sparse[0]) == 0

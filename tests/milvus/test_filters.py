@@ -1,0 +1,153 @@
+import string
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from m3plugins import Document
+from m3plugins.retrieval import filters
+from m3plugins.retrieval.filters import matches
+from m3plugins_milvus import MilvusIndexError
+from m3plugins_milvus.filters import NOTHING, compile_filter, facets
+
+HOSTILE = [
+    "",
+    " ",
+    "a",
+    "A",
+    "ab",
+    '"',
+    "'",
+    "\\",
+    '\\"',
+    "%",
+    "_",
+    "a%",
+    "a\nb",
+    "\r",
+    "\t\b\f\x00\x1f",
+    "\u2028",
+    "é",
+    "e\u0301",
+    "狐",
+    "🦊",
+    '"] or id != "',
+    '" or 1 == 1 or "" == "',
+    "x') or true or ('",
+    "{x}",
+    "$meta",
+    "true",
+    "1",
+]
+NUMBERS = [0, 1, -1, 2, 1.0, 0.1, -0.0, 1.5, 1e300, 5e-324, 2**53, 2**53 + 1, 2**63 - 1, -(2**63)]
+FIELDS = ["a", "lang", "", "metadata", "id", "a.b", 'a"]', "a\\", "ключ", "\x00", "a\nb", "%", "or"]
+
+scalars = st.sampled_from([*HOSTILE, *NUMBERS, True, False])
+json_values = st.one_of(
+    scalars,
+    st.text(max_size=5),
+    st.none(),
+    st.lists(st.one_of(scalars, st.none(), st.just([1]), st.just({"a": 1})), max_size=4),
+    st.just({"a": "b"}),
+)
+names = st.sampled_from([name for name in FIELDS if name])
+metadata = st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=4)
+comparisons = st.one_of(
+    st.builds(filters.eq, names, scalars),
+    st.builds(filters.ne, names, scalars),
+    st.builds(filters.in_, names, st.lists(scalars, max_size=4)),
+    st.builds(filters.exists, names),
+    *(
+        st.builds(build, names, st.sampled_from([*HOSTILE, *NUMBERS]))
+        for build in (filters.gt, filters.gte, filters.lt, filters.lte)
+    ),
+    st.builds(filters.contains, names, st.sampled_from(HOSTILE)),
+    st.builds(filters.prefix, names, st.sampled_from(HOSTILE)),
+)
+trees = st.recursive(
+    comparisons,
+    lambda inner: st.one_of(
+        st.builds(filters.not_, inner),
+        st.lists(inner, max_size=3).map(lambda parts: filters.and_(*parts)),
+        st.lists(inner, max_size=3).map(lambda parts: filters.or_(*parts)),
+    ),
+    max_leaves=6,
+)
+slow = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+@given(rows=st.lists(metadata, min_size=20, max_size=20), trees=st.lists(trees, min_size=10, max_size=10))
+@settings(slow, max_examples=20)
+def test_agrees_with_the_definition_on_any_metadata(scratch, embedding, encoder, rows, trees):
+    documents = [Document(id=str(number), text="same", metadata=row) for number, row in enumerate(rows)]
+    assert not scratch.upsert(documents, embeddings=[embedding] * len(documents)).failed
+    query = encoder.encode_queries(["The quick brown fox"])
+    for tree in trees:
+        wanted = {document.id for document in documents if matches(tree, document.metadata)}
+        assert {document.id for document in scratch.scan(tree)} == wanted
+        assert scratch.count(tree) == len(wanted)
+        for hits in scratch.candidates(query, 20, tree).values():
+            assert {hit.id for hit in hits} == wanted
+
+
+@given(row=metadata, tree=trees)
+@settings(max_examples=300, deadline=None)
+def test_expressions_hold_nothing_of_the_callers(row, tree):
+    allowed = set(string.ascii_letters + string.digits + '()"% =')
+    assert set(compile_filter(tree).expression) <= allowed
+    assert set(facets(row)) <= allowed
+
+
+def test_equality_membership_and_existence_need_no_check():
+    tree = filters.not_(filters.and_(filters.ne("a", 1), filters.in_("b", ["x", 2]), filters.exists("c")))
+    assert compile_filter(tree).check is None
+    assert compile_filter(filters.gt("a", 1)).check is not None
+
+
+def test_no_parts_mean_all_and_nothing():
+    assert compile_filter(filters.and_()).expression == ""
+    assert compile_filter(filters.or_()).expression == NOTHING
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        filters.in_("number", range(2000)),
+        filters.not_(filters.in_("number", range(50, 2000))),
+        filters.or_(*(filters.eq("number", n) for n in range(2000))),
+    ],
+)
+def test_large_filters_work(index, documents, tree):
+    assert index.count(tree) == sum(matches(tree, document.metadata) for document in documents)
+
+
+def test_deep_filters_work(index, documents):
+    tree = filters.eq("lang", "en")
+    for _ in range(50):
+        tree = filters.and_(filters.or_(tree, filters.eq("lang", "de")), filters.not_(filters.not_(tree)))
+        tree = tree if len(repr(tree)) < 5000 else filters.and_(filters.eq("lang", "en"), filters.or_(filters.ne("x", 1)))
+    for _ in range(60):
+        tree = filters.or_(filters.and_(tree))
+    assert index.count(tree) == sum(matches(tree, document.metadata) for document in documents)
+
+
+def test_native_expressions_pass_through(index):
+    assert index.count('metadata["number"] < 10 and id != "doc-0"') == 9
+    assert {d.id for d in index.scan('parent_id == "parent-3"')} == {"doc-3"}
+
+
+@pytest.mark.parametrize("filter", ["", "  "])
+def test_an_empty_expression_is_refused(index, filter):
+    with pytest.raises(ValueError, match="must not be empty"):
+        index.count(filter)
+
+
+def test_a_dict_is_refused_with_the_way_out(index):
+    with pytest.raises(TypeError, match="from_dict"):
+        index.count({"eq": {"a": 1}})
+
+
+def test_a_wrong_expression_is_one_clear_error(index, capfd, caplog):
+    with pytest.raises(MilvusIndexError, match=r"cannot .*'docs'.*"):
+        index.count("bad (((")
+    assert "Traceback" not in capfd.readouterr().err + caplog.text
