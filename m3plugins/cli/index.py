@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.text import Text
 
 from m3plugins.cli.inputs import Source, source
 from m3plugins.cli.options import Collection, EngineName, Json, Model, Uri, find_engine, load_encoder, opened
 from m3plugins.retrieval.corpus import Rejected
 from m3plugins.retrieval.document import Document
-from m3plugins.retrieval.index import HybridIndex, UpsertReport
+from m3plugins.retrieval.index import HybridIndex
 
 _LISTED = 10
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What became of a source; `failed` has what could not be read and what could not be stored."""
+
+    written: int
+    unchanged: int
+    failed: list[Rejected]
+    truncated: int
+    documents: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Documents written a second."""
+        return self.written / self.seconds
 
 
 def index(
@@ -29,42 +49,38 @@ def index(
     model: Model = "m3-mini",
     as_json: Json = False,
 ) -> int:
-    """Index documents; what is there already and unchanged is not encoded again.
+    """Index documents; those that are there already, unchanged, are not encoded again.
 
-    JSON lines: {"_id": …, "text": …, "title": …, "metadata": {…}}, other keys join the metadata. CSV: a header with
-    id and text. Folders of text: the relative path is the id.
+    JSON lines: {"_id": …, "text": …, "title": …, "metadata": {…}}; other keys join the metadata. CSV: a header that
+    names id and text. Folders: the path of a file is its id; hidden folders are left out.
     """
-    documents, kind, started = source(path), find_engine(engine), time.monotonic()
-    with opened(kind, collection, uri, load_encoder(model), create=True) as opened_index:
-        report, rejected = ingest(opened_index, documents, Console(stderr=True))
-        total = opened_index.count()
-    seconds = time.monotonic() - started
-    failed = [{"place": item.place, "reason": item.reason} for item in rejected]
-    failed += [{"place": item.id, "reason": item.reason} for item in report.failed]
-    summary = {
-        "written": report.written,
-        "unchanged": report.unchanged,
-        "failed": failed,
-        "truncated": report.truncated,
-        "documents": total,
-        "seconds": round(seconds, 2),
-        "documents_per_second": round(report.written / seconds, 1),
-    }
+    documents, kind = source(path), find_engine(engine)
+    with opened(kind, collection, uri, load_encoder(model), create=True) as target:
+        done = ingest(target, documents)
     if as_json:
+        summary = {**asdict(done), "seconds": round(done.seconds, 2), "documents_per_second": round(done.rate, 1)}
         typer.echo(json.dumps(summary, ensure_ascii=False))
     else:
-        _show(summary, f"{collection} at {uri}")
-    return 1 if failed else 0
+        typer.echo(
+            f"{collection} at {uri}: {done.written} written, {done.unchanged} unchanged, {len(done.failed)} failed "
+            f"in {done.seconds:.1f} s ({done.rate:.0f} docs/s); {done.documents} documents in all"
+        )
+        if done.truncated:
+            typer.echo(f"{done.truncated} texts are longer than the model reads: only their beginning can be found")
+    report_failed(done.failed)
+    return 1 if done.failed else 0
 
 
-def ingest(index: HybridIndex, documents: Source, console: Console) -> tuple[UpsertReport, list[Rejected]]:
-    """Streams the source into the index under a progress bar."""
+def ingest(index: HybridIndex, documents: Source) -> Ingested:
+    """Streams a source into an index, under a progress bar if someone is watching stderr."""
+    logging.getLogger("m3plugins.encoding").setLevel(logging.ERROR)  # counts truncated texts once a window
+    console, started = Console(stderr=True), time.monotonic()
     rejected: list[Rejected] = []
-    columns = (TextColumn("indexing"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("indexing", total=documents.count())
 
-        def accepted() -> Iterator[Document]:
+        def readable() -> Iterator[Document]:
             for item in documents.read():
                 if isinstance(item, Document):
                     yield item
@@ -72,25 +88,22 @@ def ingest(index: HybridIndex, documents: Source, console: Console) -> tuple[Ups
                     rejected.append(item)
                     progress.advance(task)
 
-        report = index.upsert(accepted(), on_ack=lambda ids: progress.advance(task, len(ids)))
-    return report, rejected
+        report = index.upsert(readable(), on_ack=lambda ids: progress.advance(task, len(ids)))
+    failed = rejected + [Rejected(failure.id, failure.reason) for failure in report.failed]
+    seconds = time.monotonic() - started
+    return Ingested(report.written, report.unchanged, failed, report.truncated, index.count(), seconds)
 
 
-class _Rate(TextColumn):
-    def __init__(self) -> None:
-        super().__init__("")
+def report_failed(failed: list[Rejected]) -> None:
+    """The failures on stderr, the first few of them by name."""
+    for item in failed[:_LISTED]:
+        typer.echo(f"m3: {item.place}: {item.reason}", err=True)
+    if len(failed) > _LISTED:
+        typer.echo(f"m3: … and {len(failed) - _LISTED} more; --json lists them all", err=True)
+    if failed:
+        typer.echo(f"m3: {len(failed)} documents were not indexed; correct them and run this again", err=True)
 
-    def render(self, task: Any) -> Any:
-        self.text_format = f"{task.speed or 0:.0f} docs/s"
-        return super().render(task)
 
-
-def _show(summary: dict[str, Any], where: str) -> None:
-    console, failed = Console(highlight=False), summary["failed"]
-    rate = f"{summary['seconds']} s, {summary['documents_per_second']} docs/s"
-    console.print(
-        f"{where}: {summary['written']} written, {summary['unchanged']} unchanged, {len(failed)} failed ({rate}); "
-        f"{summary['documents']} documents in all",
-        soft_wrap=True,
-        markup=False,
-    )
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:.0f} docs/s")

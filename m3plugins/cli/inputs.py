@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import typer
-
+from m3plugins.cli.errors import CallError
 from m3plugins.retrieval.corpus import Rejected, document_of, read_corpus
 from m3plugins.retrieval.document import Document
 
@@ -33,7 +32,7 @@ def source(path: Path) -> Source:
     """The reader for a path, by what it is.
 
     Raises:
-        typer.BadParameter: If it is nothing that can be read.
+        CallError: If it is nothing that can be read.
     """
     if path.is_dir() and (path / "corpus.jsonl").is_file():
         path = path / "corpus.jsonl"
@@ -41,11 +40,11 @@ def source(path: Path) -> Source:
         files = _text_files(path)
         if not files:
             msg = f"{path} has no corpus.jsonl and no text files ({', '.join(TEXT_SUFFIXES)})"
-            raise typer.BadParameter(msg)
+            raise CallError(msg)
         return Source(lambda: (_read_text(file, path) for file in files), lambda: len(files))
     if not path.is_file():
         msg = f"there is no file or folder {path}"
-        raise typer.BadParameter(msg)
+        raise CallError(msg)
     if path.suffix in (".jsonl", ".ndjson"):
         return Source(lambda: read_corpus(path), lambda: _count_lines(path))
     if path.suffix in (".csv", ".tsv"):
@@ -55,7 +54,7 @@ def source(path: Path) -> Source:
     if path.suffix in TEXT_SUFFIXES:
         return Source(lambda: iter([_read_text(path, path.parent)]), lambda: 1)
     msg = f"{path} must be a BEIR folder, a folder of text files, or a .jsonl, .csv, .tsv, .txt or .md file"
-    raise typer.BadParameter(msg)
+    raise CallError(msg)
 
 
 def _text_files(folder: Path) -> list[Path]:
@@ -82,7 +81,7 @@ def _check_header(path: Path, delimiter: str) -> None:
         header = next(csv.reader(file, delimiter=delimiter), [])
     if "text" not in header or not {"_id", "id"} & set(header) or len(set(header)) < len(header):
         msg = f"the first line of {path} must name its columns, each once, with id and text among them; got {header}"
-        raise typer.BadParameter(msg)
+        raise CallError(msg)
 
 
 def _read_csv(path: Path, delimiter: str) -> Iterator[Document | Rejected]:

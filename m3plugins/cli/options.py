@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from m3plugins.cli.errors import CallError
 
 if TYPE_CHECKING:
     from m3plugins.encoding.encoder import M3Encoder
@@ -27,7 +29,7 @@ def find_engine(name: str) -> Engine:
     try:
         return load_engine(name)
     except ValueError as err:
-        raise typer.BadParameter(str(err)) from err
+        raise CallError(str(err)) from err
 
 
 def load_encoder(model: str) -> M3Encoder:

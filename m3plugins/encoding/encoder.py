@@ -20,8 +20,8 @@ from m3plugins.encoding.output import HEADS, Head, M3Output, check_heads
 
 logger = logging.getLogger(__name__)
 
-WINDOW_TOKENS = 1 << 16
-"""Tokens encoded, and held with their vectors, at a time: 256 MiB of multi-vectors at width 1024."""
+WINDOW_TOKENS = 1 << 15
+"""Tokens encoded, and held with their vectors, at a time: 128 MiB of multi-vectors at width 1024."""
 
 
 class M3Encoder:

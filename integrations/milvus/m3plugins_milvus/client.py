@@ -59,7 +59,7 @@ _writers: dict[tuple[str, str], threading.RLock] = {}
 _handled: ContextVar[bool] = ContextVar("handled", default=False)
 
 
-def connect(uri: str | Path, token: str | None = None) -> Connection:
+def connect(uri: str | Path, token: str | None = None, timeout: float | None = None) -> Connection:
     """Connects to a server (a URL) or to Milvus Lite (a path that ends in `.db`).
 
     Raises:
@@ -73,7 +73,7 @@ def connect(uri: str | Path, token: str | None = None) -> Connection:
     with _registry:
         running = lite and _is_running(uri)
         with errors(f"open {uri}"):
-            client = MilvusClient(uri, token=token or "")
+            client = MilvusClient(uri, token=token or "", timeout=timeout)
             version = client.get_server_version()
         if lite and not running:
             _started.add(uri)

@@ -1,0 +1,46 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PROJECTS := pyproject.toml integrations/milvus/pyproject.toml constraints.txt
+
+.PHONY: help install demo test lint format bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(BIN)/.dev  ## everything for development, into $(VENV)
+
+demo: $(BIN)/.demo  ## index the standard library's documentation, then search it
+	PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh
+
+test: $(BIN)/.dev  ## all tests, doctests and examples
+	$(BIN)/python -m pytest
+	$(BIN)/python examples/quickstart.py
+
+lint: $(BIN)/.dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(BIN)/.dev  ## put the code in shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(BIN)/.dev  ## the benchmarks that need nothing but this checkout
+	$(BIN)/python benchmarks/encode.py
+	$(BIN)/python benchmarks/memory.py
+
+clean:  ## remove the virtual environment and what the demo made
+	rm -rf $(VENV) demo-data
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(BIN)/.demo: $(BIN)/python $(PROJECTS)
+	$(PIP) -e '.[mini,cli]' -e integrations/milvus
+	@touch $@
+
+$(BIN)/.dev: $(BIN)/python $(PROJECTS)
+	$(PIP) -e '.[dev]' -e integrations/milvus
+	@touch $@ $(BIN)/.demo

@@ -1,0 +1,63 @@
+"""`m3 evaluate`: nDCG@10 and R@100 of each head and of their sums, on a BEIR collection."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from m3plugins.cli.errors import CallError
+from m3plugins.cli.index import ingest, report_failed
+from m3plugins.cli.inputs import source
+from m3plugins.cli.options import Json, Model, Uri, find_engine, load_encoder, opened
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Holds corpus.jsonl, queries.jsonl and qrels/.")],
+    model: Model = "m3-mini",
+    split: Annotated[str, typer.Option(help="Which qrels: test, dev or train.")] = "test",
+    engine: Annotated[str, typer.Option(help="Index into this engine first; without it, in memory.")] = "",
+    uri: Uri = "m3.db",
+    collection: Annotated[str, typer.Option(help="Index to use; by default one of the collection's own.")] = "",
+    candidates: Annotated[int, typer.Option(min=1, help="Documents that dense and sparse propose each.")] = 200,
+    as_json: Json = False,
+) -> int:
+    """Measure dense, sparse, multi-vector, dense + sparse and all three on a collection with judgements."""
+    from m3plugins.evaluation import Dataset
+    from m3plugins.evaluation import evaluate as run
+    from m3plugins.retrieval.memory import InMemoryHybridIndex
+
+    try:
+        dataset = Dataset.load(folder, split)
+    except FileNotFoundError as err:
+        raise CallError(str(err)) from err
+    kind = find_engine(engine) if engine else None
+    name = collection or "evaluate_" + re.sub(r"\W", "_", folder.resolve().name, flags=re.ASCII)
+    encoder = load_encoder(model)
+    memory = nullcontext(InMemoryHybridIndex(encoder=encoder))
+    with opened(kind, name, uri, encoder, create=True) if kind else memory as index:
+        done = ingest(index, source(folder))
+        result = run(index, dataset, candidates=candidates, progress=sys.stderr.isatty())
+    if done.documents != done.written + done.unchanged:
+        typer.echo(f"m3: {name} holds {done.documents} documents, not the collection's alone; drop it first", err=True)
+    report_failed(done.failed)
+    means = result.means()
+    if as_json:
+        about = {"collection": str(folder), "split": split, "model": model, "engine": engine or "memory"}
+        counts = {"documents": done.documents, "queries": result.queries, "candidates": candidates}
+        typer.echo(json.dumps({**about, **counts, "measures": means, "failed": len(done.failed)}, ensure_ascii=False))
+    else:
+        table = Table(title=f"{folder.name}, {split}: {result.queries} queries, {done.documents} documents, {model}")
+        for column in ("", *next(iter(means.values()))):
+            table.add_column(column, justify="right" if column else "left")
+        for row, values in means.items():
+            table.add_row(row, *(f"{value:.4f}" for value in values.values()))
+        Console().print(table)
+    return 1 if done.failed else 0

@@ -1,0 +1,143 @@
+"""`m3 search`: one query, its hits, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from m3plugins.cli.errors import CallError
+from m3plugins.cli.explaining import Explanation, explain
+from m3plugins.cli.options import Collection, EngineName, Json, Model, Uri, find_engine, load_encoder, opened
+from m3plugins.encoding.output import HEADS
+from m3plugins.retrieval.document import Document, Hit
+from m3plugins.retrieval.filters import Filter, from_dict
+from m3plugins.retrieval.retriever import HybridRetriever
+
+_PLAIN_WIDTH = 120
+_SNIPPET = 160
+_TOKENS = 8
+
+
+def search(
+    query: Annotated[str, typer.Argument(help="The question.")],
+    engine: EngineName = "milvus",
+    uri: Uri = "m3.db",
+    collection: Collection = "docs",
+    model: Model = "m3-mini",
+    k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
+    where: Annotated[str, typer.Option("--filter", help='On metadata, as JSON: {"eq": {"lang": "en"}}.')] = "",
+    why: Annotated[bool, typer.Option("--explain", help="Show what each head thinks of the hits.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Search with all three heads: 1 / 0.3 / 1 on dense, sparse and multi-vector scores."""
+    kind, wanted = find_engine(engine), _parse_filter(where)
+    with opened(kind, collection, uri, load_encoder(model), create=False) as index:
+        retriever = HybridRetriever(index)
+        embedded = index.encoder.encode_queries([query])
+        hits = retriever.search_embedded(query, embedded, k, filter=wanted)
+        explanation, first_choices = None, {}
+        if why:
+            candidates = max(retriever.candidates, k)
+            explanation = explain(index, embedded, hits, candidates=candidates, filter=wanted)
+            first_choices = {found.id: found for found in index.get(list(explanation.first_choices.values()))}
+    if as_json:
+        typer.echo(json.dumps(_as_json(query, hits, explanation), ensure_ascii=False))
+        return 0
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PLAIN_WIDTH
+    console.print(_hits_table(hits, explanation) if hits else "nothing found")
+    if explanation and hits:
+        console.print(_heads_table(hits, explanation, first_choices))
+    return 0
+
+
+def _parse_filter(where: str) -> Filter | None:
+    try:
+        return from_dict(json.loads(where)) if where else None
+    except ValueError as err:
+        msg = f"--filter: {err}"
+        raise CallError(msg) from err
+
+
+def _as_json(query: str, hits: Sequence[Hit], explanation: Explanation | None) -> dict[str, Any]:
+    rows = [
+        {
+            "rank": rank,
+            "id": hit.id,
+            "score": hit.score,
+            "scores": {head: getattr(hit.scores, head) for head in HEADS},
+            "title": hit.document.title,
+            "text": hit.text,
+            "metadata": dict(hit.metadata),
+        }
+        for rank, hit in enumerate(hits, start=1)
+    ]
+    if explanation is None:
+        return {"query": query, "hits": rows}
+    for row, hit in zip(rows, hits, strict=True):
+        row["ranks"] = {head: explanation.ranks[head].get(hit.id) for head in HEADS}
+        row["shared_tokens"] = [
+            {"token": t.token, "query": t.query, "document": t.document, "contribution": t.contribution}
+            for t in explanation.shared_tokens.get(hit.id, ())
+        ]
+    overlap = {head: explanation.overlap(head, hits) for head in HEADS}
+    heads = {"union": explanation.union, "first_choices": explanation.first_choices, "overlap": overlap}
+    return {"query": query, "hits": rows, "heads": heads}
+
+
+def _hits_table(hits: Sequence[Hit], explanation: Explanation | None) -> Table:
+    """A hit a row; explained, each head's score with its rank within the union, and the shared tokens."""
+    table = Table(box=None, pad_edge=False, expand=True)
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    for head in HEADS if explanation else ():
+        table.add_column(f"{head} (rank)", justify="right", no_wrap=True)
+    table.add_column("document", ratio=1)
+    for position, hit in enumerate(hits, start=1):
+        cells = [str(position), f"{hit.score:.3f}"]
+        body = _describe(hit.document)
+        if explanation:
+            for head in HEADS:
+                cells.append(f"{getattr(hit.scores, head):.3f} {_ordinal(explanation.ranks[head].get(hit.id))}")
+            shared = explanation.shared_tokens.get(hit.id, ())[:_TOKENS]
+            tokens = "  ".join(f"{token.token} {token.contribution:.3f}" for token in shared)
+            body.append(f"\nshared: {tokens or 'no token'}", style="green")
+        table.add_row(*map(Text, cells), body)
+    return table
+
+
+def _heads_table(hits: Sequence[Hit], explanation: Explanation, documents: dict[str, Document]) -> Table:
+    """A head a row: how far it agrees with the hits, and what it would have put first."""
+    final = {hit.id: rank for rank, hit in enumerate(hits, start=1)}
+    title = f"{explanation.union} candidates; each head's first choice, and its rank by the others"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, expand=True)
+    for column in ("head", f"of the {len(hits)} hits", *HEADS, "final"):
+        table.add_column(column, justify="left" if column == "head" else "right", no_wrap=True)
+    table.add_column("first choice", ratio=1)
+    for head, i in explanation.first_choices.items():
+        ranks = [_ordinal(explanation.ranks[other].get(i)) for other in HEADS]
+        cells = [head, str(explanation.overlap(head, hits)), *ranks, _ordinal(final.get(i))]
+        table.add_row(*map(Text, cells), _describe(documents[i]) if i in documents else Text(i))
+    return table
+
+
+def _describe(document: Document) -> Text:
+    """Id, title and the beginning of the text, on one line and with nothing that a terminal would obey."""
+    snippet = f"{document.title}: {document.text}" if document.title else document.text
+    line = Text(_printable(document.id), style="bold")
+    return line.append(" " + _printable(snippet)[:_SNIPPET], style="not bold")
+
+
+def _printable(text: str) -> str:
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())
+
+
+def _ordinal(rank: int | None) -> str:
+    return "(–)" if rank is None else f"({rank})"

@@ -1,0 +1,129 @@
+import json
+import warnings
+
+import pytest
+from pymilvus import DataType, MilvusClient
+
+from m3plugins import M3Encoder, ModelMismatchError
+from m3plugins_milvus import MilvusHybridIndex
+from m3plugins_milvus.collection import Collection
+from m3plugins_milvus.identity import IDENTITY_KEY, Identity
+from tests.milvus.conftest import random_documents
+from tests.tiny import save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def uri(encoder, tmp_path_factory):
+    uri = tmp_path_factory.mktemp("milvus") / "identity.db"
+    with MilvusHybridIndex.create("docs", encoder=encoder, uri=uri) as index:
+        index.upsert(random_documents(3))
+    return uri
+
+
+@pytest.fixture
+def other_identity(uri, encoder):
+    """Rewrites the stored identity; puts it back after the test."""
+    with MilvusHybridIndex.open("docs", encoder=encoder, uri=uri) as index:
+        blocks: Collection = index._store.blocks
+        (row,) = blocks.fetch([IDENTITY_KEY], ["data"]).values()
+
+        def write(**changes):
+            data = json.dumps({**json.loads(row["data"]), **changes})
+            blocks.upsert([{"key": IDENTITY_KEY, "data": data, "unused": [0.0, 0.0]}])
+
+        yield write
+        write()
+
+
+def test_the_same_encoder_opens_in_silence(uri, encoder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MilvusHybridIndex.open("docs", encoder=encoder, uri=uri).close()
+
+
+def test_another_model_is_refused(uri, tmp_path):
+    other = M3Encoder.from_pretrained(save_checkpoint(tmp_path / "other", layers=1))
+    with pytest.raises(ModelMismatchError, match="index 'docs' holds vectors of the model"):
+        MilvusHybridIndex.open("docs", encoder=other, uri=uri)
+
+
+def test_other_settings_warn(uri, encoder, other_identity):
+    other_identity(settings={**encoder.settings, "dtype": "float8"})
+    with pytest.warns(UserWarning, match="dtype='float8'") as caught:
+        MilvusHybridIndex.open("docs", encoder=encoder, uri=uri).close()
+    assert caught[0].filename == __file__
+
+
+def test_another_length_is_refused_on_upsert_only(uri, encoder, other_identity):
+    other_identity(document_max_length=100)
+    with MilvusHybridIndex.open("docs", encoder=encoder, uri=uri) as index:
+        assert index.count() == 3
+        with pytest.raises(ValueError, match="document_max_length=100"):
+            index.upsert(random_documents(1))
+
+
+def test_another_format_is_refused(uri, encoder, other_identity):
+    other_identity(format=99)
+    with pytest.raises(ValueError, match="format 99"):
+        MilvusHybridIndex.open("docs", encoder=encoder, uri=uri)
+
+
+def test_what_is_there_is_not_made_again(uri, encoder):
+    with pytest.raises(ValueError, match="open it with MilvusHybridIndex.open"):
+        MilvusHybridIndex.create("docs", encoder=encoder, uri=uri)
+
+
+def test_a_foreign_collection_is_refused(encoder, tmp_path):
+    theirs = MilvusClient(str(tmp_path / "m3.db"))
+    schema = theirs.create_schema()
+    schema.add_field("key", DataType.VARCHAR, max_length=32, is_primary=True)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
+    theirs.create_collection("foreign", schema=schema)
+    with pytest.raises(ValueError, match="was not made by MilvusHybridIndex"):
+        MilvusHybridIndex.open("foreign", encoder=encoder, uri=tmp_path / "m3.db")
+    with pytest.raises(ValueError, match="already"):
+        MilvusHybridIndex.create("foreign", encoder=encoder, uri=tmp_path / "m3.db")
+    assert theirs.has_collection("foreign")
+
+
+def test_an_alias_opens_the_index_it_names(uri, encoder):
+    with MilvusHybridIndex.open("docs", encoder=encoder, uri=uri) as index:
+        index._connection.client.create_alias("docs", "current")
+        with MilvusHybridIndex.open("current", encoder=encoder, uri=uri) as other:
+            assert other.count() == 3
+            assert len(other.score(encoder.encode_queries(["fox"]), ["doc-1"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"name": "has space"}, "letters, digits and underscores"),
+        ({"name": "1st"}, "letters, digits and underscores"),
+        ({"name": "x" * 252}, "at most 251"),
+        ({"codec": "int4"}, "codec must be one of"),
+        ({"dense_index": {"index_type": "DISKANN"}}, "must be one of FLAT"),
+    ],
+)
+def test_options_are_checked(create, options, error):
+    with pytest.raises(ValueError, match=error):
+        create(**options)
+
+
+def test_identity_survives_storage(scratch, encoder):
+    assert Identity.read(scratch._store.blocks) == Identity.of(encoder, "int8", {"index_type": "FLAT"})
+
+
+def test_lite_dropping_a_field_is_noticed(create, monkeypatch):
+    from m3plugins_milvus import schema
+
+    documents_schema = schema.documents_schema
+
+    def with_a_field_that_lite_lacks(dim):
+        fields = documents_schema(dim)
+        fields.add_field("lost", DataType.INT64)
+        return fields
+
+    monkeypatch.setattr(MilvusClient, "describe_collection", lambda *_: {"fields": []})
+    monkeypatch.setattr(schema, "documents_schema", with_a_field_that_lite_lacks)
+    with pytest.raises(ValueError, match="without the field"):
+        create()
