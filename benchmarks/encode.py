@@ -17,22 +17,15 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.tiny import SENTENCES, save_checkpoint
+from benchmarks.texts import mixed_texts
+from tests.tiny import save_checkpoint
 
 MAX_LENGTH = 512
-
-
-def mixed_texts(count: int) -> list[str]:
-    """Texts of log-normal length, median about 90 tokens of the benchmark's tokenizer, some cut at 512."""
-    rng = np.random.default_rng(0)
-    words = [word for sentence in SENTENCES for word in sentence.split()]
-    return [" ".join(rng.choice(words, size=size)) for size in np.exp(rng.normal(2.9, 0.9, count)).astype(int) + 1]
 
 
 def gemm_peak(dtype: torch.dtype) -> float:
@@ -80,7 +73,7 @@ def run_flagembedding(checkpoint: str, texts: list[str], batch_size: int) -> dic
 
 
 def child(arguments: argparse.Namespace) -> None:
-    texts = mixed_texts(arguments.texts)
+    texts = list(mixed_texts(arguments.texts))
     if arguments.child == "flagembedding":
         result = run_flagembedding(arguments.checkpoint, texts, arguments.reference_batch_size)
     else:
@@ -113,7 +106,12 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = save_checkpoint(
-            Path(folder), hidden_size=1024, layers=arguments.layers, heads=16, intermediate_size=4096, vocab_size=250_002
+            Path(folder),
+            hidden_size=1024,
+            layers=arguments.layers,
+            heads=16,
+            intermediate_size=4096,
+            vocab_size=250_002,
         )
         rows = {which: spawn(which, str(checkpoint), arguments) for which in ("float32", "bfloat16", "flagembedding")}
     peaks = {dtype: gemm_peak(getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}

@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3plugins import Document
+from m3plugins.scoring import head_scores
 from m3plugins_milvus import blocks as blocks_module
 from m3plugins_milvus.blocks import BLOCK_BYTES, BlockKeys, block_count, block_rows, join_vectors, split_text
+from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.schema import MAX_VARCHAR
 from tests.milvus.conftest import random_documents
 
@@ -44,14 +46,12 @@ def test_text_of_any_length_is_whole(empty, embedding, character):
 
 
 def test_a_text_of_many_tokens_is_truncated_for_the_model_and_kept_whole(empty, encoder):
-    document = Document(id="long", text="fox dog river " * 6000)
+    document = Document(id="long", text="fox dog river " * 5000)
     report = empty.upsert([document])
     assert (report.written, report.truncated) == (1, 1)
     assert empty.get(["long"]) == [document]
     query = encoder.encode_queries(["fox dog"])
     exact = encoder.encode_documents([document.text])
-    from m3plugins.scoring import head_scores
-
     got, expected = empty.score(query, ["long"])["long"], head_scores(query, exact)[0]
     assert got.dense == pytest.approx(expected.dense, abs=1e-6)
     assert got.multi_vector == pytest.approx(expected.multi_vector, abs=5e-3)
@@ -71,13 +71,6 @@ class Crash(Exception):
     pass
 
 
-def crash_on(patch, target, method):
-    def crash(*_):
-        raise Crash
-
-    patch.setattr(type(target), method, crash)
-
-
 def test_a_crash_before_the_commit_leaves_the_old_document(empty, encoder):
     empty.upsert(random_documents(3))
     old = empty.get(["doc-1"])
@@ -85,7 +78,7 @@ def test_a_crash_before_the_commit_leaves_the_old_document(empty, encoder):
     scores = empty.score(query, ["doc-1"])
     documents, written = empty._store.documents, []
     with pytest.MonkeyPatch.context() as patch:
-        upsert = type(documents).upsert
+        upsert = Collection.upsert
 
         def crash_at_the_row(self, rows):
             if self is documents:
@@ -93,7 +86,7 @@ def test_a_crash_before_the_commit_leaves_the_old_document(empty, encoder):
             written.extend(rows)
             upsert(self, written)
 
-        patch.setattr(type(documents), "upsert", crash_at_the_row)
+        patch.setattr(Collection, "upsert", crash_at_the_row)
         with pytest.raises(Crash):
             empty.upsert([Document(id="doc-1", text="new text")])
     assert len(written) == 1
@@ -108,7 +101,14 @@ def test_a_crash_before_the_commit_leaves_the_old_document(empty, encoder):
 def test_a_crash_after_the_commit_leaves_the_new_document(empty, encoder):
     empty.upsert(random_documents(3))
     with pytest.MonkeyPatch.context() as patch:
-        crash_on(patch, empty._store.blocks, "delete")
+        delete = Collection.delete
+
+        def crash_at_the_blocks(self, keys):
+            if self is empty._store.blocks:
+                raise Crash
+            delete(self, keys)
+
+        patch.setattr(Collection, "delete", crash_at_the_blocks)
         with pytest.raises(Crash):
             empty.upsert([Document(id="doc-1", text="new text")])
         with pytest.raises(Crash):

@@ -96,7 +96,7 @@ class Identity:
                 warnings.warn(
                     f"index {name!r} was made with {key}={self.settings.get(key)!r}, the encoder has "
                     f"{key}={current.get(key)!r}; scores may differ slightly",
-                    stacklevel=4,
+                    stacklevel=3,
                 )
 
     def check_length(self, encoder: M3Encoder) -> None:

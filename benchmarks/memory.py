@@ -1,0 +1,118 @@
+"""Peak memory: encoding into a sink must not grow with the corpus, indexing must cost no more than bare inserts.
+
+    python benchmarks/memory.py [--small 1000] [--large 20000] [--indexed 5000]
+
+Each measurement is the peak resident size of a process of its own. The bare insert encodes the same texts and
+stores the same rows with MilvusClient directly: no digests, no checks, no report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.texts import mixed_texts
+from m3plugins import Document, M3Encoder
+from tests.tiny import save_checkpoint
+
+
+def encode(encoder: M3Encoder, count: int, folder: str) -> None:
+    for _ in encoder.iter_documents(mixed_texts(count)):
+        pass
+
+
+def index(encoder: M3Encoder, count: int, folder: str) -> None:
+    from m3plugins_milvus import MilvusHybridIndex
+
+    with MilvusHybridIndex.create("docs", encoder=encoder, uri=f"{folder}/index.db") as made:
+        report = made.upsert(Document(id=str(i), text=text) for i, text in enumerate(mixed_texts(count)))
+        assert report.written == count
+
+
+def bare(encoder: M3Encoder, count: int, folder: str) -> None:
+    from m3plugins.compression import get_codec
+    from m3plugins.retrieval.ingest import Batch
+    from m3plugins_milvus import MilvusHybridIndex
+    from m3plugins_milvus.blocks import BlockKeys, block_rows
+    from m3plugins_milvus.rows import to_row
+    from pymilvus import MilvusClient
+
+    uri = f"{folder}/bare.db"
+    with MilvusHybridIndex.create("docs", encoder=encoder, uri=uri):
+        client = MilvusClient(uri)
+        position = 0
+        for output in encoder.iter_documents(mixed_texts(count)):
+            documents = [Document(id=str(position + i), text="") for i in range(len(output))]
+            batch = Batch(documents, [document.digest() for document in documents], output)
+            for i in range(len(output)):
+                vectors = get_codec("int8").encode(output.multi_vector[i])
+                row, text = to_row(batch, i, vectors)
+                client.upsert("docs__mv", list(block_rows(BlockKeys.of(row), vectors, text)))
+                client.upsert("docs", [row])
+            position += len(output)
+        client.flush("docs")
+        client.flush("docs__mv")
+        client.close()
+
+
+WORK = {"encode": encode, "index": index, "bare": bare}
+
+
+def child(arguments: argparse.Namespace) -> None:
+    encoder = M3Encoder.from_pretrained(arguments.checkpoint).warm_up()
+    start = time.perf_counter()
+    WORK[arguments.child](encoder, arguments.count, arguments.folder)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print("RESULT " + json.dumps({"mib": peak, "seconds": time.perf_counter() - start}))
+
+
+def spawn(work: str, count: int, checkpoint: Path, folder: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--child", work, "--count", str(count)]
+    command += ["--checkpoint", str(checkpoint), "--folder", folder]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
+    result: dict[str, float] = json.loads(line.removeprefix("RESULT "))
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", type=int, default=1000)
+    parser.add_argument("--large", type=int, default=20_000)
+    parser.add_argument("--indexed", type=int, default=5000)
+    for name in ("--child", "--checkpoint", "--folder"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(arguments)
+        return
+
+    table = Table(title="Peak memory of a process, model included (random M3, 2 layers, width 256)")
+    for column in ("work", "documents", "MiB", "ratio", "documents/s"):
+        table.add_column(column, justify="left" if column == "work" else "right")
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = save_checkpoint(Path(folder) / "model", hidden_size=256, intermediate_size=1024)
+        runs = [("encode", arguments.small), ("encode", arguments.large)]
+        runs += [("bare", arguments.indexed), ("index", arguments.indexed)]
+        base: dict[str, float] = {}
+        for work, count in runs:
+            result = spawn(work, count, checkpoint, folder)
+            against = base.setdefault("encode" if work == "encode" else "index", result["mib"])
+            rate = f"{count / result['seconds']:.0f}"
+            table.add_row(work, str(count), f"{result['mib']:.0f}", f"{result['mib'] / against:.2f}", rate)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
