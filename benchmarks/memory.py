@@ -40,12 +40,13 @@ def index(encoder: M3Encoder, count: int, folder: str) -> None:
 
 
 def bare(encoder: M3Encoder, count: int, folder: str) -> None:
+    from pymilvus import MilvusClient
+
     from m3plugins.compression import get_codec
     from m3plugins.retrieval.ingest import Batch
     from m3plugins_milvus import MilvusHybridIndex
     from m3plugins_milvus.blocks import BlockKeys, block_rows
     from m3plugins_milvus.rows import to_row
-    from pymilvus import MilvusClient
 
     uri = f"{folder}/bare.db"
     with MilvusHybridIndex.create("docs", encoder=encoder, uri=uri):

@@ -13,9 +13,8 @@ import json
 import math
 import random
 import re
-import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -26,26 +25,18 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warmup
 
-from m3plugins.training.losses import (
-    LossOptions,
-    Representations,
-    TokenVectors,
-    TokenWeights,
-    lexical_vectors,
-    m3_loss,
-    max_sim,
-    similarity,
-)
+from m3plugins.training import losses
+from m3plugins.training.losses import LossOptions, Representations, TokenVectors, TokenWeights
 
-TRAINED_ON = {"squad_cs224n": "train", "selqa": "train", "clapnq": "test", "fairytaleqa": "train"}
-CHOSEN_ON = {"fairytaleqa": "dev", "selqa": "test"}
-SEED, MAX_LENGTH, BATCH, STEPS, WARM_UP = 20, 256, 32, 300, 30
+SEED, MAX_LENGTH = 20, 256
+TRAINED_ON = {"squad_cs224n": "train", "selqa": "train", "clapnq": "test", "fairytaleqa": "train"}  # and pool_2wiki
+CHOSEN_ON, CHOSEN_ON_QUERIES = {"fairytaleqa": "dev", "selqa": "test"}, 400
+STEPS, WARM_UP, BATCH = 200, 20, 32
 LEARNING_RATE = {"sparse_linear": 2e-3, "colbert_linear": 2e-4}
-NEGATIVES, TOO_CLOSE = 20, 0.95  # hard negatives to draw from; share of the positive's score above which none is taken
-SPECIAL_IDS = (101, 102, 0, 100)  # [CLS], [SEP], [PAD], [UNK]
-OPTIONS = LossOptions(special_ids=SPECIAL_IDS)
+NEGATIVES, TOO_CLOSE = 20, 0.95  # drawn from this many; none above this share of the positive's score
+OPTIONS = LossOptions(special_ids=(101, 102, 0, 100))  # [CLS], [SEP], [PAD], [UNK]
 WEIGHTS = {"D+S": (1, 0.3, 0), "All": (1, 0.3, 1)}
 
 
@@ -98,9 +89,8 @@ class Heads(nn.Module):
         weights = self.sparse_linear(states).squeeze(-1).relu()
         vectors = F.normalize(self.colbert_linear(states[:, 1:]), dim=-1)
         dense = F.normalize(states.sum(1), dim=-1)  # the sum points where the mean does
-        return Representations(
-            dense=dense, sparse=TokenWeights(weights, ids, mask), multi_vector=TokenVectors(vectors, mask[:, 1:])
-        )
+        sparse, multi_vector = TokenWeights(weights, ids, mask), TokenVectors(vectors, mask[:, 1:])
+        return Representations(dense=dense, sparse=sparse, multi_vector=multi_vector)
 
 
 def read_jsonl(path: Path) -> list[dict[str, str]]:
@@ -108,8 +98,8 @@ def read_jsonl(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def read_task(data: Path, name: str, split: str) -> Task:
-    """One split of a collection in the BEIR layout."""
+def read_task(data: Path, name: str, split: str, limit: int | None = None) -> Task:
+    """One split of a collection in the BEIR layout, or its first queries."""
     corpus, queries = read_jsonl(data / name / "corpus.jsonl"), read_jsonl(data / name / "queries.jsonl")
     rows, texts = {doc["_id"]: row for row, doc in enumerate(corpus)}, {row["_id"]: row["text"] for row in queries}
     positives: dict[str, list[int]] = {}
@@ -118,7 +108,8 @@ def read_task(data: Path, name: str, split: str) -> Task:
         if int(score) > 0:
             positives.setdefault(query, []).append(rows[document])
     documents = [f"{doc['title']}\n{doc['text']}".strip() for doc in corpus]
-    return Task(name, [texts[query] for query in positives], documents, list(positives.values()))
+    asked = list(positives)[:limit]
+    return Task(name, [texts[query] for query in asked], documents, [positives[query] for query in asked])
 
 
 def titles_and_sentences(data: Path, name: str, chance: random.Random) -> Task:
@@ -164,17 +155,15 @@ def mine(task: Task, queries: Features, documents: Features) -> list[list[int]]:
     return negatives
 
 
-def train(tasks: list[Task], features: dict[str, tuple[Features, Features]], options: LossOptions) -> Heads:
+def train(tasks: list[Task], features: dict[str, tuple[Features, Features]]) -> Heads:
     """Heads after `STEPS` batches, each from one task, with one hard negative a query."""
     torch.manual_seed(SEED)
     chance, heads = random.Random(SEED), Heads()
     negatives = {task.name: mine(task, *features[task.name]) for task in tasks}
     groups = [{"params": getattr(heads, name).parameters(), "lr": rate} for name, rate in LEARNING_RATE.items()]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / WARM_UP, (STEPS - step) / (STEPS - WARM_UP))
-    )
-    shares, clock = [math.sqrt(len(task.queries)) for task in tasks], time.perf_counter()
+    schedule = get_linear_schedule_with_warmup(optimizer, WARM_UP, STEPS)
+    shares = [math.sqrt(len(task.queries)) for task in tasks]
     for step in range(1, STEPS + 1):
         task = chance.choices(tasks, shares)[0]
         rows = chance.sample(range(len(task.queries)), BATCH)
@@ -182,18 +171,15 @@ def train(tasks: list[Task], features: dict[str, tuple[Features, Features]], opt
         passages = [document for pair in pairs for document in pair]
         known = torch.tensor([[document in task.positives[row] for document in passages] for row in rows])
         queries, documents = features[task.name]
-        loss = m3_loss(
-            heads(*queries.padded(rows)), heads(*documents.padded(passages)), options,
-            false_negatives=known, self_distillation=True,
-        )  # fmt: skip
+        asked, found = heads(*queries.padded(rows)), heads(*documents.padded(passages))
+        loss = losses.m3_loss(asked, found, OPTIONS, false_negatives=known, self_distillation=True)
         optimizer.zero_grad()
         loss.total.backward()
         nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if step % 50 == 0:
-            terms = ", ".join(f"{name} {term.item():.3f}" for name, term in loss.terms.items())
-            print(f"step {step}, {time.perf_counter() - clock:.0f} s, {task.name}: {terms}", flush=True)
+            print(f"step {step}:", ", ".join(f"{name} {term:.3f}" for name, term in loss.terms.items()), flush=True)
     return heads
 
 
@@ -203,25 +189,22 @@ def head_scores(heads: Heads, queries: Features, documents: Features) -> dict[st
     shape = (len(queries.ids), len(documents.ids))
     scores = {head: np.empty(shape, np.float32) for head in ("dense", "sparse", "multi_vector")}
     for document_rows in documents.by_length(128):
-        passages = heads(*documents.padded(document_rows))
+        found = heads(*documents.padded(document_rows))
         for query_rows in queries.by_length(128):
             asked, cell = heads(*queries.padded(query_rows)), np.ix_(query_rows, document_rows)
-            scores["dense"][cell] = similarity(asked.dense, passages.dense)
-            scores["sparse"][cell] = similarity(*lexical_vectors(asked.sparse, passages.sparse, SPECIAL_IDS))
-            scores["multi_vector"][cell] = max_sim(asked.multi_vector, passages.multi_vector)
+            lexical = losses.lexical_vectors(asked.sparse, found.sparse, OPTIONS.special_ids)
+            scores["dense"][cell] = losses.similarity(asked.dense, found.dense)
+            scores["sparse"][cell] = losses.similarity(*lexical)
+            scores["multi_vector"][cell] = losses.max_sim(asked.multi_vector, found.multi_vector)
     return scores
 
 
 def bm25_scores(task: Task) -> np.ndarray:
     """BM25 scores (queries, documents): Porter stems, Lucene's stop words, k1 0.9, b 0.4."""
-    stemmer = Stemmer.Stemmer("porter")
-    tokens = [
-        bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)
-        for texts in (task.queries, task.documents)
-    ]
+    options = {"stopwords": "en", "stemmer": Stemmer.Stemmer("porter"), "return_ids": False, "show_progress": False}
     index = bm25s.BM25(k1=0.9, b=0.4)
-    index.index(tokens[1], show_progress=False)
-    return np.stack([index.get_scores(query) for query in tokens[0]])
+    index.index(bm25s.tokenize(task.documents, **options), show_progress=False)
+    return np.stack([index.get_scores(query) for query in bm25s.tokenize(task.queries, **options)])
 
 
 def ndcg(scores: np.ndarray, positives: list[list[int]], depth: int = 10) -> float:
@@ -255,14 +238,15 @@ def main() -> None:
 
     figures: dict[str, dict[str, float]] = {}
     for name, split in CHOSEN_ON.items():
-        task = read_task(arguments.data, name, split)
+        task = read_task(arguments.data, name, split, CHOSEN_ON_QUERIES)
         queries, documents = encode(task.queries), features[name][1]
         figures[f"{name} {split}, BM25"] = {"bm25": round(ndcg(bm25_scores(task), task.positives), 4)}
         for label, row in (("untrained", Heads()), ("trained", heads)):
             figures[f"{name} {split}, {label}"] = evaluate(row, task, queries, documents)
     for row, values in figures.items():
         print(f"{row:28}", ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
-    report = {"settings": SETTINGS, "ndcg@10": figures}
+    settings = {"seed": SEED, "max_length": MAX_LENGTH, "steps": STEPS, "batch": BATCH, "learning_rate": LEARNING_RATE}
+    report = settings | {"loss": asdict(OPTIONS), "queries": CHOSEN_ON_QUERIES, "ndcg@10": figures}
     (arguments.output / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 

@@ -130,6 +130,7 @@ class M3Encoder:
 
         Yields:
             Outputs of consecutive texts, in input order; joined, they are what `encode_documents` returns.
+            Texts that were cut are marked in `truncated`; counting them is the reader's.
         """
         return self._stream(texts, self.document_max_length, check_heads(heads), progress)
 
@@ -195,7 +196,10 @@ class M3Encoder:
     def _encode(self, texts: Iterable[str], max_length: int, heads: Iterable[str], progress: bool) -> M3Output:
         asked = check_heads(heads)
         parts = list(self._stream(texts, max_length, asked, progress))
-        return M3Output.concatenate(parts) if parts else self._load().empty(asked)
+        output = M3Output.concatenate(parts) if parts else self._load().empty(asked)
+        if cut := int(output.truncated.sum()):
+            logger.warning("%d of %d texts were longer than %d tokens and were cut", cut, len(output), max_length)
+        return output
 
     def _stream(
         self, texts: Iterable[str], max_length: int, heads: Sequence[Head], progress: bool
@@ -211,15 +215,9 @@ class M3Encoder:
         loaded = self._load()
         tokenized = loaded.tokenizer(max_length).stream(texts)
         total = len(texts) if isinstance(texts, Sequence) else None
-        seen = cut = 0
         with tqdm(total=total, desc="encoding", unit="text", disable=not progress) as bar:
             for window in windows(tokenized, WINDOW_TOKENS):
-                output = loaded.encode(window, heads, bar.update)
-                seen += len(output)
-                cut += int(output.truncated.sum())
-                yield output
-        if cut:
-            logger.warning("%d of %d texts were longer than %d tokens and were cut", cut, seen, max_length)
+                yield loaded.encode(window, heads, bar.update)
 
     def _load(self) -> LoadedModel:
         with self._loading:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Literal, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import Head, M3Output
 from m3plugins.retrieval.document import Candidate, Document
-from m3plugins.retrieval.filters import And, Comparison, Filter, Not, Or, matches
+from m3plugins.retrieval.filters import And, Comparison, Not, Or, matches
 from m3plugins.retrieval.index import Ack, AnyFilter, UpsertReport
 from m3plugins.retrieval.ingest import Batch, ingest
 from m3plugins.scoring.dense import dense_scores
@@ -21,14 +22,16 @@ from m3plugins.scoring.sparse import sparse_scores
 
 
 @dataclass(frozen=True)
-class _Row:
+class _Stored:
     document: Document
     digest: str
-    embedding: M3Output
+    row: int
 
 
 class InMemoryHybridIndex:
     """A `HybridIndex` in the process's memory: every score by brute force, nothing on disk.
+
+    Embeddings are kept in columns; a read after writes first joins them, in time linear in the index.
 
     Args:
         encoder: Encodes the documents, and the queries.
@@ -36,8 +39,10 @@ class InMemoryHybridIndex:
 
     def __init__(self, *, encoder: M3Encoder) -> None:
         self._encoder = encoder
-        self._rows: dict[str, _Row] = {}
-        self._columns: tuple[list[str], M3Output] | None = None
+        self._stored: dict[str, _Stored] = {}
+        self._parts: list[
+            M3Output
+        ] = []  # their rows, counted through, are those of `_stored`, and of what was replaced
         self._lock = threading.RLock()
         self._closed = False
 
@@ -62,17 +67,16 @@ class InMemoryHybridIndex:
             msg = "delete takes either ids or a filter"
             raise ValueError(msg)
         with self._lock:
-            doomed = self._matching(filter) if ids is None else [i for i in dict.fromkeys(ids) if i in self._rows]
+            doomed = self._matching(filter) if ids is None else [i for i in dict.fromkeys(ids) if i in self._stored]
             for i in doomed:
-                del self._rows[i]
-            self._columns = None
+                del self._stored[i]
         return len(doomed)
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in this order."""
         self._check_open()
         with self._lock:
-            return [self._rows[i].document for i in ids if i in self._rows]
+            return [self._stored[i].document for i in ids if i in self._stored]
 
     def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
         """How many documents there are, or match."""
@@ -80,12 +84,25 @@ class InMemoryHybridIndex:
         with self._lock:
             return len(self._matching(filter))
 
-    def scan(self, filter: AnyFilter | None = None, with_embeddings: bool = False) -> Iterator:  # type: ignore[type-arg]  # noqa: A002
-        """Every document that matches, with its embeddings if asked."""
+    @overload
+    def scan(self, filter: AnyFilter | None = None, with_embeddings: Literal[False] = False) -> Iterator[Document]: ...
+    @overload
+    def scan(
+        self, filter: AnyFilter | None = None, *, with_embeddings: Literal[True]
+    ) -> Iterator[tuple[Document, M3Output]]: ...
+    def scan(
+        self,
+        filter: AnyFilter | None = None,  # noqa: A002
+        with_embeddings: bool = False,
+    ) -> Iterator[Document] | Iterator[tuple[Document, M3Output]]:
+        """Every document that matches, as they are at the time of the call."""
         self._check_open()
         with self._lock:
-            rows = [self._rows[i] for i in self._matching(filter)]
-        return ((row.document, row.embedding) if with_embeddings else row.document for row in rows)
+            columns = self._columns()
+            stored = [self._stored[i] for i in self._matching(filter)]
+        if with_embeddings and columns is not None:
+            return ((item.document, columns[item.row]) for item in stored)
+        return (item.document for item in stored)
 
     def candidates(
         self,
@@ -96,38 +113,37 @@ class InMemoryHybridIndex:
         """The best k documents of the dense and of the sparse head."""
         self._check_open()
         with self._lock:
-            ids, columns = self._stacked()
-            allowed = None if filter is None else set(self._matching(filter))
-        if not ids:
+            columns = self._columns()
+            ids = self._matching(filter)
+            rows = np.array([self._stored[i].row for i in ids], dtype=np.int64)
+        if columns is None:
             return {head: [] for head in query.heads if head != "multi_vector"}
-        kept = [row for row, i in enumerate(ids) if allowed is None or i in allowed]
-        scores: dict[Head, np.ndarray] = {}
-        if query.dense is not None and columns.dense is not None:
-            scores["dense"] = dense_scores(query.dense, columns.dense)[0]
-        if query.sparse is not None and columns.sparse is not None:
-            scores["sparse"] = sparse_scores(query.sparse, columns.sparse)[0]
-            kept_sparse = [row for row in kept if scores["sparse"][row] > 0]
         found: dict[Head, list[Candidate]] = {}
-        for head, column in scores.items():
-            rows = kept_sparse if head == "sparse" else kept
-            best = sorted(rows, key=lambda row: (-column[row], ids[row]))[:k]
-            found[head] = [Candidate(ids[row], float(column[row])) for row in best]
+        if query.dense is not None and columns.dense is not None:
+            found["dense"] = _best(ids, dense_scores(query.dense, columns.dense)[0, rows], k)
+        if query.sparse is not None and columns.sparse is not None:
+            best = _best(ids, sparse_scores(query.sparse, columns.sparse)[0, rows], k)
+            found["sparse"] = [candidate for candidate in best if candidate.score > 0]
         return found
 
     def score(self, query: M3Output, ids: Sequence[str]) -> dict[str, HeadScores]:
         """Exact scores of the given documents."""
         self._check_open()
         with self._lock:
-            rows = {i: self._rows[i].embedding for i in dict.fromkeys(ids) if i in self._rows}
-        if not rows:
+            columns = self._columns()
+            rows = {i: self._stored[i].row for i in ids if i in self._stored}
+        if columns is None or not rows:
             return {}
-        return dict(zip(rows, head_scores(query, M3Output.concatenate(list(rows.values()))), strict=True))
+        if len(rows) > len(columns) // 2:  # cheaper than copying the rows out
+            scores = head_scores(query, columns)
+            return {i: scores[row] for i, row in rows.items()}
+        return dict(zip(rows, head_scores(query, columns.take(list(rows.values()))), strict=True))
 
     def drop(self) -> None:
         """Forgets every document and closes the index."""
         with self._lock:
-            self._rows.clear()
-            self._columns = None
+            self._stored.clear()
+            self._parts.clear()
         self.close()
 
     def close(self) -> None:
@@ -141,31 +157,37 @@ class InMemoryHybridIndex:
 
     def _digests(self, ids: Sequence[str]) -> dict[str, str]:
         with self._lock:
-            return {i: self._rows[i].digest for i in ids if i in self._rows}
+            return {i: self._stored[i].digest for i in ids if i in self._stored}
 
     def _write(self, batch: Batch) -> None:
-        rows = {
-            document.id: _Row(document, digest, batch.embeddings[position])
-            for position, (document, digest) in enumerate(zip(batch.documents, batch.digests, strict=True))
-        }
         with self._lock:
-            self._rows.update(rows)
-            self._columns = None
+            first = sum(map(len, self._parts))
+            for row, (document, digest) in enumerate(zip(batch.documents, batch.digests, strict=True), start=first):
+                self._stored[document.id] = _Stored(document, digest, row)
+            self._parts.append(batch.embeddings)
 
-    def _stacked(self) -> tuple[list[str], M3Output]:
-        if self._columns is None:
-            rows = [
-                row.embedding.select([h for h in row.embedding.heads if h != "multi_vector"])
-                for row in self._rows.values()
-            ]
-            self._columns = list(self._rows), M3Output.concatenate(rows) if rows else cast(M3Output, None)
-        return self._columns
+    def _columns(self) -> M3Output | None:
+        """All embeddings joined, less those of replaced and deleted documents; None where there are none."""
+        if not self._stored:
+            self._parts = []
+            return None
+        if len(self._parts) > 1:
+            self._parts = [M3Output.concatenate(self._parts)]
+        if len(self._parts[0]) > len(self._stored):
+            self._parts = [self._parts[0].take([item.row for item in self._stored.values()])]
+            self._stored = {i: replace(item, row=row) for row, (i, item) in enumerate(self._stored.items())}
+        return self._parts[0]
 
     def _matching(self, filter: AnyFilter | None) -> list[str]:  # noqa: A002
         if filter is None:
-            return list(self._rows)
+            return list(self._stored)
         if not isinstance(filter, Comparison | And | Or | Not):
             msg = f"the in-memory index takes filters of m3plugins.retrieval.filters, got {type(filter).__name__}"
             raise TypeError(msg)
-        tree: Filter = filter
-        return [i for i, row in self._rows.items() if matches(tree, row.document.metadata)]
+        return [i for i, item in self._stored.items() if matches(filter, item.document.metadata)]
+
+
+def _best(ids: Sequence[str], scores: NDArray[np.float32], k: int) -> list[Candidate]:
+    """The k best, ties by id."""
+    best = sorted(zip(scores.tolist(), ids, strict=True), key=lambda pair: (-pair[0], pair[1]))[:k]
+    return [Candidate(i, score) for score, i in best]

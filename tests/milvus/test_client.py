@@ -48,7 +48,9 @@ def test_a_file_that_someone_else_opened_stays_open(create, tmp_path):
     server_manager_instance.release_server(str(tmp_path / "m3.db"))
 
 
-@pytest.mark.parametrize(("uri", "error"), [("m3.sqlite", r"ends in \.db"), ("no/such/folder/m3.db", "create .* first")])
+@pytest.mark.parametrize(
+    ("uri", "error"), [("m3.sqlite", r"ends in \.db"), ("no/such/folder/m3.db", "create .* first")]
+)
 def test_paths_that_lite_cannot_have_are_refused(encoder, tmp_path, uri, error):
     with pytest.raises(ValueError, match=error):
         MilvusHybridIndex.create("docs", encoder=encoder, uri=tmp_path / uri)

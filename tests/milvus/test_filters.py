@@ -1,3 +1,4 @@
+import json
 import string
 
 import pytest
@@ -8,7 +9,8 @@ from m3plugins import Document
 from m3plugins.retrieval import filters
 from m3plugins.retrieval.filters import matches
 from m3plugins_milvus import MilvusIndexError
-from m3plugins_milvus.filters import NOTHING, compile_filter, facets
+from m3plugins_milvus.facets import bounds, facets
+from m3plugins_milvus.filters import NOTHING, compile_filter
 
 HOSTILE = [
     "",
@@ -38,8 +40,13 @@ HOSTILE = [
     "$meta",
     "true",
     "1",
+    "x" * 23,
+    "x" * 24,
+    "x" * 25,
+    "x" * 24 + "🦊",
+    "\uffff",
 ]
-NUMBERS = [0, 1, -1, 2, 1.0, 0.1, -0.0, 1.5, 1e300, 5e-324, 2**53, 2**53 + 1, 2**63 - 1, -(2**63)]
+NUMBERS = [0, 1, -1, 2, 1.0, 0.1, -0.0, 1.5, 1e300, 5e-324, 2**53, 2**53 + 1, 2**63 - 1, -(2**63), 2**53 - 1, -(2**53)]
 FIELDS = ["a", "lang", "", "metadata", "id", "a.b", 'a"]', "a\\", "ключ", "\x00", "a\nb", "%", "or"]
 
 scalars = st.sampled_from([*HOSTILE, *NUMBERS, True, False])
@@ -93,15 +100,21 @@ def test_agrees_with_the_definition_on_any_metadata(scratch, embedding, encoder,
 @given(row=metadata, tree=trees)
 @settings(max_examples=300, deadline=None)
 def test_expressions_hold_nothing_of_the_callers(row, tree):
-    allowed = set(string.ascii_letters + string.digits + '()"% =')
+    allowed = set(string.ascii_letters + string.digits + '()"% =<>$[].+-')
     assert set(compile_filter(tree).expression) <= allowed
-    assert set(facets(row)) <= allowed
+    assert set(facets(row) + json.dumps(bounds(row))) <= allowed | set("{}:,")
 
 
-def test_equality_membership_and_existence_need_no_check():
-    tree = filters.not_(filters.and_(filters.ne("a", 1), filters.in_("b", ["x", 2]), filters.exists("c")))
-    assert compile_filter(tree).check is None
-    assert compile_filter(filters.gt("a", 1)).check is not None
+def test_all_but_substrings_and_extremes_need_no_check():
+    exact = [filters.ne("a", 1), filters.in_("b", ["x", 2]), filters.exists("c"), filters.gt("d", -1.5)]
+    assert compile_filter(filters.not_(filters.and_(*exact, filters.lte("e", "2024-01-01")))).check is None
+    for other in (
+        filters.contains("a", "b"),
+        filters.prefix("a", "b"),
+        filters.gt("a", 2**53),
+        filters.lt("a", "x" * 24),
+    ):
+        assert compile_filter(filters.and_(*exact, other)).check is not None
 
 
 def test_no_parts_mean_all_and_nothing():
@@ -125,7 +138,9 @@ def test_deep_filters_work(index, documents):
     tree = filters.eq("lang", "en")
     for _ in range(50):
         tree = filters.and_(filters.or_(tree, filters.eq("lang", "de")), filters.not_(filters.not_(tree)))
-        tree = tree if len(repr(tree)) < 5000 else filters.and_(filters.eq("lang", "en"), filters.or_(filters.ne("x", 1)))
+        tree = (
+            tree if len(repr(tree)) < 5000 else filters.and_(filters.eq("lang", "en"), filters.or_(filters.ne("x", 1)))
+        )
     for _ in range(60):
         tree = filters.or_(filters.and_(tree))
     assert index.count(tree) == sum(matches(tree, document.metadata) for document in documents)

@@ -114,7 +114,9 @@ def test_every_codec_scores_what_it_kept(create: Create, encoder: M3Encoder, cod
     got = index.score(query, ids)
     for i, scores in kept.score(query, ids).items():
         assert got[i].multi_vector == pytest.approx(scores.multi_vector, abs=1e-5)
-    for i, scores in exact.score(query, ids).items():  # 2^-11 of a component, over at most 32 of them; binary: a bit each
+    for i, scores in exact.score(
+        query, ids
+    ).items():  # 2^-11 of a component, over at most 32 of them; binary: a bit each
         assert got[i].multi_vector == pytest.approx(scores.multi_vector, abs=tolerance)
         assert (got[i].dense, got[i].sparse) == pytest.approx((scores.dense, scores.sparse), abs=1e-6)
 

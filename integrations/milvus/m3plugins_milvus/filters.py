@@ -1,18 +1,12 @@
-"""From the neutral filter tree to a Milvus expression.
+"""From the neutral filter tree to a Milvus expression over what `facets` says of a document.
 
-Neither JSON paths nor LIKE on them say what `m3plugins.retrieval.filters.matches` says (list elements,
-booleans against integers, missing fields, hostile keys), they differ between Lite and servers, and on
-Lite they cost a Python loop over every row, vectors included. So each document carries its *facets*: a
-VARCHAR of fixed-width hashes, one for each (field, value), (field, type) and field that it has. Equality,
-membership, existence and their negations are then exact LIKE conditions on one string column, and no
-character of a user's reaches an expression. Ranges, substrings and prefixes narrow the search to the
-documents that have a value of the right type; `Plan.accepts` decides the rest in Python.
+Equality, membership, existence, ranges and their negations are exact. Substrings, prefixes and ranges
+about very large numbers or long strings narrow the search to the documents that have a value of the
+right type; `Plan.accepts` decides the rest in Python.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,10 +14,22 @@ from typing import Any, cast
 
 from m3plugins.retrieval.filters import And, Comparison, Filter, Not, Or, Scalar, matches
 from m3plugins.retrieval.index import AnyFilter
+from m3plugins_milvus.facets import (
+    EXACT_NUMBER,
+    EXACT_STRING,
+    field_token,
+    high,
+    low,
+    ordered,
+    type_token,
+    value_token,
+)
 
 MAX_EXPRESSION = 16_384
 MAX_DEPTH = 16
 NOTHING = 'key == ""'
+_RANGES = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+_INVERSE = {"gt": "lte", "gte": "lt", "lt": "gte", "lte": "gt"}
 
 
 @dataclass(frozen=True)
@@ -69,20 +75,6 @@ def compile_filter(filter: AnyFilter | None) -> Plan:  # noqa: A002
     return Plan(part.expression, None if part.exact else filter)
 
 
-def facets(metadata: Mapping[str, Any]) -> str:
-    """What a document can be found by, as one string for `LIKE`."""
-    found: dict[str, None] = {}
-    for field, stored in metadata.items():
-        if stored is None:
-            continue
-        found[_token("field", field)] = None
-        for element in stored if isinstance(stored, list) else [stored]:
-            if isinstance(element, str | bool | int | float):
-                found[_token("type", field, _kind(element))] = None
-                found[_token("value", field, _kind(element), _canonical(element))] = None
-    return " ".join(found)
-
-
 @dataclass(frozen=True)
 class _Part:
     """A condition; `exact` if it matches no row too many."""
@@ -113,15 +105,25 @@ def _compile(tree: Filter, *, negated: bool, depth: int) -> _Part:
 def _comparison(test: Comparison, negated: bool) -> _Part:
     field, value = test.field, test.value
     if test.operator == "exists":
-        tokens = [_token("field", field)]
-    elif test.operator in ("eq", "ne", "in"):
-        values = value if isinstance(value, tuple) else (value,)
-        tokens = [_token("value", field, _kind(v), _canonical(v)) for v in values if v is not None]
-        negated ^= test.operator == "ne"
-    elif negated:
-        return _ANYTHING
-    else:
-        return _Part(_has(_token("type", field, _kind(cast(Scalar, value)))), exact=False)
+        return _any_of([field_token(field)], negated)
+    if test.operator in ("eq", "ne", "in"):
+        values = value if isinstance(value, tuple) else (cast(Scalar, value),)
+        return _any_of([value_token(field, v) for v in values], negated != (test.operator == "ne"))
+    bound = cast("float | str", value)
+    has_type = _has(type_token(field, bound))
+    if test.operator in _RANGES and _is_exact(bound):
+        edge = low if test.operator in ("lt", "lte") else high
+        name, operator = edge(type_token(field, bound)), _RANGES[_INVERSE[test.operator] if negated else test.operator]
+        condition = f'$meta["{name}"] {operator} {json.dumps(ordered(bound))}'
+        return _Part(f"(not ({has_type})) or ({condition})" if negated else condition, exact=True)
+    return _ANYTHING if negated else _Part(has_type, exact=False)
+
+
+def _is_exact(bound: float | str) -> bool:
+    return len(bound) < EXACT_STRING if isinstance(bound, str) else abs(bound) < EXACT_NUMBER
+
+
+def _any_of(tokens: list[str], negated: bool) -> _Part:
     some = _join("or", [_has(token) for token in dict.fromkeys(tokens)]) or NOTHING
     return _Part(f"not ({some})" if negated else some, exact=True)
 
@@ -132,20 +134,3 @@ def _has(token: str) -> str:
 
 def _join(operator: str, expressions: list[str]) -> str:
     return f" {operator} ".join(f"({e})" for e in expressions) if len(expressions) > 1 else "".join(expressions)
-
-
-def _kind(value: Scalar) -> str:
-    return "boolean" if isinstance(value, bool) else "string" if isinstance(value, str) else "number"
-
-
-def _canonical(value: Scalar) -> str:
-    """One spelling for the values that `==` holds equal: 1 and 1.0, however large."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return f"{value:x}" if isinstance(value, int) else str(value)
-
-
-def _token(*parts: str) -> str:
-    """24 characters of base 32: 120 bits, nothing that LIKE or a string literal treats specially."""
-    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=15).digest()
-    return base64.b32encode(digest).decode()

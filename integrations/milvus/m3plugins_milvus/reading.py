@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from m3plugins import Document
 from m3plugins.compression import get_codec
@@ -18,6 +19,7 @@ from m3plugins_milvus.rows import DOCUMENT, EMBEDDING, key_of, to_document, to_o
 from m3plugins_milvus.store import Complete, Store
 
 DOCUMENTS_PER_READ = 128
+DOCUMENTS_PER_SCORE = 32
 
 
 def keys_of(ids: Sequence[str]) -> list[str]:
@@ -60,7 +62,7 @@ def scan_embeddings(store: Store, plan: Plan, identity: Identity) -> Iterator[tu
     fields = (*DOCUMENT, *EMBEDDING)
     for rows in matching(store, plan, fields):
         for done in store.complete(rows, fields, vectors=True, text=True):
-            yield to_document(done.row, done.text), _embeddings(done, identity)
+            yield to_document(done.row, done.text), _embeddings([done], identity)
 
 
 def score(store: Store, identity: Identity, query: M3Output, ids: Sequence[str]) -> dict[str, HeadScores]:
@@ -69,16 +71,15 @@ def score(store: Store, identity: Identity, query: M3Output, ids: Sequence[str])
     fields = ["id", *(head for head in query.heads if head != "multi_vector"), *(POINTER if late else ())]
     rows = store.documents.fetch(keys_of(ids), fields)
     scores: dict[str, HeadScores] = {}
-    if late:
-        for done in store.complete(rows, fields, vectors=True):
-            scores[done.row["id"]] = head_scores(query, _embeddings(done, identity))[0]
-    elif rows:
-        outputs = to_output(list(rows.values()), identity.vocab_size)
-        scores = dict(zip((row["id"] for row in rows.values()), head_scores(query, outputs), strict=True))
+    found = store.complete(rows, fields, vectors=True) if late else (Complete(row, [], []) for row in rows.values())
+    while some := list(islice(found, DOCUMENTS_PER_SCORE)):
+        outputs = _embeddings(some, identity) if late else to_output([one.row for one in some], identity.vocab_size)
+        scores |= dict(zip((one.row["id"] for one in some), head_scores(query, outputs), strict=True))
     return {i: scores[i] for i in ids if i in scores}
 
 
-def _embeddings(done: Complete, identity: Identity) -> M3Output:
-    vectors = get_codec(identity.codec).decode(join_vectors(done.vectors), identity.multi_vector_dim)
-    multi_vector = MultiVectorEmbeddings.from_list([vectors])
-    return replace(to_output([done.row], identity.vocab_size), multi_vector=multi_vector)
+def _embeddings(found: Sequence[Complete], identity: Identity) -> M3Output:
+    codec = get_codec(identity.codec)
+    vectors = [codec.decode(join_vectors(one.vectors), identity.multi_vector_dim) for one in found]
+    output = to_output([one.row for one in found], identity.vocab_size)
+    return replace(output, multi_vector=MultiVectorEmbeddings.from_list(vectors))

@@ -14,7 +14,7 @@ from m3plugins.encoding.sparse import SparseEmbeddings, SparseVector
 from m3plugins.retrieval.ingest import Batch
 from m3plugins_milvus.blocks import POINTER, block_count, split_text
 from m3plugins_milvus.collection import Row
-from m3plugins_milvus.filters import facets
+from m3plugins_milvus.facets import bounds, facets
 from m3plugins_milvus.schema import KEY, MAX_JSON, MAX_VARCHAR
 
 DOCUMENT = ("id", "text", "title", "parent_id", "metadata", *POINTER)
@@ -41,6 +41,7 @@ def check_document(document: Document) -> None:
     as_json = json.dumps(dict(document.metadata), ensure_ascii=False)
     _check_bytes("metadata", as_json, MAX_JSON, "move the long values into the text")
     _check_bytes("the index of metadata", facets(document.metadata), MAX_VARCHAR, "keep lists under 2,000 values")
+    _check_bytes("the index of metadata", json.dumps(bounds(document.metadata)), MAX_JSON, "use fewer fields")
 
 
 def to_row(batch: Batch, position: int, vectors: bytes) -> tuple[Row, list[str]]:
@@ -64,6 +65,7 @@ def to_row(batch: Batch, position: int, vectors: bytes) -> tuple[Row, list[str]]
         "truncated": bool(embeddings.truncated[position]),
         "dense": dense[position],
         "sparse": sparse_row(sparse[position], sparse.vocab_size) or {sparse.vocab_size: SENTINEL_WEIGHT},
+        **bounds(document.metadata),
     }
     return row, rest
 

@@ -36,8 +36,8 @@ def check_name(name: str) -> str:
 
 
 def documents_schema(dim: int) -> CollectionSchema:
-    """One row a document. The row is the commit point: it names the revision of its blocks."""
-    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    """One row a document, the commit point: it names the revision of its blocks. Dynamic fields hold `facets.bounds`."""
+    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True)
     schema.add_field(
         KEY, DataType.VARCHAR, max_length=32, is_primary=True
     )  # hash of the id: any id fits, none is parsed
