@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 import typer
 from typer.main import get_command
@@ -47,18 +47,28 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     for verb in _VERBS:
         app.command()(verb)
     app.callback()(lambda: None)
-    own = {verb.__name__ for verb in _VERBS}
-    if not arguments or arguments[0] not in own:
+    verb = next(iter(arguments), "--help")
+    if verb not in {own.__name__ for own in _VERBS}:
         for point in sorted(entry_points(group=COMMANDS), key=lambda point: point.name):
-            if not arguments or arguments[0] in ("--help", point.name):
+            if point.name == verb:
                 app.command(point.name)(point.load())
+            elif verb == "--help":
+                _list(app, point)
     return app
+
+
+def _list(app: typer.Typer, point: EntryPoint) -> None:
+    """Adds a verb for `m3 --help`, where one that cannot be imported must not hide the others."""
+    try:
+        app.command(point.name)(point.load())
+    except Exception as err:
+        app.command(point.name, help=f"cannot be imported: {_message(err)}")(lambda: None)
 
 
 def _message(err: Exception) -> str:
     """The error in one line: of ours and of the system as they are, of others with their type."""
     if hasattr(err, "format_message"):  # typer's own, about the call
-        return f"{err.format_message()} See m3 --help"
+        return f"{err.format_message().rstrip('.')}; see m3 --help"
     text = " ".join(str(err).split())
     return text if text and isinstance(err, (ValueError, OSError, ImportError)) else f"{type(err).__name__}: {text}"
 

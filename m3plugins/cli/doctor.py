@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -51,11 +50,8 @@ def _guarded(examine: Callable[[], Iterator[Check]]) -> list[Check]:
 
 
 def _python() -> Iterator[Check]:
-    supported = sys.version_info >= (3, 10)
-    yield Check("python", "ok" if supported else "broken", platform.python_version(), "" if supported else "use ≥ 3.10")
-    yield Check(
-        "m3plugins", "ok", version("m3plugins") if _installed("m3plugins") else "not installed: run from source"
-    )
+    yield Check("python", "ok", platform.python_version())
+    yield Check("m3plugins", "ok", version("m3plugins") if _installed("m3plugins") else "run from source")
 
 
 def _torch() -> Iterator[Check]:

@@ -16,7 +16,7 @@ from rich.table import Table
 from m3plugins.cli.errors import CallError
 from m3plugins.cli.index import ingest, report_failed
 from m3plugins.cli.inputs import source
-from m3plugins.cli.options import Json, Model, Uri, find_engine, load_encoder, opened
+from m3plugins.cli.options import Dtype, Json, Model, Uri, find_engine, load_encoder, opened
 
 
 def evaluate(
@@ -27,6 +27,7 @@ def evaluate(
     uri: Uri = "m3.db",
     collection: Annotated[str, typer.Option(help="Index to use; by default one of the collection's own.")] = "",
     candidates: Annotated[int, typer.Option(min=1, help="Documents that dense and sparse propose each.")] = 200,
+    dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> int:
     """Measure dense, sparse, multi-vector, dense + sparse and all three on a collection with judgements."""
@@ -40,7 +41,7 @@ def evaluate(
         raise CallError(str(err)) from err
     kind = find_engine(engine) if engine else None
     name = collection or "evaluate_" + re.sub(r"\W", "_", folder.resolve().name, flags=re.ASCII)
-    encoder = load_encoder(model)
+    encoder = load_encoder(model, dtype)
     memory = nullcontext(InMemoryHybridIndex(encoder=encoder))
     with opened(kind, name, uri, encoder, create=True) if kind else memory as index:
         done = ingest(index, source(folder))
@@ -54,7 +55,8 @@ def evaluate(
         counts = {"documents": done.documents, "queries": result.queries, "candidates": candidates}
         typer.echo(json.dumps({**about, **counts, "measures": means, "failed": len(done.failed)}, ensure_ascii=False))
     else:
-        table = Table(title=f"{folder.name}, {split}: {result.queries} queries, {done.documents} documents, {model}")
+        typer.echo(f"{folder.name} ({split}): {result.queries} queries, {done.documents} documents, {model}")
+        table = Table(box=None, pad_edge=False)
         for column in ("", *next(iter(means.values()))):
             table.add_column(column, justify="right" if column else "left")
         for row, values in means.items():

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from m3plugins.cli.inputs import Source, source
-from m3plugins.cli.options import Collection, EngineName, Json, Model, Uri, find_engine, load_encoder, opened
+from m3plugins.cli.options import Collection, Dtype, EngineName, Json, Model, Uri, find_engine, load_encoder, opened
 from m3plugins.retrieval.corpus import Rejected
 from m3plugins.retrieval.document import Document
 from m3plugins.retrieval.index import HybridIndex
@@ -47,6 +47,7 @@ def index(
     uri: Uri = "m3.db",
     collection: Collection = "docs",
     model: Model = "m3-mini",
+    dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> int:
     """Index documents; those that are there already, unchanged, are not encoded again.
@@ -55,7 +56,7 @@ def index(
     names id and text. Folders: the path of a file is its id; hidden folders are left out.
     """
     documents, kind = source(path), find_engine(engine)
-    with opened(kind, collection, uri, load_encoder(model), create=True) as target:
+    with opened(kind, collection, uri, load_encoder(model, dtype), create=True) as target:
         done = ingest(target, documents)
     if as_json:
         summary = {**asdict(done), "seconds": round(done.seconds, 2), "documents_per_second": round(done.rate, 1)}

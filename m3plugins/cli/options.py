@@ -19,6 +19,7 @@ EngineName = Annotated[str, typer.Option("--engine", help="Where the vectors liv
 Uri = Annotated[str, typer.Option(help="The engine's address: a path for Milvus Lite, or a server's URL.")]
 Collection = Annotated[str, typer.Option(help="Name of the index.")]
 Model = Annotated[str, typer.Option(help="A hub id (BAAI/bge-m3), a checkpoint folder, or m3-mini (English).")]
+Dtype = Annotated[str, typer.Option(help="Precision of the model: auto (float32), float32, bfloat16 or float16.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 
 
@@ -32,14 +33,18 @@ def find_engine(name: str) -> Engine:
         raise CallError(str(err)) from err
 
 
-def load_encoder(model: str) -> M3Encoder:
-    """The encoder, loaded now and without transformers' chatter."""
+def load_encoder(model: str, dtype: str = "auto") -> M3Encoder:
+    """The encoder, loaded now and without transformers' chatter; an unknown precision is a wrong call."""
     from transformers.utils import logging
 
     from m3plugins.encoding.encoder import M3Encoder
 
     logging.disable_progress_bar()
-    return M3Encoder.from_pretrained(model).warm_up()
+    try:
+        encoder = M3Encoder.from_pretrained(model, dtype=dtype)  # type: ignore[arg-type]
+    except ValueError as err:
+        raise CallError(str(err)) from err
+    return encoder.warm_up()
 
 
 @contextmanager

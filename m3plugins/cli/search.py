@@ -13,7 +13,7 @@ from rich.text import Text
 
 from m3plugins.cli.errors import CallError
 from m3plugins.cli.explaining import Explanation, explain
-from m3plugins.cli.options import Collection, EngineName, Json, Model, Uri, find_engine, load_encoder, opened
+from m3plugins.cli.options import Collection, Dtype, EngineName, Json, Model, Uri, find_engine, load_encoder, opened
 from m3plugins.encoding.output import HEADS
 from m3plugins.retrieval.document import Document, Hit
 from m3plugins.retrieval.filters import Filter, from_dict
@@ -33,11 +33,12 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
     where: Annotated[str, typer.Option("--filter", help='On metadata, as JSON: {"eq": {"lang": "en"}}.')] = "",
     why: Annotated[bool, typer.Option("--explain", help="Show what each head thinks of the hits.")] = False,
+    dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> int:
     """Search with all three heads: 1 / 0.3 / 1 on dense, sparse and multi-vector scores."""
     kind, wanted = find_engine(engine), _parse_filter(where)
-    with opened(kind, collection, uri, load_encoder(model), create=False) as index:
+    with opened(kind, collection, uri, load_encoder(model, dtype), create=False) as index:
         retriever = HybridRetriever(index)
         embedded = index.encoder.encode_queries([query])
         hits = retriever.search_embedded(query, embedded, k, filter=wanted)

@@ -6,7 +6,6 @@ A distribution registers its class in the entry point group `m3plugins.engines`,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, cast
 
@@ -28,7 +27,7 @@ class Engine(Protocol):
 
 def engines() -> dict[str, EntryPoint]:
     """What is registered, by name; nothing is imported."""
-    return {point.name: point for point in sorted(_points(), key=lambda point: point.name)}
+    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
 
 
 def load_engine(name: str) -> Engine:
@@ -43,7 +42,3 @@ def load_engine(name: str) -> Engine:
         msg = f"no engine {name!r} is installed (installed: {installed}); pip install m3plugins-{name}, or name another"
         raise ValueError(msg)
     return cast(Engine, registered[name].load())
-
-
-def _points() -> Iterable[EntryPoint]:
-    return entry_points(group=GROUP)

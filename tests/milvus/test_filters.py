@@ -2,7 +2,7 @@ import json
 import string
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from m3plugins import Document
@@ -80,7 +80,11 @@ trees = st.recursive(
     ),
     max_leaves=6,
 )
-slow = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+slow = settings(
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 @given(rows=st.lists(metadata, min_size=20, max_size=20), trees=st.lists(trees, min_size=10, max_size=10))

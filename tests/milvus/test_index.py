@@ -66,6 +66,15 @@ def test_any_change_is_written(empty):
         assert empty.count() == 1
 
 
+def test_a_replaced_document_keeps_nothing_of_the_old_one(empty, encoder):
+    """Lite's own upsert keeps the dynamic fields that the new row lacks."""
+    empty.upsert([Document(id="a", text="fox", metadata={"year": 2020}, parent_id="p", title="t")])
+    empty.upsert([Document(id="a", text="fox")])
+    assert empty.get(["a"]) == [Document(id="a", text="fox")]
+    for wanted in (filters.gt("year", 0), filters.exists("year"), filters.eq("year", 2020), 'parent_id == "p"'):
+        assert empty.count(wanted) == 0
+
+
 def test_generators_are_streamed(empty):
     taken = []
     acknowledged = []

@@ -36,7 +36,7 @@ def check_name(name: str) -> str:
 
 
 def documents_schema(dim: int) -> CollectionSchema:
-    """One row a document, the commit point: it names the revision of its blocks. Dynamic fields hold `facets.bounds`."""
+    """One row a document, the commit point: it names its blocks' revision. Dynamic fields hold `facets.bounds`."""
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True)
     schema.add_field(
         KEY, DataType.VARCHAR, max_length=32, is_primary=True

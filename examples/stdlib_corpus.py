@@ -1,0 +1,77 @@
+"""Write the docstrings of the Python standard library as a corpus: one document a module, class or function.
+
+    python examples/stdlib_corpus.py corpus.jsonl --limit 2000
+
+The source is read, never imported. The same Python gives the same file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+SKIPPED = {
+    "test",
+    "tests",
+    "idle_test",
+    "site-packages",
+    "dist-packages",
+    "lib2to3",
+    "idlelib",
+    "turtledemo",
+    "ensurepip",
+}
+MIN_WORDS = 8  # below that a docstring says nothing to search for
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def modules(library: Path) -> Iterator[tuple[str, ast.Module]]:
+    """The public modules by their dotted names."""
+    for path in sorted(library.rglob("*.py")):
+        parts = path.relative_to(library).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if SKIPPED.isdisjoint(parts) and not any(part.startswith("_") for part in name.split(".")):
+            yield name, ast.parse(path.read_bytes())
+
+
+def definitions(name: str, node: ast.Module | ast.ClassDef) -> Iterator[tuple[str, Definition]]:
+    """The public classes, functions and methods by their qualified names."""
+    for child in node.body:
+        if isinstance(child, Definition) and not child.name.startswith("_"):
+            qualified = f"{name}.{child.name}"
+            yield qualified, child
+            if isinstance(child, ast.ClassDef):
+                yield from definitions(qualified, child)
+
+
+def documents(library: Path) -> Iterator[dict[str, object]]:
+    """Docstrings worth finding, each text once."""
+    seen: set[str] = set()
+    for module, tree in modules(library):
+        for name, node in [(module, tree), *definitions(module, tree)]:
+            text = ast.get_docstring(node) or ""
+            if len(text.split()) >= MIN_WORDS and text not in seen:
+                seen.add(text)
+                kind = {ast.Module: "module", ast.ClassDef: "class"}.get(type(node), "function")
+                metadata = {"kind": kind, "module": module, "line": getattr(node, "lineno", 1)}
+                yield {"_id": name, "title": name, "text": text, "metadata": metadata}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--limit", type=int, help="keep about this many, spread evenly over the library")
+    options = parser.parse_args()
+    found = list(documents(Path(sysconfig.get_paths()["stdlib"])))
+    kept = found[:: max(1, round(len(found) / options.limit))] if options.limit else found
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+    print(f"{len(kept)} of {len(found)} docstrings in {options.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""`m3 evaluate` in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from m3plugins.cli.app import run
+from tests.tiny import SENTENCES
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Path:
+    rows = [json.dumps({"_id": str(i), "text": text}) for i, text in enumerate(SENTENCES)]
+    (tmp_path / "qrels").mkdir()
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        (tmp_path / name).write_text("\n".join(rows))
+    (tmp_path / "qrels" / "test.tsv").write_text("".join(f"{i}\t{i}\t1\n" for i in range(len(SENTENCES))))
+    return tmp_path
+
+
+def test_the_table_has_the_five_rows(collection: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", str(collection), "--model", str(checkpoint)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["nDCG@10", "R@100"]
+    assert [line.split()[0] for line in lines[2:]] == ["dense", "sparse", "multi-vector", "D+S", "All"]
+
+
+def test_json_is_one_object_on_stdout(collection: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", str(collection), "--model", str(checkpoint), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["queries"] == result["documents"] == len(SENTENCES)
+    assert result["measures"]["dense"] == {"nDCG@10": 1.0, "R@100": 1.0}
+
+
+def test_documents_that_could_not_be_read_fail_the_evaluation_but_not_its_table(
+    collection: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (collection / "corpus.jsonl").open("a") as file:
+        file.write("\nnot json\n")
+    assert run(["evaluate", str(collection), "--model", str(checkpoint), "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["failed"] == 1
+    assert f"corpus.jsonl:{len(SENTENCES) + 1}: not a line of JSON" in err
+
+
+def test_a_malformed_judgement_fails_in_one_line(
+    collection: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (collection / "qrels" / "test.tsv").write_text("1\t1\n")
+    assert run(["evaluate", str(collection), "--model", str(checkpoint)]) == 1
+    err = capsys.readouterr().err
+    assert "test.tsv:1: a judgement is" in err and err.count("\n") == 1
+
+
+def test_a_model_that_is_not_there_fails_in_one_line(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert run(["evaluate", str(collection), "--model", str(tmp_path / "empty")]) == 1
+    assert "has no config.json" in capsys.readouterr().err
+
+
+def test_an_unknown_precision_is_a_wrong_call(
+    collection: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["evaluate", str(collection), "--model", str(checkpoint), "--dtype", "int3"]) == 2
+    assert "dtype must be one of" in capsys.readouterr().err

@@ -1,0 +1,37 @@
+"""Engines are found by entry point, and what is missing is named."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from m3plugins.retrieval import engines
+
+
+class TinyEngine:
+    """Stands for an installed distribution's index class: only found and loaded here."""
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("tiny", f"{__name__}:TinyEngine", engines.GROUP)
+    broken = EntryPoint("broken", "no_such_module:Index", engines.GROUP)
+    monkeypatch.setattr(engines, "entry_points", lambda group: [point, broken] if group == engines.GROUP else [])
+    monkeypatch.setitem(__import__("sys").modules, __name__, __import__("types").SimpleNamespace(TinyEngine=TinyEngine))
+
+
+@pytest.mark.usefixtures("registered")
+def test_engines_are_listed_by_name_without_being_imported() -> None:
+    assert list(engines.engines()) == ["broken", "tiny"]
+
+
+@pytest.mark.usefixtures("registered")
+def test_an_engine_is_loaded_by_name() -> None:
+    assert engines.load_engine("tiny") is TinyEngine
+
+
+@pytest.mark.usefixtures("registered")
+def test_an_unknown_engine_is_refused_with_what_is_installed_and_what_to_install() -> None:
+    with pytest.raises(ValueError, match=r"installed: broken, tiny\); pip install m3plugins-milvus"):
+        engines.load_engine("milvus")

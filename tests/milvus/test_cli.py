@@ -1,0 +1,129 @@
+"""`m3 index`, `m3 search` and `m3 evaluate` on Milvus Lite, found by its entry point."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from m3plugins import HybridRetriever, M3Encoder
+from m3plugins.cli.app import run
+from m3plugins_milvus import MilvusHybridIndex
+from tests.tiny import SENTENCES, save_checkpoint
+
+M3 = Callable[..., int]
+
+
+@pytest.fixture
+def m3(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> M3:
+    """Runs a verb in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: run([*arguments, "--model", str(checkpoint)])
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write(tmp_path / "corpus.jsonl", [*SENTENCES, "[/bold] \x1b[31m"])
+
+
+def write(path: Path, texts: list[str]) -> Path:
+    rows = [{"_id": f"d{i}", "title": "T", "text": text, "number": i} for i, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_index_is_made_then_only_what_changed_is_written(
+    m3: M3, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert m3("index", "corpus.jsonl", "--json") == 0
+    first = printed(capsys)
+    assert (first["written"], first["unchanged"], first["failed"]) == (len(SENTENCES) + 1, 0, [])
+    write(corpus, [*SENTENCES, "another text"])
+    assert m3("index", "corpus.jsonl", "--json") == 0
+    second = printed(capsys)
+    assert (second["written"], second["unchanged"]) == (1, len(SENTENCES))
+    assert second["documents"] == first["documents"] == len(SENTENCES) + 1
+
+
+def test_a_bad_line_is_named_the_others_are_indexed_and_the_exit_code_is_1(
+    m3: M3, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus.write_text("not json\n" + corpus.read_text())
+    assert m3("index", "corpus.jsonl") == 1
+    out, err = capsys.readouterr()
+    assert f"{len(SENTENCES) + 1} written, 0 unchanged, 1 failed" in out
+    assert "corpus.jsonl:1: not a line of JSON" in err and err.splitlines()[-1].startswith("m3: 1 documents were not")
+
+
+def test_a_search_shows_what_the_retriever_finds(
+    m3: M3, corpus: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert m3("index", "corpus.jsonl", "--json") == 0
+    capsys.readouterr()
+    assert m3("search", SENTENCES[0], "--json", "-k", "4") == 0
+    hits = printed(capsys)["hits"]
+    encoder = M3Encoder.from_pretrained(checkpoint)
+    with MilvusHybridIndex.open("docs", encoder=encoder, uri="m3.db") as index:
+        wanted = HybridRetriever(index).search(SENTENCES[0], k=4)
+    assert [hit["id"] for hit in hits] == [hit.id for hit in wanted]
+    assert [hit["score"] for hit in hits] == pytest.approx([hit.score for hit in wanted])
+    assert hits[0]["metadata"] == dict(wanted[0].metadata)
+
+    assert m3("search", SENTENCES[0], "--json", "--filter", '{"gte": {"number": 9}}') == 0
+    assert {hit["id"] for hit in printed(capsys)["hits"]} == {f"d{i}" for i in range(9, len(SENTENCES) + 1)}
+
+    assert m3("search", SENTENCES[0], "--json", "--explain", "-k", "2") == 0
+    explained = printed(capsys)
+    assert explained["heads"]["union"] == len(SENTENCES) + 1
+    assert set(explained["hits"][0]["ranks"]) == {"dense", "sparse", "multi_vector"}
+    contributions = [token["contribution"] for token in explained["hits"][0]["shared_tokens"]]
+    assert sum(contributions) == pytest.approx(explained["hits"][0]["scores"]["sparse"], rel=1e-4)
+
+    assert m3("search", "fox", "--explain", "-k", "20") == 0
+    out = capsys.readouterr().out
+    assert "shared:" in out and "first choice" in out
+    assert "[/bold]" in out and "\x1b" not in out
+
+
+@pytest.mark.parametrize("filter_", ["{", '{"like": {"a": "b"}}', "[]"])
+def test_a_filter_that_cannot_be_read_is_a_wrong_call(m3: M3, filter_: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert m3("search", "q", "--filter", filter_) == 2
+    assert capsys.readouterr().err.startswith("m3: --filter: ")
+
+
+def test_a_missing_index_fails_in_one_line(m3: M3, capsys: pytest.CaptureFixture[str]) -> None:
+    assert m3("search", "q") == 1
+    err = capsys.readouterr().err
+    assert "there is no index 'docs'" in err and err.count("\n") == 1
+
+
+def test_another_models_index_is_refused_and_kept(
+    m3: M3, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert m3("index", "corpus.jsonl", "--json") == 0
+    capsys.readouterr()
+    other = save_checkpoint(tmp_path / "other", hidden_size=16)
+    assert run(["index", "corpus.jsonl", "--model", str(other)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert m3("index", "corpus.jsonl", "--json") == 0
+    assert printed(capsys)["unchanged"] == len(SENTENCES) + 1
+
+
+def test_an_evaluation_indexes_into_the_engine_and_equals_the_one_in_memory(
+    m3: M3, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "queries.jsonl").write_text(corpus.read_text())
+    (tmp_path / "qrels" / "test.tsv").write_text("".join(f"d{i}\td{i}\t1\n" for i in range(len(SENTENCES))))
+    assert m3("evaluate", ".", "--json") == 0
+    in_memory = printed(capsys)["measures"]
+    assert m3("evaluate", ".", "--json", "--engine", "milvus") == 0
+    on_milvus = printed(capsys)["measures"]
+    assert {row: pytest.approx(values, abs=0.02) for row, values in in_memory.items()} == on_milvus
