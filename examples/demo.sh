@@ -7,7 +7,7 @@ uri=demo-data/m3.db
 started=$(date +%s)
 
 rm -rf demo-data
-python examples/stdlib_corpus.py "$corpus" --limit "${DEMO_DOCUMENTS:-2000}"
+python examples/stdlib_corpus.py "$corpus" --limit "${DEMO_DOCUMENTS:-10000}"
 echo
 echo "\$ m3 index $corpus --uri $uri"
 m3 index "$corpus" --uri "$uri"
@@ -21,7 +21,7 @@ ask() {
 ask "remove a folder and all that is in it"
 ask "wait until several coroutines are done"
 ask "how far do values lie from their mean"
-ask "ENOENT"
+ask "RFC 2047"
 ask "print an object so that a human can read it"
 
 echo

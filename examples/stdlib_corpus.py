@@ -14,18 +14,10 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-SKIPPED = {
-    "test",
-    "tests",
-    "idle_test",
-    "site-packages",
-    "dist-packages",
-    "lib2to3",
-    "idlelib",
-    "turtledemo",
-    "ensurepip",
-}
+SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "lib2to3", "idlelib", "turtledemo"}
+SKIPPED |= {"distutils", "ensurepip", "encodings", "tkinter", "turtle"}  # rarely asked for, and a quarter of the whole
 MIN_WORDS = 8  # below that a docstring says nothing to search for
+SUMMARY_WORDS = 30  # of a long docstring, the leading paragraphs up to here
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -48,12 +40,22 @@ def definitions(name: str, node: ast.Module | ast.ClassDef) -> Iterator[tuple[st
                 yield from definitions(qualified, child)
 
 
+def summary(docstring: str) -> str:
+    """The leading paragraphs of a docstring."""
+    kept: list[str] = []
+    for paragraph in docstring.split("\n\n"):
+        if len(" ".join(kept).split()) >= SUMMARY_WORDS:
+            break
+        kept.append(paragraph)
+    return "\n\n".join(kept)
+
+
 def documents(library: Path) -> Iterator[dict[str, object]]:
     """Docstrings worth finding, each text once."""
     seen: set[str] = set()
     for module, tree in modules(library):
         for name, node in [(module, tree), *definitions(module, tree)]:
-            text = ast.get_docstring(node) or ""
+            text = summary(ast.get_docstring(node) or "")
             if len(text.split()) >= MIN_WORDS and text not in seen:
                 seen.add(text)
                 kind = {ast.Module: "module", ast.ClassDef: "class"}.get(type(node), "function")

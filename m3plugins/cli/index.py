@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -74,7 +73,6 @@ def index(
 
 def ingest(index: HybridIndex, documents: Source) -> Ingested:
     """Streams a source into an index, under a progress bar if someone is watching stderr."""
-    logging.getLogger("m3plugins.encoding").setLevel(logging.ERROR)  # counts truncated texts once a window
     console, started = Console(stderr=True), time.monotonic()
     rejected: list[Rejected] = []
     columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())

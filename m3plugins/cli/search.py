@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -44,6 +45,7 @@ def search(
         hits = retriever.search_embedded(query, embedded, k, filter=wanted)
         explanation, first_choices = None, {}
         if why:
+            logging.getLogger("m3plugins.encoding").setLevel(logging.ERROR)  # that a hit's text is long is no news
             candidates = max(retriever.candidates, k)
             explanation = explain(index, embedded, hits, candidates=candidates, filter=wanted)
             first_choices = {found.id: found for found in index.get(list(explanation.first_choices.values()))}
@@ -118,10 +120,10 @@ def _heads_table(hits: Sequence[Hit], explanation: Explanation, documents: dict[
     """A head a row: how far it agrees with the hits, and what it would have put first."""
     final = {hit.id: rank for rank, hit in enumerate(hits, start=1)}
     title = f"{explanation.union} candidates; each head's first choice, and its rank by the others"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, expand=True)
+    table = Table(title=f"\n{title}", title_justify="left", box=None, pad_edge=False, expand=True)
     for column in ("head", f"of the {len(hits)} hits", *HEADS, "final"):
         table.add_column(column, justify="left" if column == "head" else "right", no_wrap=True)
-    table.add_column("first choice", ratio=1)
+    table.add_column("first choice", ratio=1, no_wrap=True, overflow="ellipsis")
     for head, i in explanation.first_choices.items():
         ranks = [_ordinal(explanation.ranks[other].get(i)) for other in HEADS]
         cells = [head, str(explanation.overlap(head, hits)), *ranks, _ordinal(final.get(i))]
@@ -131,7 +133,8 @@ def _heads_table(hits: Sequence[Hit], explanation: Explanation, documents: dict[
 
 def _describe(document: Document) -> Text:
     """Id, title and the beginning of the text, on one line and with nothing that a terminal would obey."""
-    snippet = f"{document.title}: {document.text}" if document.title else document.text
+    title = "" if document.title == document.id else document.title
+    snippet = f"{title}: {document.text}" if title else document.text
     line = Text(_printable(document.id), style="bold")
     return line.append(" " + _printable(snippet)[:_SNIPPET], style="not bold")
 

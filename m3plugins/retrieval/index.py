@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, overload, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, overload, runtime_checkable
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import Head, M3Output
@@ -23,8 +23,7 @@ class ModelMismatchError(ValueError):
     """The index holds vectors of another model than the encoder's."""
 
 
-@dataclass(frozen=True)
-class FailedDocument:
+class FailedDocument(NamedTuple):
     """A document that was not stored.
 
     Attributes:
@@ -34,10 +33,6 @@ class FailedDocument:
 
     id: str
     reason: str
-
-    def __iter__(self) -> Iterator[str]:
-        """Unpacks as `(id, reason)`."""
-        return iter((self.id, self.reason))
 
 
 @dataclass

@@ -64,50 +64,39 @@ def ingest(
     """
     report = UpsertReport()
     acknowledge = on_ack or (lambda ids: None)
-    for window in _windows(_embedded(documents, embeddings)):
-        pending: list[_Pending] = []
-        for item in window:
-            try:
-                check(item.document)
-                if item.embedding is not None:
-                    check_embedding(item.embedding)
-            except ValueError as err:
-                report.failed.append(FailedDocument(item.document.id, str(err)))
-            else:
-                pending.append(item)
-        digests = {item.document.id: _digest(item) for item in pending}
+    for window in _windows(_valid(_embedded(documents, embeddings), check, encoder, report)):
+        digests = {item.document.id: _digest(item) for item in window}
         stored = stored_digests(list(digests))
         unchanged = [i for i, digest in digests.items() if stored.get(i) == digest]
         report.unchanged += len(unchanged)
         if unchanged:
             acknowledge(unchanged)
-        changed = [item for item in pending if stored.get(item.document.id) != digests[item.document.id]]
+        changed = [item for item in window if stored.get(item.document.id) != digests[item.document.id]]
         for batch in _batches(changed, digests, encoder):
             failed = list(write(batch) or ())
             report.failed += failed
             lost = {failure.id for failure in failed}
-            kept = [document.id for document in batch.documents if document.id not in lost]
+            kept = [row for row, document in enumerate(batch.documents) if document.id not in lost]
             report.written += len(kept)
-            report.truncated += int(
-                sum(
-                    cut
-                    for cut, document in zip(batch.embeddings.truncated, batch.documents, strict=True)
-                    if document.id not in lost
-                )
-            )
+            report.truncated += int(batch.embeddings.truncated[kept].sum())
             if kept:
-                acknowledge(kept)
+                acknowledge([batch.documents[row].id for row in kept])
     return report
 
 
-def check_embedding(embedding: M3Output) -> None:
-    """Refuses embeddings that lack a head or hold what is not a finite number.
+def check_embedding(embedding: M3Output, encoder: M3Encoder) -> None:
+    """Refuses embeddings that are not of the encoder's shape or hold what is not a finite number.
 
     Raises:
         ValueError: If so.
     """
     if embedding.dense is None or embedding.sparse is None or embedding.multi_vector is None:
         msg = f"embeddings must have all three heads to be stored, got {', '.join(embedding.heads)}"
+        raise ValueError(msg)
+    widths = (embedding.dense.shape[1], embedding.sparse.vocab_size, embedding.multi_vector.dim)
+    expected = (encoder.dim, encoder.vocab_size, encoder.multi_vector_dim)
+    if widths != expected:
+        msg = f"embeddings must be as wide as the encoder's (dense, sparse, multi-vector) {expected}, got {widths}"
         raise ValueError(msg)
     if not len(embedding.multi_vector.vectors):
         msg = "the multi_vector embedding must hold at least one token vector, got none"
@@ -150,6 +139,21 @@ def _checked(document: object) -> Document:
         msg = f"documents must be m3plugins.Document, got {type(document).__name__}"
         raise TypeError(msg)
     return document
+
+
+def _valid(
+    items: Iterator[_Pending], check: Callable[[Document], None], encoder: M3Encoder, report: UpsertReport
+) -> Iterator[_Pending]:
+    """The items that can be stored; the others go into the report."""
+    for item in items:
+        try:
+            check(item.document)
+            if item.embedding is not None:
+                check_embedding(item.embedding, encoder)
+        except ValueError as err:
+            report.failed.append(FailedDocument(str(item.document.id), str(err)))
+        else:
+            yield item
 
 
 def _windows(items: Iterator[_Pending]) -> Iterator[list[_Pending]]:

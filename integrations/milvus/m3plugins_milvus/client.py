@@ -117,7 +117,7 @@ def errors(doing: str) -> Iterator[None]:
 
 
 def _lite_path(path: Path) -> str:
-    path = path.expanduser().absolute()
+    path = path.expanduser().resolve()
     if path.suffix != ".db":
         msg = f"uri must be a server's URL (http://localhost:19530) or a path that ends in .db, got {str(path)!r}"
         raise ValueError(msg)

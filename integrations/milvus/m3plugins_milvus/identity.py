@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from m3plugins.encoding.encoder import M3Encoder
-from m3plugins.encoding.output import M3Output
 from m3plugins.retrieval.index import ModelMismatchError
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.schema import FLAT, KEY
@@ -111,20 +110,3 @@ class Identity:
                 f"{encoder.document_max_length}; load it with document_max_length={self.document_max_length}"
             )
             raise ValueError(msg)
-
-    def check_widths(self, embeddings: M3Output) -> None:
-        """Embeddings of a caller's must be as wide as the model's.
-
-        Raises:
-            ValueError: If not.
-        """
-        dense, sparse, multi_vector = embeddings.dense, embeddings.sparse, embeddings.multi_vector
-        widths = {
-            "dense": (None if dense is None else dense.shape[1], self.dim),
-            "sparse": (None if sparse is None else sparse.vocab_size, self.vocab_size),
-            "multi_vector": (None if multi_vector is None else multi_vector.dim, self.multi_vector_dim),
-        }
-        for head, (got, want) in widths.items():
-            if got != want:
-                msg = f"{head} embeddings of this index are {want} wide, got {got}; make them with the index's encoder"
-                raise ValueError(msg)

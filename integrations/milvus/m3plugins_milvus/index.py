@@ -250,7 +250,6 @@ class MilvusHybridIndex:
         return {row["id"]: row["revision"] for row in rows.values()}
 
     def _write(self, batch: Batch) -> None:
-        self._identity.check_widths(batch.embeddings)
         with self._lock:
             self._store.write(batch)
 

@@ -1,5 +1,7 @@
 """The road into an index, on the in-memory one: nothing lost, nothing stored twice, every failure named."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,7 @@ def test_bad_documents_are_reported_and_the_others_stored(index):
         "key": "metadata must have string keys, got 1",
         "deep": "must not nest deeper than 64",
         "number": "text must be a string, got int",
+        "['list']": "id must be a string, got list",
     }
     deep = []
     for _ in range(100):
@@ -81,6 +84,7 @@ def test_bad_documents_are_reported_and_the_others_stored(index):
         Document(id="key", text="x", metadata={1: "x"}),
         Document(id="deep", text="x", metadata={"x": deep}),
         Document(id="number", text=7),
+        Document(id=["list"], text="x"),
     ]
     report = index.upsert([DOCUMENTS[0], *documents, DOCUMENTS[1]])
     assert report.written == index.count() == 2
@@ -105,8 +109,11 @@ def test_bad_embeddings_are_reported(index, encoder):
     bad = encoder.encode_documents(SENTENCES[2:3])
     bad.dense[0, 3] = np.nan
     headless = encoder.encode_documents(SENTENCES[3:4], heads=["dense"])
-    report = index.upsert(DOCUMENTS[:4], embeddings=[good, bad, headless])
+    narrow = encoder.encode_documents(SENTENCES[4:5])
+    narrow = replace(narrow, dense=narrow.dense[:, :8])
+    report = index.upsert(DOCUMENTS[:5], embeddings=[good, bad, headless, narrow])
     assert report.written == 2
+    assert "must be as wide as the encoder's" in dict(report.failed)["d4"]
     reasons = dict(report.failed)
     assert "dense embedding must be finite" in reasons["d2"]
     assert "all three heads" in reasons["d3"]

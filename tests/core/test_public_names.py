@@ -1,0 +1,43 @@
+"""The names that users type: frozen, so that one cannot vanish unnoticed."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+NAMES = {
+    "m3plugins": """Document HeadScores Hit HybridIndex HybridRetriever HybridWeights InMemoryHybridIndex M3Encoder
+        M3Output ModelMismatchError MultiVectorEmbeddings SparseEmbeddings""",
+    "m3plugins.encoding": """EncoderOptions HEADS Head M3Encoder M3Output MultiVectorEmbeddings SparseEmbeddings
+        SparseVector""",
+    "m3plugins.scoring": "HeadScores dense_scores head_scores multi_vector_scores sparse_scores",
+    "m3plugins.compression": "BinaryCodec CODECS Codec Float16Codec Int8Codec get_codec",
+    "m3plugins.fusion": "HybridWeights reciprocal_rank_fusion weighted_sum",
+    "m3plugins.retrieval": """Candidate Document FailedDocument Hit HybridIndex HybridRetriever InMemoryHybridIndex
+        ModelMismatchError UpsertReport filters""",
+    "m3plugins.reranking": "CrossEncoderReranker M3Reranker Reranker",
+    "m3plugins_milvus": "MilvusHybridIndex MilvusIndexError",
+}
+
+
+@pytest.mark.parametrize("package", NAMES)
+def test_all_is_what_it_was(package: str):
+    module = importlib.import_module(package)
+    assert sorted(module.__all__) == sorted(NAMES[package].split())
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+@pytest.mark.parametrize("package", ["m3plugins", "m3plugins_milvus"])
+def test_types_are_shipped(package: str):
+    assert (Path(importlib.import_module(package).__file__).parent / "py.typed").is_file()
+
+
+def test_the_core_imports_no_host():
+    import subprocess
+    import sys
+
+    code = (
+        "import m3plugins, sys; print([m for m in ('pymilvus', 'torch', 'transformers', 'typer') if m in sys.modules])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert loaded.strip() == "[]"
