@@ -7,7 +7,7 @@ uri=demo-data/m3.db
 started=$(date +%s)
 
 rm -rf demo-data
-python examples/stdlib_corpus.py "$corpus" --limit "${DEMO_DOCUMENTS:-10000}"
+python examples/stdlib_corpus.py "$corpus"
 echo
 echo "\$ m3 index $corpus --uri $uri"
 m3 index "$corpus" --uri "$uri"

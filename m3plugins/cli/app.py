@@ -47,12 +47,12 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     for verb in _VERBS:
         app.command()(verb)
     app.callback()(lambda: None)
-    verb = next(iter(arguments), "--help")
-    if verb not in {own.__name__ for own in _VERBS}:
+    asked = next(iter(arguments), "--help")
+    if asked not in {verb.__name__ for verb in _VERBS}:
         for point in sorted(entry_points(group=COMMANDS), key=lambda point: point.name):
-            if point.name == verb:
+            if point.name == asked:
                 app.command(point.name)(point.load())
-            elif verb == "--help":
+            elif asked == "--help":
                 _list(app, point)
     return app
 
