@@ -34,12 +34,9 @@ def find_engine(name: str) -> Engine:
 
 
 def load_encoder(model: str, dtype: str = "auto") -> M3Encoder:
-    """The encoder, loaded now and without transformers' chatter; an unknown precision is a wrong call."""
-    from transformers.utils import logging
-
+    """The encoder, loaded now; an unknown precision is a wrong call."""
     from m3plugins.encoding.encoder import M3Encoder
 
-    logging.disable_progress_bar()
     try:
         encoder = M3Encoder.from_pretrained(model, dtype=dtype)  # type: ignore[arg-type]
     except ValueError as err:
@@ -50,13 +47,11 @@ def load_encoder(model: str, dtype: str = "auto") -> M3Encoder:
 @contextmanager
 def opened(engine: Engine, collection: str, uri: str, encoder: M3Encoder, *, create: bool) -> Iterator[HybridIndex]:
     """The index, closed at the end; made first if there is none and `create` says so."""
-    from m3plugins.retrieval.index import ModelMismatchError
+    from m3plugins.retrieval.index import IndexNotFoundError
 
     try:
         index = engine.open(collection, encoder=encoder, uri=uri)
-    except ModelMismatchError:
-        raise
-    except ValueError:
+    except IndexNotFoundError:
         if not create:
             raise
         index = engine.create(collection, encoder=encoder, uri=uri)

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from m3plugins.cli.errors import CallError
-from m3plugins.cli.explaining import Explanation, explain
 from m3plugins.cli.options import Collection, Dtype, EngineName, Json, Model, Uri, find_engine, load_encoder, opened
 from m3plugins.encoding.output import HEADS
 from m3plugins.retrieval.document import Document, Hit
+from m3plugins.retrieval.explain import Explanation, explain
 from m3plugins.retrieval.filters import Filter, from_dict
 from m3plugins.retrieval.retriever import HybridRetriever
 

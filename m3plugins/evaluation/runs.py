@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from m3plugins.encoding.output import M3Output
-from m3plugins.fusion import HybridWeights, weighted_sum
+from m3plugins.fusion import HybridWeights, best_first, weighted_sum
 from m3plugins.retrieval.index import HybridIndex
 from m3plugins.scoring.heads import HeadScores
 
@@ -54,5 +54,5 @@ def rank_rows(index: HybridIndex, query: M3Output, *, k: int, candidates: int) -
 
 
 def _best(ids: Iterable[str], scores: Mapping[str, HeadScores], weights: HybridWeights) -> list[str]:
-    scored = (i for i in ids if i in scores)  # one that was deleted meanwhile is not
-    return sorted(scored, key=lambda i: (-weighted_sum(scores[i], weights), i))
+    # One that was deleted meanwhile has no scores.
+    return best_first({i: weighted_sum(scores[i], weights) for i in ids if i in scores})

@@ -131,10 +131,11 @@ class _LoadedCrossEncoder:
 def _load(name: str, dtype: Dtype, device: str, max_length: int | None) -> _LoadedCrossEncoder:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from m3plugins.encoding.backends.torch import torch_device, torch_dtype
+    from m3plugins.encoding.backends.torch import quiet, torch_device, torch_dtype
 
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    model = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False)
+    with quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False)
     if model.config.num_labels != 1:
         msg = f"a cross-encoder scores with one label, {name} has {model.config.num_labels}; use a reranker model"
         raise ValueError(msg)

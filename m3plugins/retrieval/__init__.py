@@ -2,7 +2,13 @@
 
 from m3plugins.retrieval import filters
 from m3plugins.retrieval.document import Candidate, Document, Hit
-from m3plugins.retrieval.index import FailedDocument, HybridIndex, ModelMismatchError, UpsertReport
+from m3plugins.retrieval.index import (
+    FailedDocument,
+    HybridIndex,
+    IndexNotFoundError,
+    ModelMismatchError,
+    UpsertReport,
+)
 from m3plugins.retrieval.memory import InMemoryHybridIndex
 from m3plugins.retrieval.retriever import HybridRetriever
 
@@ -14,6 +20,7 @@ __all__ = [
     "HybridIndex",
     "HybridRetriever",
     "InMemoryHybridIndex",
+    "IndexNotFoundError",
     "ModelMismatchError",
     "UpsertReport",
     "filters",

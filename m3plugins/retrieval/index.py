@@ -23,6 +23,10 @@ class ModelMismatchError(ValueError):
     """The index holds vectors of another model than the encoder's."""
 
 
+class IndexNotFoundError(ValueError):
+    """There is no index of that name, or none of ours."""
+
+
 class FailedDocument(NamedTuple):
     """A document that was not stored.
 
@@ -58,7 +62,8 @@ class HybridIndex(Protocol):
 
     Engines also have the class methods `create(name, *, encoder, uri, ...)` and
     `open(name, *, encoder, uri, ...)`; the latter raises `ModelMismatchError` where the stored vectors
-    are not the encoder's. All methods are safe to call from several threads.
+    are not the encoder's and `IndexNotFoundError` where there is none. All methods are safe to call from
+    several threads.
     """
 
     @property

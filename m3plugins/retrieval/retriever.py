@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from m3plugins.encoding.output import Head, M3Output
-from m3plugins.fusion import HybridWeights, reciprocal_rank_fusion, weighted_sum
+from m3plugins.fusion import HybridWeights, best_first, reciprocal_rank_fusion, weighted_sum
 from m3plugins.reranking.protocol import Reranker
 from m3plugins.retrieval.document import Hit
 from m3plugins.retrieval.index import AnyFilter, HybridIndex
@@ -78,7 +78,7 @@ class HybridRetriever:
         weights: HybridWeights | None = None,
         min_score: float | None = None,
     ) -> list[Hit]:
-        """The best k documents for a query, best first; equal scores by id.
+        """The best k documents for a query, best first; equal scores (within 1e-6) by id.
 
         Args:
             query: The question.
@@ -167,7 +167,7 @@ class HybridRetriever:
         scores = self.index.score(first_stage, union)
         if weights.multi_vector:
             order = weights if weights.dense or weights.sparse else HybridWeights()
-            shortlist = sorted(scores, key=lambda i: (-weighted_sum(scores[i], order), i))
+            shortlist = best_first({i: weighted_sum(score, order) for i, score in scores.items()})
             late = self.index.score(query.select(["multi_vector"]), shortlist[: max(self.multi_vector_depth, k)])
             scores = {i: replace(scores[i], multi_vector=score.multi_vector) for i, score in late.items()}
         return self._fuse(scores, weights)
@@ -180,18 +180,18 @@ class HybridRetriever:
             ).tolist()
         else:
             fused = [weighted_sum(scores[i], weights) for i in ids]
-        ranked = [_Ranked(i, score, scores[i]) for i, score in zip(ids, fused, strict=True)]
-        return sorted(ranked, key=lambda item: -item.score)
+        by_id = dict(zip(ids, fused, strict=True))
+        return [_Ranked(i, by_id[i], scores[i]) for i in best_first(by_id)]
 
 
 def rerank(reranker: Reranker, query: str, hits: Iterable[Hit]) -> list[Hit]:
-    """The hits with the reranker's scores, best first; equal scores by id."""
+    """The hits with the reranker's scores, best first; equal scores (within 1e-6) by id."""
     hits = list(hits)
     if not hits:
         return []
     scores = reranker.score(query, [hit.document.content for hit in hits])
-    rescored = [replace(hit, score=float(score)) for hit, score in zip(hits, scores, strict=True)]
-    return sorted(rescored, key=lambda hit: (-hit.score, hit.id))
+    rescored = {hit.id: replace(hit, score=float(score)) for hit, score in zip(hits, scores, strict=True)}
+    return [rescored[i] for i in best_first({i: hit.score for i, hit in rescored.items()})]
 
 
 def _first_stage(weights: HybridWeights) -> tuple[Head, ...]:

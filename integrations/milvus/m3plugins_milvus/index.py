@@ -91,10 +91,13 @@ class MilvusHybridIndex:
             token: The server's API key, or "user:password".
 
         Raises:
+            IndexNotFoundError: If there is no such index.
             ModelMismatchError: If the index holds another model's vectors.
-            ValueError: If there is no such index.
+            ValueError: If the collection is not of ours.
             MilvusIndexError: If Milvus refuses or cannot be reached.
         """
+        if "://" not in str(uri) and not Path(uri).expanduser().exists():
+            raise lifecycle.not_found(name, str(uri))  # connecting would make an empty one
         connection = connect(uri, token)
         try:
             name, identity = lifecycle.open(connection, name)

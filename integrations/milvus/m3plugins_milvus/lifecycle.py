@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.retrieval.index import IndexNotFoundError
 from m3plugins_milvus import schema
 from m3plugins_milvus.client import Connection, MilvusIndexError, errors
 from m3plugins_milvus.collection import Collection
@@ -51,7 +52,8 @@ def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A0
     """The true name of an index (`name` may be an alias) and what it holds, ready to be searched.
 
     Raises:
-        ValueError: If there is no index of that name.
+        IndexNotFoundError: If there is no collection of that name.
+        ValueError: If there is one, but not of ours.
     """
     client = connection.client
     with errors(f"look for {name!r}"):
@@ -59,8 +61,7 @@ def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A0
         name = client.describe_collection(name)["collection_name"] if exists else name
         ours = exists and client.has_collection(name + BLOCKS_SUFFIX)
     if not exists:
-        msg = f"there is no index {name!r}; make it with MilvusHybridIndex.create"
-        raise ValueError(msg)
+        raise not_found(name, connection.uri)
     identity = None
     if ours:
         blocks = Collection(connection, name + BLOCKS_SUFFIX)
@@ -74,6 +75,11 @@ def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A0
         raise ValueError(msg)
     Collection(connection, name).load()
     return name, identity
+
+
+def not_found(name: str, uri: str) -> IndexNotFoundError:
+    """The error of an index that is not there."""
+    return IndexNotFoundError(f"there is no index {name!r} at {uri}; make it with MilvusHybridIndex.create or m3 index")
 
 
 def _make(collection: Collection, fields: Any, index: Any) -> None:

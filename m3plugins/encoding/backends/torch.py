@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import AutoModel, PreTrainedModel
+from transformers.utils import logging
 
 from m3plugins.encoding.backends.base import BatchOutput
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, Checkpoint, Pooling
@@ -100,12 +102,25 @@ def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
 
 def load_encoder(checkpoint: Checkpoint) -> PreTrainedModel:
     """The checkpoint's transformer, without its unused pooler."""
-    encoder: PreTrainedModel = AutoModel.from_pretrained(
-        checkpoint.folder, trust_remote_code=False, local_files_only=True
-    )
+    with quiet():
+        encoder: PreTrainedModel = AutoModel.from_pretrained(
+            checkpoint.folder, trust_remote_code=False, local_files_only=True
+        )
     if hasattr(encoder, "pooler"):
         encoder.pooler = None
     return encoder
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the bar that transformers shows while it reads weights."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_linear(checkpoint: Checkpoint, head: str) -> nn.Linear:

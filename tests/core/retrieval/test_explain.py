@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from m3plugins import Document, HybridRetriever, InMemoryHybridIndex, M3Encoder
-from m3plugins.cli.explaining import Explanation, explain
 from m3plugins.encoding.output import HEADS
 from m3plugins.retrieval.document import Hit
+from m3plugins.retrieval.explain import Explanation, explain
 from m3plugins.scoring import HeadScores
 from tests.tiny import SENTENCES
 
