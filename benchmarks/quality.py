@@ -3,9 +3,9 @@
     python benchmarks/quality.py DIR/scifact DIR/cacm
 
 The five rows of M3 are searched through Milvus Lite (200 candidates a head, int8 token vectors) and, over the whole
-collection in float32, in memory ("brute force"); "untrained" is the same with
-the heads that training starts from. BM25: Porter stems, Lucene's stop words, k1 0.9, b 0.4.
-Documents are cut at 512 tokens, for MiniLM at the 256 of its own configuration.
+collection in float32, in memory ("brute force"); "untrained" is the latter with the heads that training starts from.
+BM25: Porter stems, Lucene's stop words, k1 0.9, b 0.4. Documents are cut at 512 tokens, for MiniLM's own dense
+vectors at the 256 of its configuration.
 """
 
 from __future__ import annotations

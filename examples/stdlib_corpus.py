@@ -1,4 +1,4 @@
-"""Write the docstrings of the Python standard library as a corpus: one document a module, class or function.
+"""Write the docstrings of the Python standard library as a corpus, one document a module, class or function.
 
     python examples/stdlib_corpus.py corpus.jsonl
 
@@ -30,14 +30,14 @@ def modules(library: Path) -> Iterator[tuple[str, ast.Module]]:
             yield name, ast.parse(path.read_bytes())
 
 
-def definitions(name: str, node: ast.Module | ast.ClassDef, methods: bool) -> Iterator[tuple[str, Definition]]:
-    """The public classes, functions and, if wanted, methods by their qualified names."""
+def definitions(name: str, node: ast.Module | ast.ClassDef) -> Iterator[tuple[str, Definition]]:
+    """The public classes, functions and methods by their qualified names."""
     for child in node.body:
         if isinstance(child, Definition) and not child.name.startswith("_"):
             qualified = f"{name}.{child.name}"
             yield qualified, child
-            if methods and isinstance(child, ast.ClassDef):
-                yield from definitions(qualified, child, methods)
+            if isinstance(child, ast.ClassDef):
+                yield from definitions(qualified, child)
 
 
 def summary(docstring: str) -> str:
@@ -50,11 +50,11 @@ def summary(docstring: str) -> str:
     return "\n\n".join(kept)
 
 
-def documents(library: Path, methods: bool) -> Iterator[dict[str, object]]:
+def documents(library: Path) -> Iterator[dict[str, object]]:
     """Docstrings worth finding, each text once."""
     seen: set[str] = set()
     for module, tree in modules(library):
-        for name, node in [(module, tree), *definitions(module, tree, methods)]:
+        for name, node in [(module, tree), *definitions(module, tree)]:
             text = summary(ast.get_docstring(node) or "")
             if len(text.split()) >= MIN_WORDS and text not in seen:
                 seen.add(text)
@@ -66,9 +66,8 @@ def documents(library: Path, methods: bool) -> Iterator[dict[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--methods", action="store_true", help="also the methods of classes: half as many again")
     options = parser.parse_args()
-    found = list(documents(Path(sysconfig.get_paths()["stdlib"]), methods=options.methods))
+    found = list(documents(Path(sysconfig.get_paths()["stdlib"])))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")
     print(f"{len(found)} docstrings in {options.output}")

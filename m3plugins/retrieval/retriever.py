@@ -9,6 +9,7 @@ from typing import Literal
 
 from m3plugins.encoding.output import Head, M3Output
 from m3plugins.fusion import HybridWeights, best_first, reciprocal_rank_fusion, weighted_sum
+from m3plugins.fusion.ordering import TIE
 from m3plugins.reranking.protocol import Reranker
 from m3plugins.retrieval.document import Hit
 from m3plugins.retrieval.index import AnyFilter, HybridIndex
@@ -181,7 +182,8 @@ class HybridRetriever:
         else:
             fused = [weighted_sum(scores[i], weights) for i in ids]
         by_id = dict(zip(ids, fused, strict=True))
-        return [_Ranked(i, by_id[i], scores[i]) for i in best_first(by_id)]
+        tie = 0.0 if self.fusion == "rrf" else TIE  # deep reciprocal ranks are as close as that, and exact
+        return [_Ranked(i, by_id[i], scores[i]) for i in best_first(by_id, tie=tie)]
 
 
 def rerank(reranker: Reranker, query: str, hits: Iterable[Hit]) -> list[Hit]:
