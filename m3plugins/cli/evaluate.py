@@ -46,8 +46,9 @@ def evaluate(
     with opened(kind, name, uri, encoder, create=True) if kind else memory as index:
         done = ingest(index, source(folder))
         result = run(index, dataset, candidates=candidates, progress=sys.stderr.isatty())
-    if done.documents != done.written + done.unchanged:
-        typer.echo(f"m3: {name} holds {done.documents} documents, not the collection's alone; drop it first", err=True)
+    foreign = done.documents > done.written + done.unchanged
+    if foreign:
+        typer.echo(f"m3: {name} holds {done.documents} documents, not these alone; name another --collection", err=True)
     report_failed(done.failed)
     means = result.means()
     if as_json:
@@ -62,4 +63,4 @@ def evaluate(
         for row, values in means.items():
             table.add_row(row, *(f"{value:.4f}" for value in values.values()))
         Console().print(table)
-    return 1 if done.failed else 0
+    return 1 if done.failed or foreign else 0

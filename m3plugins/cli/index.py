@@ -77,7 +77,7 @@ def ingest(index: HybridIndex, documents: Source) -> Ingested:
     rejected: list[Rejected] = []
     columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("indexing", total=documents.count())
+        task = progress.add_task("indexing", total=documents.count() if console.is_terminal else None)
 
         def readable() -> Iterator[Document]:
             for item in documents.read():

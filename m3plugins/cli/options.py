@@ -34,14 +34,13 @@ def find_engine(name: str) -> Engine:
 
 
 def load_encoder(model: str, dtype: str = "auto") -> M3Encoder:
-    """The encoder, loaded now; an unknown precision is a wrong call."""
+    """The encoder, loaded now; an unknown model or precision is a wrong call."""
     from m3plugins.encoding.encoder import M3Encoder
 
     try:
-        encoder = M3Encoder.from_pretrained(model, dtype=dtype)  # type: ignore[arg-type]
-    except ValueError as err:
+        return M3Encoder.from_pretrained(model, dtype=dtype).warm_up()  # type: ignore[arg-type]
+    except (ValueError, FileNotFoundError) as err:
         raise CallError(str(err)) from err
-    return encoder.warm_up()
 
 
 @contextmanager
@@ -50,11 +49,14 @@ def opened(engine: Engine, collection: str, uri: str, encoder: M3Encoder, *, cre
     from m3plugins.retrieval.index import IndexNotFoundError
 
     try:
-        index = engine.open(collection, encoder=encoder, uri=uri)
-    except IndexNotFoundError:
-        if not create:
-            raise
-        index = engine.create(collection, encoder=encoder, uri=uri)
+        try:
+            index = engine.open(collection, encoder=encoder, uri=uri)
+        except IndexNotFoundError:
+            if not create:
+                raise
+            index = engine.create(collection, encoder=encoder, uri=uri)
+    except ValueError as err:
+        raise CallError(str(err)) from err
     try:
         yield index
     finally:

@@ -53,7 +53,7 @@ class Checkpoint:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The encoder's `config.json`."""
-        config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
+        config: dict[str, Any] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         return config
 
     @cached_property
@@ -66,7 +66,11 @@ class Checkpoint:
         path = self.folder / "1_Pooling" / "config.json"
         if not path.is_file():
             return "cls"
-        modes = [mode for mode, on in json.loads(path.read_text()).items() if mode.startswith("pooling_mode") and on]
+        modes = [
+            mode
+            for mode, on in json.loads(path.read_text(encoding="utf-8")).items()
+            if mode.startswith("pooling_mode") and on
+        ]
         if modes == ["pooling_mode_cls_token"]:
             return "cls"
         if modes == ["pooling_mode_mean_tokens"]:
@@ -78,7 +82,7 @@ class Checkpoint:
     def max_length(self) -> int:
         """Tokens of the longest text the model reads, special tokens included."""
         tokenizer_config = self.folder / "tokenizer_config.json"
-        stated = json.loads(tokenizer_config.read_text()) if tokenizer_config.is_file() else {}
+        stated = json.loads(tokenizer_config.read_text(encoding="utf-8")) if tokenizer_config.is_file() else {}
         return max_sequence_length(self.config, stated.get("model_max_length"))
 
     def load_head(self, head: str) -> dict[str, torch.Tensor]:
@@ -102,7 +106,7 @@ class Checkpoint:
         """
         hasher = hashlib.sha256(f"m3plugins/1 pooling={self.pooling}".encode())
         for path in [*self._weight_files(), self._head_file(SPARSE_HEAD), self._head_file(MULTI_VECTOR_HEAD)]:
-            for name, tensor in sorted(_tensors(path), key=lambda item: item[0]):
+            for name, tensor in _tensors(path):
                 hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
                 hasher.update(_bytes(tensor).data)
         hasher.update(self._tokenizer_bytes())
@@ -157,18 +161,19 @@ def save_head(folder: Path, head: str, state: dict[str, torch.Tensor]) -> None:
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The named tensors of a weight file; a `.pt` or `.bin` is read without running any code of its."""
+    """The named tensors of a weight file, by name; a `.pt` or `.bin` is read without running any code of its."""
     if path.suffix == ".safetensors":
         from safetensors import safe_open
 
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            for name in sorted(file.keys()):
                 yield name, file.get_tensor(name)
     else:
         import torch
 
         mappable = zipfile.is_zipfile(path)  # files of torch < 1.6 are not
-        yield from torch.load(path, map_location="cpu", weights_only=True, mmap=mappable).items()
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+        yield from sorted(state.items())
 
 
 def _bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:

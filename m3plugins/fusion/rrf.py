@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from m3plugins.fusion.ordering import ranks
+
 
 def reciprocal_rank_fusion(columns: Sequence[Sequence[float]], *, k: int = 60) -> NDArray[np.float64]:
     """Sum over the heads of 1 / (k + rank), rank counting from 1; equal scores share the better rank.
@@ -31,7 +33,5 @@ def reciprocal_rank_fusion(columns: Sequence[Sequence[float]], *, k: int = 60) -
     if len({len(column) for column in columns}) != 1:
         msg = f"every head must score the same documents, got {[len(column) for column in columns]} scores"
         raise ValueError(msg)
-    scores = np.asarray(columns, np.float64)
-    ranks = np.stack([1 + np.searchsorted(np.sort(-column), -column) for column in scores])
-    fused: NDArray[np.float64] = (1.0 / (k + ranks)).sum(axis=0)
+    fused: NDArray[np.float64] = (1.0 / (k + np.array([ranks(column) for column in columns]))).sum(axis=0)
     return fused

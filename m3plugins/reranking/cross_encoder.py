@@ -31,7 +31,7 @@ class CrossEncoderReranker:
 
     Args:
         model: A hub id such as "BAAI/bge-reranker-v2-m3", or a folder.
-        max_length: Tokens of query and text together; the text is cut first. None is the model's maximum.
+        max_length: Tokens of query and text together; the longer of the two is cut. None is the model's maximum.
         normalize: Return sigmoids in place of logits.
         dtype: Precision of the forward pass; "auto" is float32.
         device: A torch device; "auto" is the first accelerator, or the CPU.
@@ -99,8 +99,9 @@ def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
         >>> sigmoid(np.float32([0, -1000, 1000])).tolist()
         [0.5, 0.0, 1.0]
     """
-    halves: NDArray[np.float32] = np.tanh(logits / np.float32(2)) / np.float32(2)
-    return halves + np.float32(0.5)
+    decay = np.exp(-np.abs(logits))
+    probabilities: NDArray[np.float32] = np.where(logits >= 0, np.float32(1), decay) / (1 + decay)
+    return probabilities
 
 
 @dataclass(frozen=True)

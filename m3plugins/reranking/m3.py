@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +36,9 @@ class M3Reranker:
         scores = head_scores(self.encoder.encode_queries([query], heads=heads), documents)
         return np.array([weighted_sum(score, self.weights) for score in scores], np.float32)
 
-    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[HeadScores]:
+    def score_pairs(self, pairs: Iterable[tuple[str, str]]) -> list[HeadScores]:
         """The three exact scores of each (query, text) pair; each distinct text is encoded once."""
+        pairs = list(pairs)
         if not pairs:
             return []
         queries = list(dict.fromkeys(query for query, _ in pairs))

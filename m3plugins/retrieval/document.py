@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from m3plugins.scoring.heads import HeadScores
+
+_INTEGER_BITS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +125,7 @@ def _check_json(path: str, value: object, depth: int = 0) -> None:
         raise ValueError(msg)
     if isinstance(value, str):
         _check_unicode(path, value)
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict) or (isinstance(value, Mapping) and not depth):
         for key, item in value.items():
             if not isinstance(key, str):
                 msg = f"{path} must have string keys, got {key!r}"
@@ -132,8 +135,11 @@ def _check_json(path: str, value: object, depth: int = 0) -> None:
     elif isinstance(value, list):
         for position, item in enumerate(value):
             _check_json(f"{path}[{position}]", item, depth + 1)
-    elif isinstance(value, float) and value != value or value in (float("inf"), float("-inf")):
+    elif isinstance(value, float) and not math.isfinite(value):
         msg = f"{path} must be a finite number, got {value}"
+        raise ValueError(msg)
+    elif isinstance(value, int) and value.bit_length() > _INTEGER_BITS:
+        msg = f"{path} must be an integer of at most {_INTEGER_BITS} bits, got one of {value.bit_length()}"
         raise ValueError(msg)
     elif value is not None and not isinstance(value, (bool, int, float)):
         msg = f"{path} must be JSON (string, number, boolean, null, list, object), got {type(value).__name__}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.encoding.sparse import SparseVector
+from m3plugins.fusion import ranks
 from m3plugins.retrieval.document import Hit
 from m3plugins.retrieval.index import AnyFilter, HybridIndex
 
@@ -73,28 +74,18 @@ def explain(
     """
     proposed = index.candidates(query.select(("dense", "sparse")), candidates, filter)
     scores = index.score(query, list({candidate.id for found in proposed.values() for candidate in found}))
-    ranks: dict[Head, dict[str, int]] = {}
+    by_head: dict[Head, dict[str, int]] = {}
     for head in HEADS:
         column = {i: value for i, s in scores.items() if (value := getattr(s, head)) is not None}
         if head == "sparse":
             column = {i: value for i, value in column.items() if value > 0}
-        ranks[head] = _ranks(column)
+        by_head[head] = dict(zip(column, ranks(list(column.values())), strict=True))
     return Explanation(
         union=len(scores),
-        ranks=ranks,
-        first_choices={head: min(column, key=lambda i: (column[i], i)) for head, column in ranks.items() if column},
+        ranks=by_head,
+        first_choices={head: min(column, key=lambda i: (column[i], i)) for head, column in by_head.items() if column},
         shared_tokens=_shared_tokens(index, query, hits[:tokens_of]),
     )
-
-
-def _ranks(scores: Mapping[str, float]) -> dict[str, int]:
-    """Rank from 1 by id; equal scores share the better rank."""
-    ranks: dict[str, int] = {}
-    previous = None
-    for position, i in enumerate(sorted(scores, key=lambda i: -scores[i]), start=1):
-        ranks[i] = ranks[previous] if previous is not None and scores[previous] == scores[i] else position
-        previous = i
-    return ranks
 
 
 def _shared_tokens(index: HybridIndex, query: M3Output, hits: Sequence[Hit]) -> dict[str, list[SharedToken]]:

@@ -58,6 +58,9 @@ class And:
 
     parts: tuple[Filter, ...]
 
+    def __post_init__(self) -> None:
+        _check_filters(self.parts)
+
 
 @dataclass(frozen=True)
 class Or:
@@ -65,12 +68,18 @@ class Or:
 
     parts: tuple[Filter, ...]
 
+    def __post_init__(self) -> None:
+        _check_filters(self.parts)
+
 
 @dataclass(frozen=True)
 class Not:
     """The part does not match."""
 
     part: Filter
+
+    def __post_init__(self) -> None:
+        _check_filters((self.part,))
 
 
 Filter = Comparison | And | Or | Not
@@ -88,6 +97,9 @@ def ne(field: str, value: Scalar) -> Filter:
 
 def in_(field: str, values: Iterable[Scalar]) -> Filter:
     """The field (or an element of it) equals one of the values."""
+    if isinstance(values, str):
+        msg = f"in takes a list of values, got {values!r}; for one value use eq"
+        raise ValueError(msg)
     return Comparison("in", field, tuple(values))
 
 
@@ -220,6 +232,13 @@ def _comparable(stored: object, value: object) -> bool:
     if isinstance(stored, str) or isinstance(value, str):
         return isinstance(stored, str) and isinstance(value, str)
     return isinstance(stored, (int, float)) and isinstance(value, (int, float))
+
+
+def _check_filters(parts: Iterable[object]) -> None:
+    for part in parts:
+        if not isinstance(part, Comparison | And | Or | Not):
+            msg = f"filters are joined of filters, got {part!r}"
+            raise ValueError(msg)
 
 
 def _check_scalar(operator: str, value: object) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, overload, runtime_checkable
 
+from typing_extensions import Self
+
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import Head, M3Output
 from m3plugins.retrieval.document import Candidate, Document
@@ -25,6 +27,18 @@ class ModelMismatchError(ValueError):
 
 class IndexNotFoundError(ValueError):
     """There is no index of that name, or none of ours."""
+
+
+def check_ids(ids: Sequence[str]) -> list[str]:
+    """The distinct ids, in their order.
+
+    Raises:
+        TypeError: If `ids` is not a sequence of strings.
+    """
+    if isinstance(ids, str) or not all(isinstance(i, str) for i in ids):
+        msg = f"ids must be a list of strings, got {ids!r}"
+        raise TypeError(msg)
+    return list(dict.fromkeys(ids))
 
 
 class FailedDocument(NamedTuple):
@@ -120,6 +134,12 @@ class HybridIndex(Protocol):
 
     def drop(self) -> None:
         """Deletes the index and all in it."""
+
+    def __enter__(self) -> Self:
+        """The index itself."""
+
+    def __exit__(self, *error: object) -> None:
+        """Closes it."""
 
     def close(self) -> None:
         """Frees what the index holds; any further call raises `ValueError`."""

@@ -72,7 +72,7 @@ def ingest(
         if unchanged:
             acknowledge(unchanged)
         changed = [item for item in window if stored.get(item.document.id) != digests[item.document.id]]
-        for batch in _batches(changed, digests, encoder):
+        for batch in _batches(changed, digests, encoder, report):
             failed = list(write(batch) or ())
             report.failed += failed
             lost = {failure.id for failure in failed}
@@ -101,15 +101,16 @@ def check_embedding(embedding: M3Output, encoder: M3Encoder) -> None:
     if not len(embedding.multi_vector.vectors):
         msg = "the multi_vector embedding must hold at least one token vector, got none"
         raise ValueError(msg)
-    arrays = {
-        "dense": embedding.dense,
-        "sparse": embedding.sparse.values,
-        "multi_vector": embedding.multi_vector.vectors,
-    }
-    for head, values in arrays.items():
-        if not np.isfinite(values).all():
-            msg = f"the {head} embedding must be finite, got NaN or infinity"
-            raise ValueError(msg)
+    if not _finite(embedding):
+        msg = "embeddings must be finite, got NaN or infinity"
+        raise ValueError(msg)
+
+
+def _finite(output: M3Output) -> bool:
+    arrays = [output.dense]
+    arrays += [output.sparse.values] if output.sparse is not None else []
+    arrays += [output.multi_vector.vectors] if output.multi_vector is not None else []
+    return all(np.isfinite(array).all() for array in arrays if array is not None)
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,9 @@ def _digest(item: _Pending) -> str:
     return hashlib.blake2b(digest.encode() + item.embedding.digest().encode(), digest_size=16).hexdigest()
 
 
-def _batches(items: list[_Pending], digests: dict[str, str], encoder: M3Encoder) -> Iterator[Batch]:
+def _batches(
+    items: list[_Pending], digests: dict[str, str], encoder: M3Encoder, report: UpsertReport
+) -> Iterator[Batch]:
     """The items with their embeddings, as many at a time as the encoder hands out."""
     if not items:
         return
@@ -187,5 +190,11 @@ def _batches(items: list[_Pending], digests: dict[str, str], encoder: M3Encoder)
     position = 0
     for output in outputs:
         documents = [item.document for item in items[position : position + len(output)]]
-        yield Batch(documents, [digests[document.id] for document in documents], output)
         position += len(output)
+        if not _finite(output):  # a diverged model, or an overflow of its precision
+            good = [row for row in range(len(output)) if _finite(output[row])]
+            bad = [document.id for row, document in enumerate(documents) if row not in good]
+            report.failed += [FailedDocument(i, "the model's embedding of it has NaN or infinity") for i in bad]
+            documents, output = [documents[row] for row in good], output.take(good)
+        if documents:
+            yield Batch(documents, [digests[document.id] for document in documents], output)

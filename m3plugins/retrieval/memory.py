@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,12 +10,13 @@ from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import Head, M3Output
 from m3plugins.retrieval.document import Candidate, Document
 from m3plugins.retrieval.filters import And, Comparison, Not, Or, matches
-from m3plugins.retrieval.index import Ack, AnyFilter, UpsertReport
+from m3plugins.retrieval.index import Ack, AnyFilter, UpsertReport, check_ids
 from m3plugins.retrieval.ingest import Batch, ingest
 from m3plugins.scoring.dense import dense_scores
 from m3plugins.scoring.heads import HeadScores, head_scores
@@ -67,7 +69,7 @@ class InMemoryHybridIndex:
             msg = "delete takes either ids or a filter"
             raise ValueError(msg)
         with self._lock:
-            doomed = self._matching(filter) if ids is None else [i for i in dict.fromkeys(ids) if i in self._stored]
+            doomed = self._matching(filter) if ids is None else [i for i in check_ids(ids) if i in self._stored]
             for i in doomed:
                 del self._stored[i]
         return len(doomed)
@@ -76,7 +78,7 @@ class InMemoryHybridIndex:
         """The documents of these ids, in this order."""
         self._check_open()
         with self._lock:
-            return [self._stored[i].document for i in ids if i in self._stored]
+            return [self._stored[i].document for i in check_ids(ids) if i in self._stored]
 
     def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
         """How many documents there are, or match."""
@@ -131,7 +133,7 @@ class InMemoryHybridIndex:
         self._check_open()
         with self._lock:
             columns = self._columns()
-            rows = {i: self._stored[i].row for i in ids if i in self._stored}
+            rows = {i: self._stored[i].row for i in check_ids(ids) if i in self._stored}
         if columns is None or not rows:
             return {}
         if len(rows) > len(columns) // 2:  # cheaper than copying the rows out
@@ -141,14 +143,20 @@ class InMemoryHybridIndex:
 
     def drop(self) -> None:
         """Forgets every document and closes the index."""
-        with self._lock:
-            self._stored.clear()
-            self._parts.clear()
         self.close()
 
     def close(self) -> None:
-        """Any further call raises `ValueError`."""
-        self._closed = True
+        """Frees the memory; any further call raises `ValueError`."""
+        with self._lock:
+            self._stored = {}
+            self._parts = []
+            self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -163,7 +171,8 @@ class InMemoryHybridIndex:
         with self._lock:
             first = sum(map(len, self._parts))
             for row, (document, digest) in enumerate(zip(batch.documents, batch.digests, strict=True), start=first):
-                self._stored[document.id] = _Stored(document, digest, row)
+                own = replace(document, metadata=copy.deepcopy(dict(document.metadata)))  # the caller's may change
+                self._stored[document.id] = _Stored(own, digest, row)
             self._parts.append(batch.embeddings)
 
     def _columns(self) -> M3Output | None:

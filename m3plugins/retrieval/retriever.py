@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from m3plugins.encoding.output import Head, M3Output
 from m3plugins.fusion import HybridWeights, best_first, reciprocal_rank_fusion, weighted_sum
-from m3plugins.fusion.ordering import TIE
 from m3plugins.reranking.protocol import Reranker
 from m3plugins.retrieval.document import Hit
 from m3plugins.retrieval.index import AnyFilter, HybridIndex
@@ -95,7 +96,7 @@ class HybridRetriever:
 
     def search_many(
         self,
-        queries: Sequence[str],
+        queries: Iterable[str],
         k: int = 10,
         *,
         filter: AnyFilter | None = None,  # noqa: A002
@@ -107,6 +108,7 @@ class HybridRetriever:
         if isinstance(queries, str):
             msg = "search_many takes a list of queries; use search for one"
             raise TypeError(msg)
+        queries = list(queries)
         if not queries:
             return []
         weights = weights or self.weights
@@ -182,8 +184,7 @@ class HybridRetriever:
         else:
             fused = [weighted_sum(scores[i], weights) for i in ids]
         by_id = dict(zip(ids, fused, strict=True))
-        tie = 0.0 if self.fusion == "rrf" else TIE  # deep reciprocal ranks are as close as that, and exact
-        return [_Ranked(i, by_id[i], scores[i]) for i in best_first(by_id, tie=tie)]
+        return [_Ranked(i, by_id[i], scores[i]) for i in best_first(by_id)]
 
 
 def rerank(reranker: Reranker, query: str, hits: Iterable[Hit]) -> list[Hit]:
@@ -197,11 +198,16 @@ def rerank(reranker: Reranker, query: str, hits: Iterable[Hit]) -> list[Hit]:
 
 
 def _first_stage(weights: HybridWeights) -> tuple[Head, ...]:
-    """The heads that propose candidates: dense and sparse, less one of weight 0 while the other has some."""
-    return tuple(head for head in weights.heads if head != "multi_vector") or ("dense", "sparse")
+    """The heads that propose candidates: those that count, and both where multi-vector counts and dense does not.
+
+    The sparse head alone never proposes a document that shares no token with the query.
+    """
+    if weights.multi_vector and not weights.dense:
+        return ("dense", "sparse")
+    return tuple(head for head in weights.heads if head != "multi_vector")
 
 
 def _check_positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         msg = f"{name} must be a positive integer, got {value!r}"
         raise ValueError(msg)

@@ -12,7 +12,7 @@ NAMES = {
         SparseVector""",
     "m3plugins.scoring": "HeadScores dense_scores head_scores multi_vector_scores sparse_scores",
     "m3plugins.compression": "BinaryCodec CODECS Codec Float16Codec Int8Codec get_codec",
-    "m3plugins.fusion": "HybridWeights best_first reciprocal_rank_fusion weighted_sum",
+    "m3plugins.fusion": "HybridWeights best_first ranks reciprocal_rank_fusion weighted_sum",
     "m3plugins.retrieval": """Candidate Document FailedDocument Hit HybridIndex HybridRetriever InMemoryHybridIndex
         IndexNotFoundError ModelMismatchError UpsertReport filters""",
     "m3plugins.reranking": "CrossEncoderReranker M3Reranker Reranker",

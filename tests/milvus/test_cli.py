@@ -98,8 +98,8 @@ def test_a_filter_that_cannot_be_read_is_a_wrong_call(m3: M3, filter_: str, caps
     assert capsys.readouterr().err.startswith("m3: --filter: ")
 
 
-def test_a_missing_index_fails_in_one_line(m3: M3, capsys: pytest.CaptureFixture[str]) -> None:
-    assert m3("search", "q") == 1
+def test_a_missing_index_is_a_wrong_call(m3: M3, capsys: pytest.CaptureFixture[str]) -> None:
+    assert m3("search", "q") == 2
     err = capsys.readouterr().err
     assert "there is no index 'docs'" in err and err.count("\n") == 1
 
@@ -108,9 +108,9 @@ def test_another_models_index_is_refused_and_kept(
     m3: M3, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert m3("index", "corpus.jsonl", "--json") == 0
-    capsys.readouterr()
     other = save_checkpoint(tmp_path / "other", hidden_size=16)
-    assert run(["index", "corpus.jsonl", "--model", str(other)]) == 1
+    capsys.readouterr()
+    assert run(["index", "corpus.jsonl", "--model", str(other)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert m3("index", "corpus.jsonl", "--json") == 0
     assert printed(capsys)["unchanged"] == len(SENTENCES) + 1

@@ -7,7 +7,7 @@ from m3plugins import Document, M3Output
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.sparse import SparseEmbeddings
 from m3plugins.retrieval import HybridIndex, filters
-from m3plugins_milvus import MilvusHybridIndex
+from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError
 from tests.milvus.conftest import random_documents
 
 INJECTIONS = [
@@ -243,3 +243,30 @@ def test_reopened_it_is_the_same(create, encoder, tmp_path):
         assert sorted(index.scan(), key=lambda d: d.id) == sorted(documents, key=lambda d: d.id)
         assert index.upsert(documents).unchanged == 10
         assert len(index.candidates(encoder.encode_queries(["fox"]), 3)["dense"]) == 3
+
+
+def test_a_document_whose_blocks_are_lost_is_named(encoder, tmp_path):
+    with MilvusHybridIndex.create("docs", encoder=encoder, uri=tmp_path / "m3.db") as index:
+        index.upsert([Document(id="a", text="a fox"), Document(id="b", text="a dog")])
+        index._store.blocks.delete([key for page in index._store.blocks.keys() for key in page if ":" in key])
+        with pytest.raises(MilvusIndexError, match="of 'a'.* are lost in Milvus; delete and index them again"):
+            index.score(encoder.encode_queries(["fox"]), ["a"])
+        index.delete(ids=["a"])
+        index.upsert([Document(id="a", text="a fox")])
+        assert index.score(encoder.encode_queries(["fox"]), ["a"])["a"].multi_vector is not None
+
+
+def test_a_name_is_usable_after_an_interrupted_create(encoder, tmp_path, monkeypatch):
+    from m3plugins_milvus import lifecycle
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lifecycle, "_check_sparse", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            MilvusHybridIndex.create("docs", encoder=encoder, uri=tmp_path / "m3.db")
+    with MilvusHybridIndex.create("docs", encoder=encoder, uri=tmp_path / "m3.db") as index:
+        index._store.documents.drop()  # as far as a killed drop() came
+    with MilvusHybridIndex.create("docs", encoder=encoder, uri=tmp_path / "m3.db") as index:
+        assert index.count() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,15 +75,19 @@ def connect(uri: str | Path, token: str | None = None, timeout: float | None = N
         running = lite and _is_running(uri)
         with errors(f"open {uri}"):
             client = MilvusClient(uri, token=token or "", timeout=timeout)
-            version = client.get_server_version()
         if lite and not running:
             _started.add(uri)
         _users[uri] = _users.get(uri, 0) + 1
     connection = Connection(client, uri, lite)
-    if lite and tuple(int(part) for part in version.rpartition("-")[2].split(".")[:3]) < LITE_MINIMUM:
+    try:
+        with errors(f"open {uri}"):
+            version = client.get_server_version()
+        if lite and tuple(int(part) for part in re.findall(r"\d+", version)[:3]) < LITE_MINIMUM:
+            msg = f"Milvus Lite must be 3.2.2 or later to rank sparse vectors right, got {version}; upgrade milvus-lite"
+            raise MilvusIndexError(msg)
+    except BaseException:
         connection.close()
-        msg = f"Milvus Lite must be 3.2.2 or later to rank sparse vectors rightly, got {version}; upgrade milvus-lite"
-        raise MilvusIndexError(msg)
+        raise
     return connection
 
 

@@ -71,7 +71,11 @@ def value_token(field: str, value: Scalar) -> str:
     """Says that a field has this value."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # 1 == 1.0
-    return _token("value", field, _kind(value), f"{value:x}" if isinstance(value, int) else str(value))
+    if isinstance(value, str):
+        text = str.__str__(value)  # the characters, also of an enumeration's member
+    else:
+        text = f"{int(value):x}" if isinstance(value, int) else repr(float(value))
+    return _token("value", field, _kind(value), text)
 
 
 def _elements(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Scalar]]:

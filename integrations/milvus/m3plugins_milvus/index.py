@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -15,7 +16,7 @@ from m3plugins.retrieval.ingest import Batch, ingest
 from m3plugins.scoring.heads import HeadScores
 from m3plugins_milvus import lifecycle, reading
 from m3plugins_milvus.blocks import POINTER
-from m3plugins_milvus.client import Connection, connect, writer_lock
+from m3plugins_milvus.client import Connection, MilvusIndexError, connect, writer_lock
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.filters import compile_filter
 from m3plugins_milvus.identity import Identity
@@ -124,7 +125,7 @@ class MilvusHybridIndex:
         self._check_open()
         self._identity.check_length(self._encoder)
         try:
-            return ingest(
+            report = ingest(
                 documents,
                 embeddings,
                 encoder=self._encoder,
@@ -133,8 +134,12 @@ class MilvusHybridIndex:
                 on_ack=on_ack,
                 check=check_document,
             )
-        finally:
-            self._store.flush()
+        except BaseException:
+            with suppress(MilvusIndexError):  # what stopped it is the error to tell
+                self._store.flush()
+            raise
+        self._store.flush()
+        return report
 
     def delete(self, ids: Sequence[str] | None = None, filter: AnyFilter | None = None) -> int:  # noqa: A002
         """Deletes by ids or by filter (exactly one of them); returns how many documents went."""
@@ -233,9 +238,10 @@ class MilvusHybridIndex:
 
     def close(self) -> None:
         """Ends the connection; the last index of a Lite file frees it for other processes."""
-        if not self._closed:
-            self._closed = True
-            self._connection.close()
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._connection.close()
 
     def __enter__(self) -> MilvusHybridIndex:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -33,18 +34,23 @@ def create(
             f"got {identity.dense_index['index_type']!r}"
         )
         raise ValueError(msg)
-    for taken in (name, name + BLOCKS_SUFFIX):
-        with errors(f"look for {taken!r}"):
-            exists = connection.client.has_collection(taken)
-        if exists:
-            msg = f"there is a collection {taken!r} already; open it with MilvusHybridIndex.open, or drop it first"
-            raise ValueError(msg)
     documents, blocks = Collection(connection, name), Collection(connection, name + BLOCKS_SUFFIX)
-    _make(blocks, schema.blocks_schema(), schema.blocks_index())
-    _make(documents, schema.documents_schema(encoder.dim), schema.documents_index(identity.dense_index))
-    if connection.lite:
-        _check_sparse(documents, encoder.dim)
-    identity.write(blocks)
+    _clear_debris(documents, blocks)
+    for collection in (documents, blocks):
+        if _exists(collection):
+            msg = f"there is a collection {collection.name!r} already; open it with MilvusHybridIndex.open, or drop it"
+            raise ValueError(msg)
+    try:
+        _make(blocks, schema.blocks_schema(), schema.blocks_index())
+        _make(documents, schema.documents_schema(encoder.dim), schema.documents_index(identity.dense_index))
+        if connection.lite:
+            _check_sparse(documents, encoder.dim)
+        identity.write(blocks)
+    except BaseException:
+        for collection in (documents, blocks):
+            with suppress(MilvusIndexError):
+                collection.drop()
+        raise
     return identity
 
 
@@ -80,6 +86,20 @@ def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A0
 def not_found(name: str, uri: str) -> IndexNotFoundError:
     """The error of an index that is not there."""
     return IndexNotFoundError(f"there is no index {name!r} at {uri}; make it with MilvusHybridIndex.create or m3 index")
+
+
+def _exists(collection: Collection) -> bool:
+    with errors(f"look for {collection.name!r}"):
+        return bool(collection.connection.client.has_collection(collection.name))
+
+
+def _clear_debris(documents: Collection, blocks: Collection) -> None:
+    """Drops what a `create` or `drop` that was killed left: our blocks' collection without its documents'."""
+    if not _exists(documents) and _exists(blocks):
+        with errors(f"describe {blocks.name!r}"):
+            described = blocks.connection.client.describe_collection(blocks.name)
+        if {field["name"] for field in described["fields"]} == {field.name for field in schema.blocks_schema().fields}:
+            blocks.drop()
 
 
 def _make(collection: Collection, fields: Any, index: Any) -> None:

@@ -10,6 +10,7 @@ from m3plugins import Document
 from m3plugins.compression import get_codec
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import M3Output
+from m3plugins.retrieval.index import check_ids
 from m3plugins.scoring.heads import HeadScores, head_scores
 from m3plugins_milvus.blocks import POINTER, join_vectors
 from m3plugins_milvus.collection import Row
@@ -28,10 +29,7 @@ def keys_of(ids: Sequence[str]) -> list[str]:
     Raises:
         TypeError: If `ids` is not a sequence of strings.
     """
-    if isinstance(ids, str) or not all(isinstance(i, str) for i in ids):
-        msg = f"ids must be a list of strings, got {ids!r}"
-        raise TypeError(msg)
-    return [key_of(i) for i in dict.fromkeys(ids)]
+    return [key_of(i) for i in check_ids(ids)]
 
 
 def get(store: Store, ids: Sequence[str]) -> list[Document]:

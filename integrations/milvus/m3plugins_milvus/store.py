@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from m3plugins.compression import get_codec
 from m3plugins.retrieval.ingest import Batch
 from m3plugins_milvus.blocks import POINTER, BlockKeys, block_rows, orphans
+from m3plugins_milvus.client import MilvusIndexError
 from m3plugins_milvus.collection import Collection, Row
 from m3plugins_milvus.rows import key_of, to_row
 from m3plugins_milvus.schema import KEY
@@ -60,19 +61,33 @@ class Store:
         self.blocks.delete([block for row in rows for block in BlockKeys.of(row).all()])
 
     def complete(
-        self, rows: Mapping[str, Row], fields: Iterable[str], *, vectors: bool = False, text: bool = False
+        self,
+        rows: Mapping[str, Row],
+        fields: Sequence[str],
+        *,
+        vectors: bool = False,
+        text: bool = False,
+        attempts: int = 3,
     ) -> Iterator[Complete]:
         """The rows with their blocks, in bounded memory.
 
-        A document replaced since its row was read has lost its blocks: its row is read again, once. One
-        deleted in between is left out.
+        A document replaced since its row was read has lost its blocks: its row is read again. One deleted
+        in between is left out.
 
         Args:
             rows: Rows by key, with the given fields, POINTER among them.
             fields: What to read again.
             vectors: Whether to read the blocks of token vectors.
             text: Whether to read the blocks of text.
+            attempts: How often to look for blocks.
+
+        Raises:
+            MilvusIndexError: If a document's blocks are not there.
         """
+        if not attempts:
+            ids = ", ".join(repr(row["id"]) for row in rows.values())
+            msg = f"the token vectors or the text of {ids[:200]} are lost in Milvus; delete and index them again"
+            raise MilvusIndexError(msg)
         lost = []
         for group in _groups(rows.values(), vectors, text):
             keys = {row[KEY]: _keys(row, vectors, text) for row in group}
@@ -83,10 +98,8 @@ class Store:
                     yield Complete(row, [data[k]["data"] for k in own.vectors], [data[k]["data"] for k in own.text])
                 else:
                     lost.append(row)
-        again = self.documents.fetch([row[KEY] for row in lost], list(fields))
-        moved = {row[KEY]: again[row[KEY]] for row in lost if again.get(row[KEY], row)["revision"] != row["revision"]}
-        if moved:
-            yield from self.complete(moved, fields, vectors=vectors, text=text)
+        if again := self.documents.fetch([row[KEY] for row in lost], fields):
+            yield from self.complete(again, fields, vectors=vectors, text=text, attempts=attempts - 1)
 
     def flush(self) -> None:
         """Makes what was written fast to read; see `Collection.flush`."""

@@ -125,6 +125,6 @@ def _fill(folder: Path, base: Path, heads: Path) -> None:
     for name in _BASE_FILES:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(base / name, folder / name)
-    (folder / "tokenizer_config.json").write_text(json.dumps(_TOKENIZER_CONFIG, indent=2))
+    (folder / "tokenizer_config.json").write_text(json.dumps(_TOKENIZER_CONFIG, indent=2), encoding="utf-8")
     for path in _head_files(heads):
         save_head(folder, path.stem, load_file(path))

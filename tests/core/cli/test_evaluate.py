@@ -55,11 +55,11 @@ def test_a_malformed_judgement_fails_in_one_line(
     assert "test.tsv:1: a judgement is" in err and err.count("\n") == 1
 
 
-def test_a_model_that_is_not_there_fails_in_one_line(
+def test_a_model_that_is_not_there_is_a_wrong_call(
     collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
-    assert run(["evaluate", str(collection), "--model", str(tmp_path / "empty")]) == 1
+    assert run(["evaluate", str(collection), "--model", str(tmp_path / "empty")]) == 2
     assert "has no config.json" in capsys.readouterr().err
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3plugins import HeadScores, HybridWeights
-from m3plugins.fusion import reciprocal_rank_fusion, weighted_sum
+from m3plugins.fusion import ranks, reciprocal_rank_fusion, weighted_sum
 
 SCORES = st.floats(-5, 5)
 
@@ -37,7 +37,14 @@ def test_weights_that_are_all_zero_are_refused():
         HybridWeights(dense=0, sparse=0, multi_vector=0)
 
 
-@given(st.lists(SCORES, min_size=1, max_size=20), st.integers(0, 100))
+def test_float_noise_is_a_tie_and_a_small_difference_is_not():
+    assert ranks([1e-9, 3e-9, 2e-9]) == [3, 1, 2]
+    assert ranks([2.0, 2.0 + 1e-7, 2.0 + 1e-5]) == [2, 2, 1]
+    steps = [1 + 0.9e-6 * i for i in range(5)]  # ties do not chain
+    assert ranks(steps)[0] > ranks(steps)[-1]
+
+
+@given(st.lists(st.integers(-5, 5), min_size=1, max_size=20), st.integers(0, 100))
 def test_reciprocal_ranks_of_one_head_keep_its_order_and_its_ties(column, k):
     fused = reciprocal_rank_fusion([column], k=k)
     for i, left in enumerate(column):

@@ -97,6 +97,9 @@ def test_semantics(tree, metadata, expected):
         (lambda: filters.from_dict({"eq": {"a": 1, "b": 2}}), "one field and its value"),
         (lambda: filters.from_dict({"and": {"eq": {"a": 1}}}), "takes a list of filters"),
         (lambda: filters.from_dict([]), "a filter is an object"),
+        (lambda: filters.in_("a", "xy"), "in takes a list of values"),
+        (lambda: filters.and_(filters.exists("a"), None), "filters are joined of filters"),
+        (lambda: filters.not_("a"), "filters are joined of filters"),
     ],
 )
 def test_bad_filters_are_refused(make, message):

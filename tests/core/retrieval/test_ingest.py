@@ -94,6 +94,33 @@ def test_bad_documents_are_reported_and_the_others_stored(index):
         assert rule in reasons[i]
 
 
+def test_what_the_model_makes_not_a_number_is_reported(index, encoder, monkeypatch):
+    def broken(texts):
+        output = encoder.encode_documents(list(texts))
+        output.dense[1] = np.nan
+        yield output
+
+    monkeypatch.setattr(encoder, "iter_documents", broken)
+    report = index.upsert(DOCUMENTS)
+    assert report.written == 11
+    assert [failure.id for failure in report.failed] == ["d1"]
+
+
+def test_ids_are_a_list_and_never_one_string(index):
+    index.upsert([Document(id="a", text="a")])
+    for call in (index.get, index.delete, lambda ids: index.score(None, ids)):
+        with pytest.raises(TypeError, match="ids must be a list of strings"):
+            call("abc")
+    assert index.count() == 1
+
+
+def test_the_index_does_not_change_with_the_callers_document(index):
+    metadata = {"tags": ["a"]}
+    index.upsert([Document(id="a", text="a", metadata=metadata)])
+    metadata["tags"].append("b")
+    assert index.get(["a"])[0].metadata == {"tags": ["a"]}
+
+
 def test_given_embeddings_are_stored_as_they_are(index, encoder):
     embeddings = encoder.encode_documents(SENTENCES[::-1])  # not what the encoder would make of them
     report = index.upsert(DOCUMENTS, embeddings=[embeddings[:5], embeddings[5:]])
@@ -115,7 +142,7 @@ def test_bad_embeddings_are_reported(index, encoder):
     assert report.written == 2
     assert "must be as wide as the encoder's" in dict(report.failed)["d4"]
     reasons = dict(report.failed)
-    assert "dense embedding must be finite" in reasons["d2"]
+    assert "embeddings must be finite" in reasons["d2"]
     assert "all three heads" in reasons["d3"]
 
 

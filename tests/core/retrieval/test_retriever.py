@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from m3plugins import Document, HybridRetriever, HybridWeights, InMemoryHybridIndex, M3Encoder
-from m3plugins.fusion import reciprocal_rank_fusion, weighted_sum
+from m3plugins.fusion import weighted_sum
 from m3plugins.reranking import M3Reranker
 from m3plugins.retrieval import filters
 from m3plugins.scoring import head_scores
@@ -17,6 +17,7 @@ WEIGHTS = [
     HybridWeights(dense=1, sparse=0.3, multi_vector=0),
     HybridWeights(dense=1, sparse=0, multi_vector=0),
     HybridWeights(dense=0, sparse=0, multi_vector=1),
+    HybridWeights(dense=0, sparse=0.3, multi_vector=1),
     HybridWeights(dense=0.15, sparse=0.5, multi_vector=0.35),
 ]
 
@@ -53,10 +54,13 @@ def test_ranking_equals_brute_force_where_the_options_cover_the_corpus(encoder, 
 def test_reciprocal_ranks_equal_brute_force(encoder, documents, index):
     hits = HybridRetriever(index, fusion="rrf", candidates=60, multi_vector_depth=60).search("lazy dog", k=60)
     exact = brute_force(encoder, documents, "lazy dog")
-    ids = sorted(exact)
-    columns = [[getattr(exact[i], head) for i in ids] for head in ("dense", "sparse", "multi_vector")]
-    fused = dict(zip(ids, reciprocal_rank_fusion(columns).tolist(), strict=True))
-    assert {hit.id: hit.score for hit in hits} == pytest.approx(fused, abs=1e-4)
+    fused = dict.fromkeys(exact, 0.0)
+    for head in ("dense", "sparse", "multi_vector"):
+        column = {i: getattr(scores, head) for i, scores in exact.items()}
+        for i, score in column.items():
+            fused[i] += 1 / (60 + 1 + sum(other > score + 1e-6 for other in column.values()))
+    assert [hit.id for hit in hits] == sorted(fused, key=lambda i: (-round(fused[i], 9), i))
+    assert [hit.score for hit in hits] == pytest.approx([fused[hit.id] for hit in hits], abs=1e-9)
 
 
 def test_scores_are_exact_on_every_head_however_few_candidates_there_are(encoder, documents, index):
@@ -100,6 +104,7 @@ def test_many_queries_give_the_hits_of_each(index):
         [hit.id for hit in retriever.search(query, k=5)] for query in queries
     ]
     assert retriever.search_many([]) == []
+    assert retriever.search_many(query for query in queries) == retriever.search_many(queries)
 
 
 def test_async_search_gives_the_same_hits(index):
