@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.children import peak_mib, report, run
 from benchmarks.texts import mixed_texts
 from tests.tiny import save_checkpoint
 
@@ -78,17 +77,7 @@ def child(arguments: argparse.Namespace) -> None:
         result = run_flagembedding(arguments.checkpoint, texts, arguments.reference_batch_size)
     else:
         result = run_m3plugins(arguments.checkpoint, texts, arguments.child)
-    result["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print("RESULT " + json.dumps(result))
-
-
-def spawn(which: str, checkpoint: str, arguments: argparse.Namespace) -> dict[str, float]:
-    command = [sys.executable, __file__, "--child", which, "--checkpoint", checkpoint, "--texts", str(arguments.texts)]
-    command += ["--reference-batch-size", str(arguments.reference_batch_size)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
-    result: dict[str, float] = json.loads(line.removeprefix("RESULT "))
-    return result
+    report(**result, peak_gib=peak_mib() / 1024)
 
 
 def main() -> None:
@@ -113,7 +102,9 @@ def main() -> None:
             intermediate_size=4096,
             vocab_size=250_002,
         )
-        rows = {which: spawn(which, str(checkpoint), arguments) for which in ("float32", "bfloat16", "flagembedding")}
+        options = ["--checkpoint", checkpoint, "--texts", arguments.texts]
+        options += ["--reference-batch-size", arguments.reference_batch_size]
+        rows = {which: run(__file__, "--child", which, *options) for which in ("float32", "bfloat16", "flagembedding")}
     peaks = {dtype: gemm_peak(getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
 
     reference = rows["flagembedding"]

@@ -9,9 +9,6 @@ stores the same rows with MilvusClient directly: no digests, no checks, no repor
 from __future__ import annotations
 
 import argparse
-import json
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.children import peak_mib, report, run
 from benchmarks.texts import mixed_texts
 from m3plugins import Document, M3Encoder
 from tests.tiny import save_checkpoint
@@ -70,20 +68,10 @@ WORK = {"encode": encode, "index": index, "bare": bare}
 
 
 def child(arguments: argparse.Namespace) -> None:
-    encoder = M3Encoder.from_pretrained(arguments.checkpoint).warm_up()
+    encoder = M3Encoder.from_pretrained(arguments.checkpoint, document_max_length=512).warm_up()
     start = time.perf_counter()
     WORK[arguments.child](encoder, arguments.count, arguments.folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print("RESULT " + json.dumps({"mib": peak, "seconds": time.perf_counter() - start}))
-
-
-def spawn(work: str, count: int, checkpoint: Path, folder: str) -> dict[str, float]:
-    command = [sys.executable, __file__, "--child", work, "--count", str(count)]
-    command += ["--checkpoint", str(checkpoint), "--folder", folder]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
-    result: dict[str, float] = json.loads(line.removeprefix("RESULT "))
-    return result
+    report(mib=peak_mib(), seconds=time.perf_counter() - start)
 
 
 def main() -> None:
@@ -108,7 +96,8 @@ def main() -> None:
         runs += [("bare", arguments.indexed), ("index", arguments.indexed)]
         base: dict[str, float] = {}
         for work, count in runs:
-            result = spawn(work, count, checkpoint, folder)
+            options = ["--count", count, "--checkpoint", checkpoint, "--folder", folder]
+            result = run(__file__, "--child", work, *options)
             against = base.setdefault("encode" if work == "encode" else "index", result["mib"])
             rate = f"{count / result['seconds']:.0f}"
             table.add_row(work, str(count), f"{result['mib']:.0f}", f"{result['mib'] / against:.2f}", rate)

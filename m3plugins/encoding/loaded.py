@@ -13,6 +13,7 @@ from m3plugins.encoding.assembling import Assembly
 from m3plugins.encoding.backends.base import Backend, BatchOutput
 from m3plugins.encoding.batching import token_budget_batches
 from m3plugins.encoding.checkpoint import Checkpoint
+from m3plugins.encoding.memory import release_freed_memory
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.options import EncoderOptions
 from m3plugins.encoding.output import Head, M3Output
@@ -62,6 +63,8 @@ class LoadedModel:
         for rows, output in zip(batches, outputs, strict=True):
             assembly.add(rows, output)
             on_batch(len(rows))
+            if len(batches) > 1:
+                release_freed_memory()
         return assembly.output()
 
     def empty(self, heads: Sequence[Head]) -> M3Output:
