@@ -53,11 +53,14 @@ def bare(encoder: M3Encoder, count: int, folder: str) -> None:
         for output in encoder.iter_documents(mixed_texts(count)):
             documents = [Document(id=str(position + i), text="") for i in range(len(output))]
             batch = Batch(documents, [document.digest() for document in documents], output)
+            rows, blocks = [], []
             for i in range(len(output)):
                 vectors = get_codec("int8").encode(output.multi_vector[i])
                 row, text = to_row(batch, i, vectors)
-                client.upsert("docs__mv", list(block_rows(BlockKeys.of(row), vectors, text)))
-                client.upsert("docs", [row])
+                blocks += block_rows(BlockKeys.of(row), vectors, text)
+                rows.append(row)
+            client.upsert("docs__mv", blocks)
+            client.upsert("docs", rows)
             position += len(output)
         client.flush("docs")
         client.flush("docs__mv")

@@ -17,7 +17,7 @@ from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.schema import KEY, search_params
 
 MAX_ROWS = 16_384
-MAX_RPC_BYTES = 16 << 20
+MAX_RPC_BYTES = 4 << 20
 DIGITS = "0123456789abcdef"
 
 Row = dict[str, Any]
