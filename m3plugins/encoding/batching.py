@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from m3plugins.encoding.tokenizing import TokenizedText
+T = TypeVar("T")
 
 
 def token_budget_batches(lengths: NDArray[np.int64], max_tokens: int) -> list[NDArray[np.int64]]:
@@ -33,15 +34,21 @@ def token_budget_batches(lengths: NDArray[np.int64], max_tokens: int) -> list[ND
     return batches
 
 
-def windows(texts: Iterable[TokenizedText], max_tokens: int) -> Iterator[list[TokenizedText]]:
-    """Runs of texts of at most `max_tokens` tokens together, one text at least: what is in memory at a time."""
-    window: list[TokenizedText] = []
-    tokens = 0
-    for text in texts:
-        if window and tokens + len(text.ids) > max_tokens:
-            yield window
-            window, tokens = [], 0
-        window.append(text)
-        tokens += len(text.ids)
-    if window:
-        yield window
+def bounded_runs(items: Iterable[T], size_of: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+    """Consecutive items whose sizes together stay within a limit, one item at least.
+
+    Example:
+        >>> list(bounded_runs(["aa", "b", "cccc", "d"], len, limit=3))
+        [['aa', 'b'], ['cccc'], ['d']]
+    """
+    run: list[T] = []
+    total = 0
+    for item in items:
+        size = size_of(item)
+        if run and total + size > limit:
+            yield run
+            run, total = [], 0
+        run.append(item)
+        total += size
+    if run:
+        yield run

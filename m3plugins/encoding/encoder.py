@@ -11,7 +11,7 @@ from typing import Literal
 
 from tqdm.auto import tqdm
 
-from m3plugins.encoding.batching import windows
+from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.encoding.loaded import LoadedModel
 from m3plugins.encoding.locate import locate
@@ -216,7 +216,7 @@ class M3Encoder:
         tokenized = loaded.tokenizer(max_length).stream(texts)
         total = len(texts) if isinstance(texts, Sequence) else None
         with tqdm(total=total, desc="encoding", unit="text", disable=not progress) as bar:
-            for window in windows(tokenized, WINDOW_TOKENS):
+            for window in bounded_runs(tokenized, lambda text: len(text.ids), WINDOW_TOKENS):
                 yield loaded.encode(window, heads, bar.update)
 
     def _load(self) -> LoadedModel:

@@ -85,7 +85,7 @@ def ingest(
 
 
 def check_embedding(embedding: M3Output, encoder: M3Encoder) -> None:
-    """Refuses embeddings that are not of the encoder's shape or hold what is not a finite number.
+    """Refuses embeddings that are not of the encoder's shape.
 
     Raises:
         ValueError: If so.
@@ -100,9 +100,6 @@ def check_embedding(embedding: M3Output, encoder: M3Encoder) -> None:
         raise ValueError(msg)
     if not len(embedding.multi_vector.vectors):
         msg = "the multi_vector embedding must hold at least one token vector, got none"
-        raise ValueError(msg)
-    if not _finite(embedding):
-        msg = "embeddings must be finite, got NaN or infinity"
         raise ValueError(msg)
 
 
@@ -191,10 +188,10 @@ def _batches(
     for output in outputs:
         documents = [item.document for item in items[position : position + len(output)]]
         position += len(output)
-        if not _finite(output):  # a diverged model, or an overflow of its precision
+        if not _finite(output):  # the caller's, or those of a diverged model
             good = [row for row in range(len(output)) if _finite(output[row])]
             bad = [document.id for row, document in enumerate(documents) if row not in good]
-            report.failed += [FailedDocument(i, "the model's embedding of it has NaN or infinity") for i in bad]
+            report.failed += [FailedDocument(i, "embeddings must be finite, got NaN or infinity") for i in bad]
             documents, output = [documents[row] for row in good], output.take(good)
         if documents:
             yield Batch(documents, [digests[document.id] for document in documents], output)

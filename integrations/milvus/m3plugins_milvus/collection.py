@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from m3plugins.encoding.batching import bounded_runs
 from m3plugins.retrieval.document import Candidate
 from m3plugins_milvus.client import Connection, errors
 from m3plugins_milvus.filters import Plan
@@ -40,7 +41,7 @@ class Collection:
         # A server would keep both rows of an insert. Lite replaces; its upsert keeps the old row's dynamic fields.
         client = self.connection.client
         store = client.insert if self.connection.lite else client.upsert
-        for batch in _by_bytes(rows):
+        for batch in bounded_runs(rows, _row_size, MAX_RPC_BYTES):
             with errors(f"store rows in {self.name!r}"):
                 store(self.name, [{field: _quick(value) for field, value in row.items()} for row in batch])
 
@@ -162,19 +163,8 @@ def _chunks(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (keys[start : start + size] for start in range(0, len(keys), size))
 
 
-def _by_bytes(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Batches of at most MAX_RPC_BYTES, one row at least."""
-    batch: list[Row] = []
-    total = 0
-    for row in rows:
-        size = sum(_size(value) for value in row.values())
-        if batch and total + size > MAX_RPC_BYTES:
-            yield batch
-            batch, total = [], 0
-        batch.append(row)
-        total += size
-    if batch:
-        yield batch
+def _row_size(row: Row) -> int:
+    return sum(_size(value) for value in row.values())
 
 
 def _size(value: object) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from m3plugins.compression import get_codec
+from m3plugins.encoding.batching import bounded_runs
 from m3plugins.retrieval.ingest import Batch
 from m3plugins_milvus.blocks import POINTER, BlockKeys, block_rows, orphans
 from m3plugins_milvus.client import MilvusIndexError
@@ -89,7 +90,11 @@ class Store:
             msg = f"the token vectors or the text of {ids[:200]} are lost in Milvus; delete and index them again"
             raise MilvusIndexError(msg)
         lost = []
-        for group in _groups(rows.values(), vectors, text):
+
+        def blocks_of(row: Row) -> int:
+            return int(vectors * row["vector_blocks"] + text * row["text_blocks"])
+
+        for group in bounded_runs(rows.values(), blocks_of, BLOCKS_PER_READ):
             keys = {row[KEY]: _keys(row, vectors, text) for row in group}
             data = self.blocks.fetch([key for some in keys.values() for key in some.all()], ["data"], BLOCKS_PER_READ)
             for row in group:
@@ -131,18 +136,3 @@ class Store:
 def _keys(row: Row, vectors: bool, text: bool) -> BlockKeys:
     keys = BlockKeys.of(row)
     return BlockKeys(keys.vectors if vectors else [], keys.text if text else [])
-
-
-def _groups(rows: Iterable[Row], vectors: bool, text: bool) -> Iterator[list[Row]]:
-    """Rows of at most BLOCKS_PER_READ blocks together, one row at least."""
-    group: list[Row] = []
-    total = 0
-    for row in rows:
-        size = vectors * row["vector_blocks"] + text * row["text_blocks"]
-        if group and total + size > BLOCKS_PER_READ:
-            yield group
-            group, total = [], 0
-        group.append(row)
-        total += size
-    if group:
-        yield group
