@@ -99,12 +99,16 @@ class Checkpoint:
             raise ValueError(msg)
         return state
 
-    def fingerprint(self) -> str:
-        """64 hex digits that change with whatever changes the vectors: weights, heads, tokenizer, pooling.
+    def fingerprint(self, *, mcls: int | None = None) -> str:
+        """64 hex digits that change with whatever changes the vectors: weights, heads, tokenizer, pooling, MCLS.
 
         The tensors are hashed, not their files, so a `.pt` and its `.safetensors` twin are one model.
+
+        Args:
+            mcls: Tokens of text per CLS token, where documents have several.
         """
-        hasher = hashlib.sha256(f"m3plugins/1 pooling={self.pooling}".encode())
+        pooling = self.pooling if mcls is None else f"{self.pooling} mcls={mcls}"
+        hasher = hashlib.sha256(f"m3plugins/1 pooling={pooling}".encode())
         for path in [*self._weight_files(), self._head_file(SPARSE_HEAD), self._head_file(MULTI_VECTOR_HEAD)]:
             for name, tensor in _tensors(path):
                 hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tqdm.auto import tqdm
 
@@ -17,6 +17,10 @@ from m3plugins.encoding.loaded import LoadedModel
 from m3plugins.encoding.locate import locate
 from m3plugins.encoding.options import Dtype, EncoderOptions
 from m3plugins.encoding.output import HEADS, Head, M3Output, check_heads
+from m3plugins.encoding.tokenizing import Layout
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +62,7 @@ class M3Encoder:
         query_max_length: int = 512,
         document_max_length: int | None = None,
         batch_tokens: int | None = None,
+        mcls: int | None = None,
     ) -> M3Encoder:
         """Names a model and how to run it.
 
@@ -71,6 +76,8 @@ class M3Encoder:
             query_max_length: Tokens a query is cut to, special tokens included.
             document_max_length: Tokens a document is cut to; None is the model's maximum.
             batch_tokens: Padded tokens per forward pass; None suits the device.
+            mcls: Tokens of text after which another CLS token is inserted in documents (M3 paper, section
+                3.4, uses 256); their dense vector is the mean over the CLS tokens. None: one CLS at the start.
 
         Raises:
             ValueError: If an option is out of its range.
@@ -85,6 +92,7 @@ class M3Encoder:
                 query_max_length=query_max_length,
                 document_max_length=document_max_length,
                 batch_tokens=batch_tokens,
+                mcls=mcls,
             ),
         )
 
@@ -109,14 +117,14 @@ class M3Encoder:
 
         Raises:
             TypeError: If `texts` is a string or holds something else than strings.
-            ValueError: If a head is unknown or a text is not valid Unicode.
+            ValueError: If a head is unknown, a text is not valid Unicode, or `mcls` is not for this model.
             FileNotFoundError: If there is no such model.
         """
-        return self._encode(texts, self.document_max_length, heads, progress)
+        return self._encode(texts, self.document_layout, heads, progress)
 
     def encode_queries(self, texts: Iterable[str], *, heads: Iterable[str] = HEADS, progress: bool = False) -> M3Output:
         """Encodes queries, cut to `query_max_length`; otherwise as `encode_documents`."""
-        return self._encode(texts, self.query_max_length, heads, progress)
+        return self._encode(texts, Layout(self.query_max_length), heads, progress)
 
     def iter_documents(
         self, texts: Iterable[str], *, heads: Iterable[str] = HEADS, progress: bool = False
@@ -132,13 +140,13 @@ class M3Encoder:
             Outputs of consecutive texts, in input order; joined, they are what `encode_documents` returns.
             Texts that were cut are marked in `truncated`; counting them is the reader's.
         """
-        return self._stream(texts, self.document_max_length, check_heads(heads), progress)
+        return self._stream(texts, self.document_layout, check_heads(heads), progress)
 
     def iter_queries(
         self, texts: Iterable[str], *, heads: Iterable[str] = HEADS, progress: bool = False
     ) -> Iterator[M3Output]:
         """Encodes a stream of queries; as `iter_documents`, cut to `query_max_length`."""
-        return self._stream(texts, self.query_max_length, check_heads(heads), progress)
+        return self._stream(texts, Layout(self.query_max_length), check_heads(heads), progress)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -147,8 +155,8 @@ class M3Encoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of what decides the vectors: weights, heads, tokenizer and pooling; 64 hex digits."""
-        return self.checkpoint.fingerprint()
+        """Hash of what decides the vectors: weights, heads, tokenizer, pooling and MCLS; 64 hex digits."""
+        return self.checkpoint.fingerprint(mcls=self.options.mcls)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -175,6 +183,16 @@ class M3Encoder:
         return asked or limit
 
     @property
+    def document_layout(self) -> Layout:
+        """How a document is laid out for the model: how long it may be, where its CLS tokens stand."""
+        return Layout(self.document_max_length, self.options.mcls)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer, which neither cuts nor pads. It is shared: do not change its settings."""
+        return self._load().tokenizer
+
+    @property
     def dim(self) -> int:
         """Width of the dense vectors."""
         return self._load().dim
@@ -193,27 +211,29 @@ class M3Encoder:
         """The word piece of a sparse id, for the reader's eye."""
         return self._load().token(token_id)
 
-    def _encode(self, texts: Iterable[str], max_length: int, heads: Iterable[str], progress: bool) -> M3Output:
+    def _encode(self, texts: Iterable[str], layout: Layout, heads: Iterable[str], progress: bool) -> M3Output:
         asked = check_heads(heads)
-        parts = list(self._stream(texts, max_length, asked, progress))
+        parts = list(self._stream(texts, layout, asked, progress))
         output = M3Output.concatenate(parts) if parts else self._load().empty(asked)
         if cut := int(output.truncated.sum()):
-            logger.warning("%d of %d texts were longer than %d tokens and were cut", cut, len(output), max_length)
+            logger.warning(
+                "%d of %d texts were longer than %d tokens and were cut", cut, len(output), layout.max_length
+            )
         return output
 
     def _stream(
-        self, texts: Iterable[str], max_length: int, heads: Sequence[Head], progress: bool
+        self, texts: Iterable[str], layout: Layout, heads: Sequence[Head], progress: bool
     ) -> Iterator[M3Output]:
         if isinstance(texts, str):
             msg = "texts must be a list or another iterable of strings, got one string; put it in a list"
             raise TypeError(msg)
-        return self._windows(texts, max_length, heads, progress)
+        return self._windows(texts, layout, heads, progress)
 
     def _windows(
-        self, texts: Iterable[str], max_length: int, heads: Sequence[Head], progress: bool
+        self, texts: Iterable[str], layout: Layout, heads: Sequence[Head], progress: bool
     ) -> Iterator[M3Output]:
         loaded = self._load()
-        tokenized = loaded.tokenizer(max_length).stream(texts)
+        tokenized = loaded.text_tokenizer(layout).stream(texts)
         total = len(texts) if isinstance(texts, Sequence) else None
         with tqdm(total=total, desc="encoding", unit="text", disable=not progress) as bar:
             for window in bounded_runs(tokenized, lambda text: len(text.ids), WINDOW_TOKENS):

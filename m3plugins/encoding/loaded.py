@@ -18,7 +18,7 @@ from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.options import EncoderOptions
 from m3plugins.encoding.output import Head, M3Output
 from m3plugins.encoding.sparse import SparseEmbeddings
-from m3plugins.encoding.tokenizing import TextTokenizer, TokenizedText, load_tokenizer
+from m3plugins.encoding.tokenizing import Layout, TextTokenizer, TokenizedText, load_tokenizer
 
 
 class LoadedModel:
@@ -27,11 +27,20 @@ class LoadedModel:
     Args:
         checkpoint: The model.
         options: How to run it.
+
+    Raises:
+        ValueError: If the options ask for more CLS tokens and the model does not pool by CLS.
     """
 
     def __init__(self, checkpoint: Checkpoint, options: EncoderOptions) -> None:
-        self._tokenizer, self._special = load_tokenizer(checkpoint.folder)
-        self.tokenizer = lru_cache(maxsize=8)(self._tokenizer_of)
+        if options.mcls is not None and checkpoint.pooling != "cls":
+            msg = (
+                f"mcls needs a model that pools by cls, {checkpoint.folder} pools by {checkpoint.pooling}; "
+                f"leave out mcls={options.mcls}"
+            )
+            raise ValueError(msg)
+        self.tokenizer, self._special = load_tokenizer(checkpoint.folder)
+        self.text_tokenizer = lru_cache(maxsize=8)(self._text_tokenizer)
         self._replicas = _load_replicas(checkpoint, options, self._special.pad)
         self._batch_tokens = options.batch_tokens or self._replicas[0].batch_tokens
         self._pool = ThreadPoolExecutor(len(self._replicas), thread_name_prefix="m3-encode")
@@ -42,8 +51,8 @@ class LoadedModel:
         self.multi_vector_dim = self._replicas[0].multi_vector_dim
         self.vocab_size = self._replicas[0].vocab_size
 
-    def _tokenizer_of(self, max_length: int) -> TextTokenizer:
-        return TextTokenizer(self._tokenizer, max_length)
+    def _text_tokenizer(self, layout: Layout) -> TextTokenizer:
+        return TextTokenizer(self.tokenizer, layout)
 
     def encode(
         self, window: Sequence[TokenizedText], heads: Sequence[Head], on_batch: Callable[[int], object]
@@ -55,7 +64,7 @@ class LoadedModel:
         def forward(rows: np.ndarray) -> BatchOutput:
             replica = self._free.get()
             try:
-                return replica.forward([window[row].ids for row in rows], heads)
+                return replica.forward([window[row] for row in rows], heads)
             finally:
                 self._free.put(replica)
 
@@ -83,7 +92,7 @@ class LoadedModel:
 
     def token(self, token_id: int) -> str:
         """The word piece of a token id."""
-        return self._tokenizer.id_to_token(token_id) or ""
+        return self.tokenizer.id_to_token(token_id) or ""
 
 
 def _load_replicas(checkpoint: Checkpoint, options: EncoderOptions, pad_id: int) -> list[Backend]:

@@ -19,6 +19,7 @@ class EncoderOptions:
     query_max_length: int = 512
     document_max_length: int | None = None
     batch_tokens: int | None = None
+    mcls: int | None = None
 
     def __post_init__(self) -> None:
         if self.backend not in ("auto", "torch"):
@@ -35,3 +36,6 @@ class EncoderOptions:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 3):
                 msg = f"{name} must be an integer >= 3 (two special tokens and one of the text), got {value!r}"
                 raise ValueError(msg)
+        if self.mcls is not None and (isinstance(self.mcls, bool) or not isinstance(self.mcls, int) or self.mcls < 1):
+            msg = f"mcls must be an integer >= 1 (tokens of text per CLS token) or None, got {self.mcls!r}"
+            raise ValueError(msg)

@@ -17,32 +17,77 @@ if TYPE_CHECKING:
 SLAB_TEXTS = 512
 SLAB_CHARACTERS = 1 << 20
 
+_ONE_CLS = np.zeros(1, np.int64)
+
 
 @dataclass(frozen=True, eq=False)
 class TokenizedText:
-    """The token ids of one text, special tokens included, and whether it was cut to the maximum length."""
+    """The token ids of one text.
+
+    Attributes:
+        ids: Special tokens included, shape (t,), int32.
+        truncated: Whether the text was cut to the maximum length.
+        cls: Where the CLS tokens stand, the first at 0, int64. A text may hold the id of CLS elsewhere:
+            that one is a word.
+    """
 
     ids: NDArray[np.int32]
     truncated: bool
+    cls: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a text is laid out for the model: CLS, text, eos; with MCLS a CLS ahead of every run of the text.
+
+    Attributes:
+        max_length: Tokens per text, special tokens included.
+        mcls: Tokens of text per CLS (M3 paper, section 3.4); None for one CLS at the start.
+
+    Example:
+        >>> layout = Layout(max_length=10, mcls=3)  # CLS t t t CLS t t t CLS eos: the last CLS would mark nothing
+        >>> layout.text_tokens
+        6
+    """
+
+    max_length: int
+    mcls: int | None = None
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens of text that fit."""
+        room = self.max_length - 1  # eos
+        if self.mcls is None:
+            return room - 1
+        runs, rest = divmod(room, self.mcls + 1)
+        return runs * self.mcls + max(0, rest - 1)
+
+    def lay_out(self, ids: NDArray[np.int32], *, truncated: bool) -> TokenizedText:
+        """Token ids with one CLS, with as many as there should be."""
+        if self.mcls is None or len(ids) <= self.mcls + 2:
+            return TokenizedText(ids, truncated, _ONE_CLS)
+        further = np.arange(1 + self.mcls, len(ids) - 1, self.mcls)
+        cls = np.arange(1 + len(further)) * (1 + self.mcls)
+        return TokenizedText(np.insert(ids, further, ids[0]), truncated, cls)
 
 
 class TextTokenizer:
-    """A checkpoint's tokenizer with one maximum length. Its state never changes, so threads may share it.
+    """A checkpoint's tokenizer with one layout. Its state never changes, so threads may share it.
 
     Args:
         backend: The tokenizer of the `tokenizers` library, copied.
-        max_length: Tokens per text, special tokens included.
+        layout: Lengths and CLS tokens.
     """
 
-    def __init__(self, backend: Tokenizer, max_length: int) -> None:
+    def __init__(self, backend: Tokenizer, layout: Layout) -> None:
+        self._layout = layout
         self._backend = type(backend).from_str(backend.to_str())
-        self._backend.no_padding()
-        self._backend.enable_truncation(max_length)
+        self._backend.enable_truncation(layout.text_tokens + 2)
 
     def tokenize(self, texts: list[str]) -> list[TokenizedText]:
         """Token ids of each text."""
         return [
-            TokenizedText(np.array(encoding.ids, dtype=np.int32), bool(encoding.overflowing))
+            self._layout.lay_out(np.array(encoding.ids, dtype=np.int32), truncated=bool(encoding.overflowing))
             for encoding in self._backend.encode_batch(texts)
         ]
 
@@ -72,7 +117,7 @@ class SpecialIds:
 
 
 def load_tokenizer(folder: Path) -> tuple[Tokenizer, SpecialIds]:
-    """The folder's fast tokenizer and its special ids.
+    """The folder's fast tokenizer, which neither cuts nor pads, and its special ids.
 
     Raises:
         ValueError: If the tokenizer has no fast form.
@@ -86,7 +131,10 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, SpecialIds]:
     # The reference drops exactly these four; sep and mask are eos or never occur in M3.
     ids = [getattr(tokenizer, f"{name}_token_id") for name in ("cls", "eos", "pad", "unk")]
     special = frozenset(i for i in ids if i is not None)
-    return tokenizer.backend_tokenizer, SpecialIds(special, tokenizer.pad_token_id or 0)
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return backend, SpecialIds(special, tokenizer.pad_token_id or 0)
 
 
 def _slabs(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -94,7 +142,7 @@ def _slabs(texts: Iterable[str]) -> Iterator[list[str]]:
     slab: list[str] = []
     characters = 0
     for position, text in enumerate(texts):
-        _check_text(position, text)
+        check_text(text, position)
         if slab and (len(slab) == SLAB_TEXTS or characters + len(text) > SLAB_CHARACTERS):
             yield slab
             slab, characters = [], 0
@@ -104,7 +152,13 @@ def _slabs(texts: Iterable[str]) -> Iterator[list[str]]:
         yield slab
 
 
-def _check_text(position: int, text: object) -> None:
+def check_text(text: object, position: int = 0) -> None:
+    """Refuses what is not a string of valid Unicode; `position` tells the reader which text it is.
+
+    Raises:
+        TypeError: If it is no string.
+        ValueError: If it has a lone surrogate.
+    """
     if not isinstance(text, str):
         msg = f"texts must be strings, got {type(text).__name__} at position {position}"
         raise TypeError(msg)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from m3plugins.encoding.output import HEADS, Head
-from m3plugins.scoring.heads import HeadScores
+from m3plugins.scoring.heads import LEGS, HeadScores, Leg
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,28 +15,41 @@ class HybridWeights:
 
     For long documents the paper uses 0.15 / 0.5 / 0.35. A head of weight 0 is not computed.
 
+    Attributes:
+        dense: Of the dense score, in [-1, 1].
+        sparse: Of the sparse score, >= 0.
+        multi_vector: Of the multi-vector score, in [-1, 1].
+        bm25: Of the engine's BM25 score, of an index made with it; it has no upper bound (10 to 30 is
+            usual), so a weight that suits is small, about 0.02.
+
     Raises:
-        ValueError: If a weight is negative or not finite, or all are 0.
+        ValueError: If a weight is negative or not finite, or those of M3's heads are all 0.
     """
 
     dense: float = 1.0
     sparse: float = 0.3
     multi_vector: float = 1.0
+    bm25: float = 0.0
 
     def __post_init__(self) -> None:
-        for head in HEADS:
+        for head in LEGS:
             weight = getattr(self, head)
             if not (math.isfinite(weight) and weight >= 0):
                 msg = f"weight of {head} must be a finite number >= 0, got {weight}"
                 raise ValueError(msg)
         if not self.heads:
-            msg = "at least one head must have a weight > 0"
+            msg = f"at least one of the heads {', '.join(HEADS)} must have a weight > 0; bm25 joins them"
             raise ValueError(msg)
 
     @property
     def heads(self) -> tuple[Head, ...]:
-        """The heads that count, in canonical order."""
+        """M3's heads that count, in canonical order."""
         return tuple(head for head in HEADS if getattr(self, head) > 0)
+
+    @property
+    def legs(self) -> tuple[Leg, ...]:
+        """All scores that count: the heads, and "bm25" if it does."""
+        return tuple(leg for leg in LEGS if getattr(self, leg) > 0)
 
 
 def weighted_sum(scores: HeadScores, weights: HybridWeights) -> float:
@@ -46,5 +59,5 @@ def weighted_sum(scores: HeadScores, weights: HybridWeights) -> float:
         >>> weighted_sum(HeadScores(dense=0.5, sparse=1.0, multi_vector=0.25), HybridWeights())
         1.05
     """
-    pairs = ((getattr(weights, head), getattr(scores, head)) for head in HEADS)
+    pairs = ((getattr(weights, leg), getattr(scores, leg)) for leg in LEGS)
     return sum((weight * score for weight, score in pairs if weight and score is not None), 0.0)

@@ -7,11 +7,23 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from m3plugins.scoring.heads import HeadScores
 
 _INTEGER_BITS = 4096
+
+
+class Digest(NamedTuple):
+    """What a document is compared with the stored one by: 32 hex digits each.
+
+    Attributes:
+        content: Changes with what is encoded (and the caller's embeddings, if there are any).
+        attributes: Changes with the metadata or the parent's id.
+    """
+
+    content: str
+    attributes: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +49,16 @@ class Document:
         """What is encoded: title and text."""
         return f"{self.title}\n{self.text}".strip()
 
-    def digest(self) -> str:
-        """32 hex digits that change with any field but the id. The document must pass `check`."""
-        fields = [self.text, dict(self.metadata), self.title, self.parent_id]
-        canonical = json.dumps(fields, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+    def digest(self, embedding_digest: str = "") -> Digest:
+        """Hashes of the content and of the attributes. The document must pass `check`.
+
+        Args:
+            embedding_digest: Of the caller's embedding, where the encoder did not make it.
+        """
+        return Digest(
+            content=_hash([self.title, self.text, embedding_digest]),
+            attributes=_hash([dict(self.metadata), self.parent_id]),
+        )
 
     def check(self) -> None:
         """Refuses what no engine could keep and give back unchanged.
@@ -108,6 +125,11 @@ class Hit:
     def metadata(self) -> Mapping[str, Any]:
         """The document's metadata."""
         return self.document.metadata
+
+
+def _hash(fields: list[Any]) -> str:
+    canonical = json.dumps(fields, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
 def _check_unicode(name: str, value: str) -> None:

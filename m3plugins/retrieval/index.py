@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal, NamedTuple, Protocol, overload, runtime_checkable
 
 from typing_extensions import Self
 
 from m3plugins.encoding.encoder import M3Encoder
-from m3plugins.encoding.output import Head, M3Output
+from m3plugins.encoding.output import M3Output
 from m3plugins.retrieval.document import Candidate, Document
 from m3plugins.retrieval.filters import Filter
-from m3plugins.scoring.heads import HeadScores
+from m3plugins.scoring.heads import HeadScores, Leg
 
 Ack = Callable[[list[str]], None]
 """Called with the ids of documents that are now stored, once each batch is."""
+
+_ASYNC_PAGE = 64
 
 AnyFilter = Filter | str | dict[str, Any]
 """The neutral tree, or a filter in the engine's own language (what that is, the engine says)."""
@@ -39,6 +43,18 @@ def check_ids(ids: Sequence[str]) -> list[str]:
         msg = f"ids must be a list of strings, got {ids!r}"
         raise TypeError(msg)
     return list(dict.fromkeys(ids))
+
+
+def check_one_of(**selectors: object) -> None:
+    """Refuses none or several of the ways to name documents.
+
+    Raises:
+        ValueError: If not exactly one is given.
+    """
+    given = [name for name, value in selectors.items() if value is not None]
+    if len(given) != 1:
+        msg = f"give exactly one of {', '.join(selectors)}, got {' and '.join(given) or 'none'}"
+        raise ValueError(msg)
 
 
 class FailedDocument(NamedTuple):
@@ -74,10 +90,14 @@ class UpsertReport:
 class HybridIndex(Protocol):
     """Documents with their three representations, in some engine.
 
-    Engines also have the class methods `create(name, *, encoder, uri, ...)` and
-    `open(name, *, encoder, uri, ...)`; the latter raises `ModelMismatchError` where the stored vectors
-    are not the encoder's and `IndexNotFoundError` where there is none. All methods are safe to call from
-    several threads.
+    Engines derive from it, which gives them the async twins, and have the class methods
+    `create(name, *, encoder, uri, ...)` and `open(name, *, encoder, uri, ...)`; the latter raises
+    `ModelMismatchError` where the stored vectors are not the encoder's and `IndexNotFoundError` where
+    there is none. All methods are safe to call from several threads.
+
+    An index made with `passages` stores the passages of each document, under the ids `{id}#0`, `{id}#1`, ...
+    and with `parent_id` the document's id. Then `upsert`, `delete(ids)` and `update_metadata` speak of
+    documents, all that reads speaks of passages.
     """
 
     @property
@@ -89,6 +109,8 @@ class HybridIndex(Protocol):
     ) -> UpsertReport:
         """Stores documents, streamed; a document of a known id replaces the old one, if anything changed.
 
+        Where only metadata or parent changed, nothing is encoded.
+
         Args:
             documents: Any iterable. Of two with one id, the later one wins.
             embeddings: The documents' embeddings, in the same order: an `M3Output`, or an iterable of
@@ -96,8 +118,17 @@ class HybridIndex(Protocol):
             on_ack: Called with the ids of each batch once they are stored or known to be unchanged.
         """
 
-    def delete(self, ids: Sequence[str] | None = None, filter: AnyFilter | None = None) -> int:  # noqa: A002
-        """Deletes by ids or by filter (exactly one of them); returns how many documents went."""
+    def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None) -> UpsertReport:
+        """Replaces the metadata of stored documents, by id, without encoding them; unknown ids fail."""
+
+    def delete(
+        self,
+        ids: Sequence[str] | None = None,
+        filter: AnyFilter | None = None,  # noqa: A002
+        *,
+        parent_id: str | None = None,
+    ) -> int:
+        """Deletes by ids, by filter or by parent (exactly one of them); returns how many stored documents went."""
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in this order; unknown ids are left out."""
@@ -126,20 +157,92 @@ class HybridIndex(Protocol):
         query: M3Output,
         k: int,
         filter: AnyFilter | None = None,  # noqa: A002
-    ) -> dict[Head, list[Candidate]]:
-        """The best k documents of the dense and of the sparse head (those that `query`, of length 1, has)."""
+        *,
+        text: str | None = None,
+    ) -> dict[Leg, list[Candidate]]:
+        """The best k documents of the dense and of the sparse head (those that `query`, of length 1, has).
 
-    def score(self, query: M3Output, ids: Sequence[str]) -> dict[str, HeadScores]:
-        """Exact scores, on the heads that `query` has, of the given documents; unknown ids are left out."""
+        Args:
+            query: The query's embeddings.
+            k: Documents a leg.
+            filter: Only documents that match.
+            text: The query itself, for a list "bm25" as well.
+
+        Raises:
+            ValueError: If there is a text, and the index has no BM25.
+        """
+
+    def score(self, query: M3Output, ids: Sequence[str], *, text: str | None = None) -> dict[str, HeadScores]:
+        """Exact scores, on the heads that `query` has, of the given documents; unknown ids are left out.
+
+        Args:
+            query: The query's embeddings.
+            ids: Of documents.
+            text: The query itself, for the BM25 score as well.
+        """
 
     def drop(self) -> None:
         """Deletes the index and all in it."""
 
+    def close(self) -> None:
+        """Frees what the index holds; any further call raises `ValueError`."""
+
     def __enter__(self) -> Self:
         """The index itself."""
+        return self
 
     def __exit__(self, *error: object) -> None:
         """Closes it."""
+        self.close()
 
-    def close(self) -> None:
-        """Frees what the index holds; any further call raises `ValueError`."""
+    async def aupsert(
+        self, documents: Iterable[Document], embeddings: Iterable[M3Output] | None = None, on_ack: Ack | None = None
+    ) -> UpsertReport:
+        """`upsert` in a thread, which also reads `documents` and calls `on_ack`."""
+        return await asyncio.to_thread(self.upsert, documents, embeddings, on_ack)
+
+    async def aupdate_metadata(
+        self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None
+    ) -> UpsertReport:
+        """`update_metadata` in a thread."""
+        return await asyncio.to_thread(self.update_metadata, metadata, on_ack)
+
+    async def adelete(
+        self,
+        ids: Sequence[str] | None = None,
+        filter: AnyFilter | None = None,  # noqa: A002
+        *,
+        parent_id: str | None = None,
+    ) -> int:
+        """`delete` in a thread."""
+        return await asyncio.to_thread(self.delete, ids, filter, parent_id=parent_id)
+
+    async def aget(self, ids: Sequence[str]) -> list[Document]:
+        """`get` in a thread."""
+        return await asyncio.to_thread(self.get, ids)
+
+    async def acount(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
+        """`count` in a thread."""
+        return await asyncio.to_thread(self.count, filter)
+
+    async def ascan(self, filter: AnyFilter | None = None) -> AsyncIterator[Document]:  # noqa: A002
+        """`scan`, page by page in a thread."""
+        documents = await asyncio.to_thread(self.scan, filter)
+        while page := await asyncio.to_thread(lambda: list(islice(documents, _ASYNC_PAGE))):
+            for document in page:
+                yield document
+
+    async def acandidates(
+        self,
+        query: M3Output,
+        k: int,
+        filter: AnyFilter | None = None,  # noqa: A002
+        *,
+        text: str | None = None,
+    ) -> dict[Leg, list[Candidate]]:
+        """`candidates` in a thread."""
+        return await asyncio.to_thread(self.candidates, query, k, filter, text=text)
+
+    async def ascore(self, query: M3Output, ids: Sequence[str], *, text: str | None = None) -> dict[str, HeadScores]:
+        """`score` in a thread."""
+        return await asyncio.to_thread(self.score, query, ids, text=text)

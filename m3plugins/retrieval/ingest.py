@@ -1,9 +1,13 @@
-"""The road every engine's `upsert` takes: check, skip what is unchanged, encode, write, acknowledge."""
+"""The road every engine's `upsert` takes: check, skip what is unchanged, encode, write, acknowledge.
+
+While one batch is written, in a thread, the next one is encoded.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -11,26 +15,18 @@ import numpy as np
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import M3Output
-from m3plugins.retrieval.document import Document
+from m3plugins.retrieval.document import Digest, Document
 from m3plugins.retrieval.index import Ack, FailedDocument, UpsertReport
+from m3plugins.retrieval.writing import Batch, Failures, Writer
 
 WINDOW = 256
 """Documents whose digests are compared, and that are then encoded together (sorted by length)."""
 
+WINDOW_CHARACTERS = 1 << 22
+"""Characters of text after which a window ends earlier."""
 
-@dataclass(frozen=True)
-class Batch:
-    """Documents to write, in columns.
-
-    Attributes:
-        documents: Checked, of distinct ids.
-        digests: `Document.digest()` of each, to be stored beside it.
-        embeddings: Their embeddings, all heads.
-    """
-
-    documents: list[Document]
-    digests: list[str]
-    embeddings: M3Output
+Stored = Callable[[list[str], bool], None]
+"""Hears of ids that are stored, and whether they were written just now."""
 
 
 def ingest(
@@ -38,10 +34,8 @@ def ingest(
     embeddings: Iterable[M3Output] | None,
     *,
     encoder: M3Encoder,
-    stored_digests: Callable[[Sequence[str]], dict[str, str]],
-    write: Callable[[Batch], Iterable[FailedDocument] | None],
+    writer: Writer,
     on_ack: Ack | None = None,
-    check: Callable[[Document], None] = Document.check,
 ) -> UpsertReport:
     """Streams documents into an engine, in bounded memory.
 
@@ -49,11 +43,8 @@ def ingest(
         documents: Any iterable.
         embeddings: The documents' embeddings in the same order, or None to encode them here.
         encoder: Encodes where no embeddings are given.
-        stored_digests: The digests of those of the given ids that the engine holds.
-        write: Stores a batch; returns the documents it could not store, if any. An exception that it
-            raises ends the run: what was acknowledged is stored, the rest is not promised.
-        on_ack: Called with the ids that are stored or known to be unchanged.
-        check: Raises ValueError for a document that the engine cannot keep.
+        writer: The engine.
+        on_ack: Called, in this thread, with the ids that are stored or known to be unchanged.
 
     Returns:
         What became of the documents.
@@ -63,24 +54,14 @@ def ingest(
         TypeError: If an item is no `Document`.
     """
     report = UpsertReport()
-    acknowledge = on_ack or (lambda ids: None)
-    for window in _windows(_valid(_embedded(documents, embeddings), check, encoder, report)):
-        digests = {item.document.id: _digest(item) for item in window}
-        stored = stored_digests(list(digests))
-        unchanged = [i for i, digest in digests.items() if stored.get(i) == digest]
-        report.unchanged += len(unchanged)
-        if unchanged:
-            acknowledge(unchanged)
-        changed = [item for item in window if stored.get(item.document.id) != digests[item.document.id]]
-        for batch in _batches(changed, digests, encoder, report):
-            failed = list(write(batch) or ())
-            report.failed += failed
-            lost = {failure.id for failure in failed}
-            kept = [row for row, document in enumerate(batch.documents) if document.id not in lost]
-            report.written += len(kept)
-            report.truncated += int(batch.embeddings.truncated[kept].sum())
-            if kept:
-                acknowledge([batch.documents[row].id for row in kept])
+
+    def stored(ids: list[str], changed: bool) -> None:
+        report.written += len(ids) if changed else 0
+        report.unchanged += 0 if changed else len(ids)
+        if on_ack:
+            on_ack(ids)
+
+    stream(_valid(_embedded(documents, embeddings), writer.check, encoder, report), encoder, writer, report, stored)
     return report
 
 
@@ -111,16 +92,18 @@ def _finite(output: M3Output) -> bool:
 
 
 @dataclass(frozen=True)
-class _Pending:
+class Pending:
+    """A document on its way, with the caller's embedding if there is one."""
+
     document: Document
     embedding: M3Output | None
 
 
-def _embedded(documents: Iterable[Document], embeddings: Iterable[M3Output] | None) -> Iterator[_Pending]:
+def _embedded(documents: Iterable[Document], embeddings: Iterable[M3Output] | None) -> Iterator[Pending]:
     """Each document with its row of the embeddings, if these are given."""
     if embeddings is None:
         for document in documents:
-            yield _Pending(_checked(document), None)
+            yield Pending(checked(document), None)
         return
     outputs = [embeddings] if isinstance(embeddings, M3Output) else embeddings
     rows = (row for output in outputs for row in output)
@@ -129,10 +112,15 @@ def _embedded(documents: Iterable[Document], embeddings: Iterable[M3Output] | No
             short = "documents" if document is None else "embeddings"
             msg = f"there must be as many embeddings as documents, the {short} ran out first"
             raise ValueError(msg)
-        yield _Pending(_checked(document), row)
+        yield Pending(checked(document), row)
 
 
-def _checked(document: object) -> Document:
+def checked(document: object) -> Document:
+    """The document.
+
+    Raises:
+        TypeError: If it is none.
+    """
     if not isinstance(document, Document):
         msg = f"documents must be m3plugins.Document, got {type(document).__name__}"
         raise TypeError(msg)
@@ -140,8 +128,8 @@ def _checked(document: object) -> Document:
 
 
 def _valid(
-    items: Iterator[_Pending], check: Callable[[Document], None], encoder: M3Encoder, report: UpsertReport
-) -> Iterator[_Pending]:
+    items: Iterator[Pending], check: Callable[[Document], None], encoder: M3Encoder, report: UpsertReport
+) -> Iterator[Pending]:
     """The items that can be stored; the others go into the report."""
     for item in items:
         try:
@@ -154,28 +142,113 @@ def _valid(
             yield item
 
 
-def _windows(items: Iterator[_Pending]) -> Iterator[list[_Pending]]:
-    """Runs of at most WINDOW documents of distinct ids, so that of two with one id the later one wins."""
-    window: dict[str, _Pending] = {}
+def windows(items: Iterator[Pending]) -> Iterator[list[Pending]]:
+    """Runs of bounded size with distinct ids, so that of two documents with one id the later one wins."""
+    window: dict[str, Pending] = {}
+    characters = 0
     for item in items:
-        if len(window) == WINDOW or item.document.id in window:
+        full = len(window) == WINDOW or characters > WINDOW_CHARACTERS
+        if full or item.document.id in window:
             yield list(window.values())
-            window = {}
+            window, characters = {}, 0
         window[item.document.id] = item
+        characters += len(item.document.text)
     if window:
         yield list(window.values())
 
 
-def _digest(item: _Pending) -> str:
-    """The document's digest; with embeddings of the caller's, theirs too."""
-    digest = item.document.digest()
-    if item.embedding is None:
-        return digest
-    return hashlib.blake2b(digest.encode() + item.embedding.digest().encode(), digest_size=16).hexdigest()
+class _Flight:
+    """One write at a time, in a thread, while the next batch is prepared.
+
+    Args:
+        pool: Of one thread.
+        report: Hears of failures and of truncated texts.
+        stored: Hears, in the caller's thread, of the ids that are stored.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor, report: UpsertReport, stored: Stored) -> None:
+        self._pool = pool
+        self._report = report
+        self._stored = stored
+        self._future: Future[Failures] | None = None
+        self.truncated: dict[str, bool] = {}
+
+    def start(self, write: Callable[[], Failures], truncated: dict[str, bool]) -> None:
+        """Starts a write of documents, by id whether the model read them only in part, once the last one is done."""
+        self.land()
+        self._future, self.truncated = self._pool.submit(write), truncated
+
+    def land(self) -> None:
+        """Waits for the write, if there is one, and tells what became of it."""
+        future, truncated = self._future, self.truncated
+        self._future, self.truncated = None, {}
+        if future is None:
+            return
+        failed = list(future.result() or ())
+        self._report.failed += failed
+        lost = {failure.id for failure in failed}
+        kept = [i for i in truncated if i not in lost]
+        self._report.truncated += sum(truncated[i] for i in kept)
+        if kept:
+            self._stored(kept, True)
+
+
+def stream(
+    items: Iterator[Pending],
+    encoder: M3Encoder,
+    writer: Writer,
+    report: UpsertReport,
+    stored: Stored,
+) -> None:
+    """Writes what is new or changed of documents that are checked; tells `stored` and the report."""
+    with ThreadPoolExecutor(1, thread_name_prefix="m3-write") as pool:
+        flight = _Flight(pool, report, stored)
+        try:
+            for window in windows(items):
+                if any(item.document.id in flight.truncated for item in window):
+                    flight.land()  # what is stored of it is not known before
+                _send(window, encoder, writer, report, stored, flight)
+        except BaseException:
+            with suppress(Exception):  # what ended the run is the error to tell
+                flight.land()
+            raise
+        flight.land()
+
+
+def _send(
+    window: list[Pending],
+    encoder: M3Encoder,
+    writer: Writer,
+    report: UpsertReport,
+    stored: Stored,
+    flight: _Flight,
+) -> None:
+    digests = {item.document.id: item.document.digest(_embedding_digest(item)) for item in window}
+    before = writer.digests(list(digests))
+    unchanged = [i for i, digest in digests.items() if before.get(i) == digest]
+    if unchanged:
+        stored(unchanged, False)
+    content, attributes = [], []
+    for item in window:
+        i = item.document.id
+        if i not in before or before[i].content != digests[i].content:
+            content.append(item)
+        elif before[i] != digests[i]:
+            attributes.append(item.document)
+    if attributes:
+        new = [digests[document.id] for document in attributes]
+        flight.start(lambda: writer.annotate(attributes, new), {document.id: False for document in attributes})
+    for batch in _batches(content, digests, encoder, report):
+        truncated = dict(zip((d.id for d in batch.documents), batch.embeddings.truncated.tolist(), strict=True))
+        flight.start(lambda batch=batch: writer.write(batch), truncated)  # type: ignore[misc]
+
+
+def _embedding_digest(item: Pending) -> str:
+    return "" if item.embedding is None else item.embedding.digest()
 
 
 def _batches(
-    items: list[_Pending], digests: dict[str, str], encoder: M3Encoder, report: UpsertReport
+    items: list[Pending], digests: dict[str, Digest], encoder: M3Encoder, report: UpsertReport
 ) -> Iterator[Batch]:
     """The items with their embeddings, as many at a time as the encoder hands out."""
     if not items:

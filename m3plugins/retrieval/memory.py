@@ -4,48 +4,45 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from m3plugins.encoding.encoder import M3Encoder
-from m3plugins.encoding.output import Head, M3Output
-from m3plugins.retrieval.document import Candidate, Document
+from m3plugins.encoding.output import M3Output
+from m3plugins.retrieval.document import Candidate, Digest, Document
 from m3plugins.retrieval.filters import And, Comparison, Not, Or, matches
-from m3plugins.retrieval.index import Ack, AnyFilter, UpsertReport, check_ids
-from m3plugins.retrieval.ingest import Batch, ingest
+from m3plugins.retrieval.index import Ack, AnyFilter, HybridIndex, UpsertReport, check_ids, check_one_of
+from m3plugins.retrieval.ingest import ingest
+from m3plugins.retrieval.passages import check_not_embedded, ingest_passages
+from m3plugins.retrieval.updating import update_metadata
+from m3plugins.retrieval.writing import Batch
 from m3plugins.scoring.dense import dense_scores
-from m3plugins.scoring.heads import HeadScores, head_scores
+from m3plugins.scoring.heads import HeadScores, Leg, head_scores
 from m3plugins.scoring.sparse import sparse_scores
 
-
-@dataclass(frozen=True)
-class _Stored:
-    document: Document
-    digest: str
-    row: int
+if TYPE_CHECKING:
+    from m3plugins.encoding.passages import Passages
 
 
-class InMemoryHybridIndex:
+class InMemoryHybridIndex(HybridIndex):
     """A `HybridIndex` in the process's memory: every score by brute force, nothing on disk.
 
     Embeddings are kept in columns; a read after writes first joins them, in time linear in the index.
+    It has no BM25.
 
     Args:
         encoder: Encodes the documents, and the queries.
+        passages: How to cut documents into what is stored; None stores them as they are.
     """
 
-    def __init__(self, *, encoder: M3Encoder) -> None:
+    def __init__(self, *, encoder: M3Encoder, passages: Passages | None = None) -> None:
         self._encoder = encoder
-        self._stored: dict[str, _Stored] = {}
-        self._parts: list[
-            M3Output
-        ] = []  # their rows, counted through, are those of `_stored`, and of what was replaced
-        self._lock = threading.RLock()
+        self._passages = passages
+        self._store = _Store()
         self._closed = False
 
     @property
@@ -58,33 +55,46 @@ class InMemoryHybridIndex:
     ) -> UpsertReport:
         """Stores documents; see `HybridIndex.upsert`."""
         self._check_open()
-        return ingest(
-            documents, embeddings, encoder=self._encoder, stored_digests=self._digests, write=self._write, on_ack=on_ack
-        )
+        if self._passages is None:
+            return ingest(documents, embeddings, encoder=self._encoder, writer=self._store, on_ack=on_ack)
+        check_not_embedded(embeddings)
+        return ingest_passages(documents, self._passages, encoder=self._encoder, writer=self._store, on_ack=on_ack)
 
-    def delete(self, ids: Sequence[str] | None = None, filter: AnyFilter | None = None) -> int:  # noqa: A002
-        """Deletes by ids or by filter; see `HybridIndex.delete`."""
+    def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None) -> UpsertReport:
+        """Replaces metadata; see `HybridIndex.update_metadata`."""
         self._check_open()
-        if (ids is None) == (filter is None):
-            msg = "delete takes either ids or a filter"
-            raise ValueError(msg)
-        with self._lock:
-            doomed = self._matching(filter) if ids is None else [i for i in check_ids(ids) if i in self._stored]
-            for i in doomed:
-                del self._stored[i]
-        return len(doomed)
+        return update_metadata(metadata, writer=self._store, passages=self._passages is not None, on_ack=on_ack)
+
+    def delete(
+        self,
+        ids: Sequence[str] | None = None,
+        filter: AnyFilter | None = None,  # noqa: A002
+        *,
+        parent_id: str | None = None,
+    ) -> int:
+        """Deletes by ids, by filter or by parent; see `HybridIndex.delete`."""
+        self._check_open()
+        check_one_of(ids=ids, filter=filter, parent_id=parent_id)
+        with self._store.lock:
+            if filter is not None:
+                doomed = self._store.matching(filter)
+            elif parent_id is not None:
+                doomed = list(self._store.passages_of([parent_id]))
+            else:
+                doomed = check_ids(ids or ())
+                doomed = doomed if self._passages is None else list(self._store.passages_of(doomed))
+            return self._store.remove(doomed)
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in this order."""
         self._check_open()
-        with self._lock:
-            return [self._stored[i].document for i in check_ids(ids) if i in self._stored]
+        return self._store.get(check_ids(ids))
 
     def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
         """How many documents there are, or match."""
         self._check_open()
-        with self._lock:
-            return len(self._matching(filter))
+        with self._store.lock:
+            return len(self._store.matching(filter))
 
     @overload
     def scan(self, filter: AnyFilter | None = None, with_embeddings: Literal[False] = False) -> Iterator[Document]: ...
@@ -99,9 +109,9 @@ class InMemoryHybridIndex:
     ) -> Iterator[Document] | Iterator[tuple[Document, M3Output]]:
         """Every document that matches, as they are at the time of the call."""
         self._check_open()
-        with self._lock:
-            columns = self._columns()
-            stored = [self._stored[i] for i in self._matching(filter)]
+        with self._store.lock:
+            columns = self._store.columns()
+            stored = [self._store.items[i] for i in self._store.matching(filter)]
         if with_embeddings and columns is not None:
             return ((item.document, columns[item.row]) for item in stored)
         return (item.document for item in stored)
@@ -111,16 +121,19 @@ class InMemoryHybridIndex:
         query: M3Output,
         k: int,
         filter: AnyFilter | None = None,  # noqa: A002
-    ) -> dict[Head, list[Candidate]]:
+        *,
+        text: str | None = None,
+    ) -> dict[Leg, list[Candidate]]:
         """The best k documents of the dense and of the sparse head."""
         self._check_open()
-        with self._lock:
-            columns = self._columns()
-            ids = self._matching(filter)
-            rows = np.array([self._stored[i].row for i in ids], dtype=np.int64)
+        _check_no_text(text)
+        with self._store.lock:
+            columns = self._store.columns()
+            ids = self._store.matching(filter)
+            rows = np.array([self._store.items[i].row for i in ids], dtype=np.int64)
         if columns is None:
             return {head: [] for head in query.heads if head != "multi_vector"}
-        found: dict[Head, list[Candidate]] = {}
+        found: dict[Leg, list[Candidate]] = {}
         if query.dense is not None and columns.dense is not None:
             found["dense"] = _best(ids, dense_scores(query.dense, columns.dense)[0, rows], k)
         if query.sparse is not None and columns.sparse is not None:
@@ -128,12 +141,13 @@ class InMemoryHybridIndex:
             found["sparse"] = [candidate for candidate in best if candidate.score > 0]
         return found
 
-    def score(self, query: M3Output, ids: Sequence[str]) -> dict[str, HeadScores]:
+    def score(self, query: M3Output, ids: Sequence[str], *, text: str | None = None) -> dict[str, HeadScores]:
         """Exact scores of the given documents."""
         self._check_open()
-        with self._lock:
-            columns = self._columns()
-            rows = {i: self._stored[i].row for i in check_ids(ids) if i in self._stored}
+        _check_no_text(text)
+        with self._store.lock:
+            columns = self._store.columns()
+            rows = {i: self._store.items[i].row for i in check_ids(ids) if i in self._store.items}
         if columns is None or not rows:
             return {}
         if len(rows) > len(columns) // 2:  # cheaper than copying the rows out
@@ -147,56 +161,96 @@ class InMemoryHybridIndex:
 
     def close(self) -> None:
         """Frees the memory; any further call raises `ValueError`."""
-        with self._lock:
-            self._stored = {}
-            self._parts = []
-            self._closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
+        self._closed = True
+        self._store = _Store()
 
     def _check_open(self) -> None:
         if self._closed:
             msg = "this index is closed; make a new InMemoryHybridIndex"
             raise ValueError(msg)
 
-    def _digests(self, ids: Sequence[str]) -> dict[str, str]:
-        with self._lock:
-            return {i: self._stored[i].digest for i in ids if i in self._stored}
 
-    def _write(self, batch: Batch) -> None:
-        with self._lock:
+@dataclass(frozen=True)
+class _Stored:
+    document: Document
+    digest: Digest
+    row: int
+
+
+class _Store:
+    """Documents by id, and their embeddings in columns: the `Writer` of this engine."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.items: dict[str, _Stored] = {}
+        self._parts: list[M3Output] = []  # their rows, counted through, are those of `items`, and of what is gone
+
+    def check(self, document: Document) -> None:
+        document.check()
+
+    def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
+        with self.lock:
+            return {i: self.items[i].digest for i in ids if i in self.items}
+
+    def write(self, batch: Batch) -> None:
+        with self.lock:
             first = sum(map(len, self._parts))
             for row, (document, digest) in enumerate(zip(batch.documents, batch.digests, strict=True), start=first):
-                own = replace(document, metadata=copy.deepcopy(dict(document.metadata)))  # the caller's may change
-                self._stored[document.id] = _Stored(own, digest, row)
+                self.items[document.id] = _Stored(_own(document), digest, row)
             self._parts.append(batch.embeddings)
 
-    def _columns(self) -> M3Output | None:
+    def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> None:
+        with self.lock:
+            for document, digest in zip(documents, digests, strict=True):
+                self.items[document.id] = _Stored(_own(document), digest, self.items[document.id].row)
+
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        with self.lock:
+            return [self.items[i].document for i in ids if i in self.items]
+
+    def passages_of(self, parent_ids: Sequence[str]) -> dict[str, str]:
+        wanted = set(parent_ids)
+        with self.lock:
+            parents = {i: item.document.parent_id for i, item in self.items.items()}
+        return {i: parent for i, parent in parents.items() if parent is not None and parent in wanted}
+
+    def remove(self, ids: Sequence[str]) -> int:
+        with self.lock:
+            return sum(self.items.pop(i, None) is not None for i in ids)
+
+    def columns(self) -> M3Output | None:
         """All embeddings joined, less those of replaced and deleted documents; None where there are none."""
-        if not self._stored:
+        if not self.items:
             self._parts = []
             return None
         if len(self._parts) > 1:
             self._parts = [M3Output.concatenate(self._parts)]
-        if len(self._parts[0]) > len(self._stored):
-            self._parts = [self._parts[0].take([item.row for item in self._stored.values()])]
-            self._stored = {i: replace(item, row=row) for row, (i, item) in enumerate(self._stored.items())}
+        if len(self._parts[0]) > len(self.items):
+            self._parts = [self._parts[0].take([item.row for item in self.items.values()])]
+            self.items = {i: replace(item, row=row) for row, (i, item) in enumerate(self.items.items())}
         return self._parts[0]
 
-    def _matching(self, filter: AnyFilter | None) -> list[str]:  # noqa: A002
+    def matching(self, filter: AnyFilter | None) -> list[str]:  # noqa: A002
         if filter is None:
-            return list(self._stored)
+            return list(self.items)
         if not isinstance(filter, Comparison | And | Or | Not):
             msg = f"the in-memory index takes filters of m3plugins.retrieval.filters, got {type(filter).__name__}"
             raise TypeError(msg)
-        return [i for i, item in self._stored.items() if matches(filter, item.document.metadata)]
+        return [i for i, item in self.items.items() if matches(filter, item.document.metadata)]
+
+
+def _own(document: Document) -> Document:
+    """A copy that a change of the caller's metadata does not reach."""
+    return replace(document, metadata=copy.deepcopy(dict(document.metadata)))
 
 
 def _best(ids: Sequence[str], scores: NDArray[np.float32], k: int) -> list[Candidate]:
     """The k best, ties by id."""
     best = sorted(zip(scores.tolist(), ids, strict=True), key=lambda pair: (-pair[0], pair[1]))[:k]
     return [Candidate(i, score) for score, i in best]
+
+
+def _check_no_text(text: str | None) -> None:
+    if text is not None:
+        msg = "the in-memory index has no BM25; leave the weight of bm25 at 0"
+        raise ValueError(msg)

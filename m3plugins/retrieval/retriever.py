@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -24,6 +25,31 @@ class _Ranked:
     scores: HeadScores
 
 
+@dataclass(frozen=True)
+class _Ranking:
+    best: list[_Ranked]
+    may_grow: bool
+    """Whether asking for more candidates could add to it."""
+
+
+@dataclass(frozen=True)
+class _Options:
+    k: int
+    filter: AnyFilter | None
+    weights: HybridWeights
+    min_score: float | None
+    offset: int
+    per_parent: int | None
+
+    def __post_init__(self) -> None:
+        _check_positive("k", self.k)
+        if self.per_parent is not None:
+            _check_positive("per_parent", self.per_parent)
+        if isinstance(self.offset, bool) or not isinstance(self.offset, int) or self.offset < 0:
+            msg = f"offset must be an integer >= 0, got {self.offset!r}"
+            raise ValueError(msg)
+
+
 class HybridRetriever:
     """Searches a `HybridIndex` with the three heads of M3.
 
@@ -37,7 +63,8 @@ class HybridRetriever:
         weights: How much each head counts; a head of weight 0 is not used.
         fusion: "weighted" (the raw weighted sum) or "rrf" (reciprocal ranks of the heads with a
             weight > 0, k = 60, whatever the weights).
-        candidates: Documents that each of the dense and sparse heads proposes, or k if that is more.
+        candidates: Documents that each of the dense and sparse heads (and BM25, if its weight is > 0)
+            proposes, or k if that is more.
         multi_vector_depth: Documents scored by their token vectors, or k if that is more.
         reranker: Gives the best `rerank_depth` hits their final score.
         rerank_depth: Documents to rerank, or k if that is more; with a reranker only those are returned.
@@ -79,6 +106,8 @@ class HybridRetriever:
         filter: AnyFilter | None = None,  # noqa: A002
         weights: HybridWeights | None = None,
         min_score: float | None = None,
+        offset: int = 0,
+        per_parent: int | None = None,
     ) -> list[Hit]:
         """The best k documents for a query, best first; equal scores (within 1e-6) by id.
 
@@ -88,11 +117,16 @@ class HybridRetriever:
             filter: Only documents whose metadata match.
             weights: In place of the retriever's own.
             min_score: Leave out hits that score less.
+            offset: How many of the best to pass over. Pages are consistent up to `candidates` and
+                `multi_vector_depth`; beyond, deeper pages consider more documents.
+            per_parent: How many passages of one parent to return at most, the best ones; 1 gives each
+                parent's best passage. A document without a parent is its own.
 
         Raises:
-            ValueError: If `k` is not positive.
+            ValueError: If `k` or `per_parent` is not positive, or `offset` is negative.
         """
-        return self.search_many([query], k, filter=filter, weights=weights, min_score=min_score)[0]
+        options = _Options(k, filter, weights or self.weights, min_score, offset, per_parent)
+        return self._search_many([query], options)[0]
 
     def search_many(
         self,
@@ -102,21 +136,16 @@ class HybridRetriever:
         filter: AnyFilter | None = None,  # noqa: A002
         weights: HybridWeights | None = None,
         min_score: float | None = None,
+        offset: int = 0,
+        per_parent: int | None = None,
     ) -> list[list[Hit]]:
         """`search` for several queries, encoded together."""
-        _check_positive("k", k)
         if isinstance(queries, str):
             msg = "search_many takes a list of queries; use search for one"
             raise TypeError(msg)
-        queries = list(queries)
-        if not queries:
-            return []
-        weights = weights or self.weights
-        embedded = self.index.encoder.encode_queries(queries, heads={*_first_stage(weights), *weights.heads})
-        return [
-            self.search_embedded(query, embedded[row], k, filter=filter, weights=weights, min_score=min_score)
-            for row, query in enumerate(queries)
-        ]
+        return self._search_many(
+            list(queries), _Options(k, filter, weights or self.weights, min_score, offset, per_parent)
+        )
 
     async def asearch(
         self,
@@ -126,9 +155,35 @@ class HybridRetriever:
         filter: AnyFilter | None = None,  # noqa: A002
         weights: HybridWeights | None = None,
         min_score: float | None = None,
+        offset: int = 0,
+        per_parent: int | None = None,
     ) -> list[Hit]:
         """`search` in a thread, so that the event loop goes on."""
-        return await asyncio.to_thread(self.search, query, k, filter=filter, weights=weights, min_score=min_score)
+        options = _Options(k, filter, weights or self.weights, min_score, offset, per_parent)
+        return (await asyncio.to_thread(self._search_many, [query], options))[0]
+
+    async def asearch_many(
+        self,
+        queries: Iterable[str],
+        k: int = 10,
+        *,
+        filter: AnyFilter | None = None,  # noqa: A002
+        weights: HybridWeights | None = None,
+        min_score: float | None = None,
+        offset: int = 0,
+        per_parent: int | None = None,
+    ) -> list[list[Hit]]:
+        """`search_many` in a thread, so that the event loop goes on."""
+        return await asyncio.to_thread(
+            self.search_many,
+            queries,
+            k,
+            filter=filter,
+            weights=weights,
+            min_score=min_score,
+            offset=offset,
+            per_parent=per_parent,
+        )
 
     def search_embedded(
         self,
@@ -139,8 +194,10 @@ class HybridRetriever:
         filter: AnyFilter | None = None,  # noqa: A002
         weights: HybridWeights | None = None,
         min_score: float | None = None,
+        offset: int = 0,
+        per_parent: int | None = None,
     ) -> list[Hit]:
-        """`search` with a query that is encoded already; its text is for the reranker.
+        """`search` with a query that is encoded already; its text is for BM25 and for the reranker.
 
         Args:
             query: The question.
@@ -149,37 +206,73 @@ class HybridRetriever:
             filter: Only documents whose metadata match.
             weights: In place of the retriever's own.
             min_score: Leave out hits that score less.
+            offset: How many of the best to pass over.
+            per_parent: How many passages of one parent to return at most.
         """
-        _check_positive("k", k)
-        weights = weights or self.weights
-        ranked = self._rank(embedding, k, filter, weights)
-        depth = k if self.reranker is None else max(k, self.rerank_depth)
-        kept = {item.id: item for item in ranked[:depth]}
-        hits = [
-            Hit(document=document, score=kept[document.id].score, scores=kept[document.id].scores)
-            for document in self.index.get(list(kept))
-        ]
+        options = _Options(k, filter, weights or self.weights, min_score, offset, per_parent)
+        return self._search(query, embedding, options)
+
+    def _search_many(self, queries: list[str], options: _Options) -> list[list[Hit]]:
+        if not queries:
+            return []
+        heads = {*_first_stage(options.weights), *options.weights.heads}
+        embedded = self.index.encoder.encode_queries(queries, heads=heads)
+        return [self._search(query, embedded[row], options) for row, query in enumerate(queries)]
+
+    def _search(self, query: str, embedding: M3Output, options: _Options) -> list[Hit]:
+        wanted = options.offset + options.k
+        depth = wanted if self.reranker is None else max(wanted, self.rerank_depth)
+        reach = 1
+        while True:
+            ranking = self._rank(query, embedding, wanted, reach, options)
+            hits = self._fetch(ranking.best, depth, options.per_parent)
+            if len(hits) >= wanted or options.per_parent is None or not ranking.may_grow:
+                break
+            reach *= 2  # many passages of few parents
         if self.reranker is not None:
             hits = rerank(self.reranker, query, hits)
-        return [hit for hit in hits[:k] if min_score is None or hit.score >= min_score]
+        page = hits[options.offset : wanted]
+        return [hit for hit in page if options.min_score is None or hit.score >= options.min_score]
 
-    def _rank(self, query: M3Output, k: int, filter: AnyFilter | None, weights: HybridWeights) -> list[_Ranked]:  # noqa: A002
+    def _fetch(self, ranked: list[_Ranked], depth: int, per_parent: int | None) -> list[Hit]:
+        """The best `depth` documents, those that are still there, at most `per_parent` of each parent."""
+        hits: list[Hit] = []
+        taken: Counter[tuple[str, str]] = Counter()
+        for start in range(0, len(ranked), depth):
+            some = {item.id: item for item in ranked[start : start + depth]}
+            for document in self.index.get(list(some)):
+                family = ("id", document.id) if document.parent_id is None else ("parent_id", document.parent_id)
+                taken[family] += 1
+                if per_parent is None or taken[family] <= per_parent:
+                    item = some[document.id]
+                    hits.append(Hit(document=document, score=item.score, scores=item.scores))
+            if len(hits) >= depth:
+                break
+        return hits[:depth]
+
+    def _rank(self, text: str, query: M3Output, wanted: int, reach: int, options: _Options) -> _Ranking:
+        weights = options.weights
         first_stage = query.select(_first_stage(weights))
-        proposed = self.index.candidates(first_stage, max(self.candidates, k), filter)
-        union = list(dict.fromkeys(candidate.id for head in proposed.values() for candidate in head))
-        scores = self.index.score(first_stage, union)
+        words = text if weights.bm25 else None
+        limit = reach * max(self.candidates, wanted)
+        proposed = self.index.candidates(first_stage, limit, options.filter, text=words)
+        union = list(dict.fromkeys(candidate.id for leg in proposed.values() for candidate in leg))
+        scores = self.index.score(first_stage, union, text=words)
+        may_grow = any(len(leg) == limit for leg in proposed.values())
         if weights.multi_vector:
-            order = weights if weights.dense or weights.sparse else HybridWeights()
+            order = weights if weights.dense or weights.sparse or weights.bm25 else HybridWeights()
             shortlist = best_first({i: weighted_sum(score, order) for i, score in scores.items()})
-            late = self.index.score(query.select(["multi_vector"]), shortlist[: max(self.multi_vector_depth, k)])
+            late_depth = reach * max(self.multi_vector_depth, wanted)
+            may_grow = may_grow or len(shortlist) > late_depth
+            late = self.index.score(query.select(["multi_vector"]), shortlist[:late_depth])
             scores = {i: replace(scores[i], multi_vector=score.multi_vector) for i, score in late.items()}
-        return self._fuse(scores, weights)
+        return _Ranking(self._fuse(scores, weights), may_grow)
 
     def _fuse(self, scores: dict[str, HeadScores], weights: HybridWeights) -> list[_Ranked]:
         ids = sorted(scores)
         if self.fusion == "rrf" and ids:
             fused = reciprocal_rank_fusion(
-                [[getattr(scores[i], head) or 0.0 for i in ids] for head in weights.heads]
+                [[getattr(scores[i], leg) or 0.0 for i in ids] for leg in weights.legs]
             ).tolist()
         else:
             fused = [weighted_sum(scores[i], weights) for i in ids]

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from m3plugins.encoding.output import M3Output
+from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.scoring.dense import dense_scores
 from m3plugins.scoring.multi_vector import multi_vector_scores
 from m3plugins.scoring.sparse import sparse_scores
 
+Leg = Head | Literal["bm25"]
+"""What a search can go by: M3's heads, and the BM25 of an engine that has it."""
+
+LEGS: tuple[Leg, ...] = (*HEADS, "bm25")
+
 
 @dataclass(frozen=True)
 class HeadScores:
-    """Exact per-head scores of one query-document pair; a head that was not scored is None.
+    """Exact scores of one query-document pair, head by head; what was not scored is None.
 
     Attributes:
         dense: Dot product of unit vectors, in [-1, 1].
         sparse: Sum of products of shared token weights, >= 0, no upper bound.
         multi_vector: Mean over query tokens of the maximum dot product, in [-1, 1].
+        bm25: The engine's own BM25 score, >= 0, where that leg was asked for.
     """
 
     dense: float | None = None
     sparse: float | None = None
     multi_vector: float | None = None
+    bm25: float | None = None
 
 
 def head_scores(query: M3Output, documents: M3Output) -> list[HeadScores]:

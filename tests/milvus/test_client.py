@@ -1,14 +1,22 @@
+import base64
+import socket
 import subprocess
 import sys
 import threading
+import time
+import traceback
 
+import grpc
 import pytest
 from pymilvus import MilvusClient
+from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
 from m3plugins import Document
-from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError, client, lifecycle
-from m3plugins_milvus.client import connect
+from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError, lifecycle
+from m3plugins_milvus.client import connect, writer_lock
+from m3plugins_milvus.collection import Collection
 from tests.milvus.conftest import random_documents
+from tests.milvus.gateway import gateway
 
 OPEN_IT = """
 import sys
@@ -56,9 +64,129 @@ def test_paths_that_lite_cannot_have_are_refused(encoder, tmp_path, uri, error):
         MilvusHybridIndex.create("docs", encoder=encoder, uri=tmp_path / uri)
 
 
-def test_a_server_that_does_not_answer_is_a_clear_error(monkeypatch):
-    with pytest.raises(MilvusIndexError, match="cannot open http://127.0.0.1:9"):
-        connect("http://127.0.0.1:9", timeout=1)
+@pytest.mark.parametrize("uri", ["http://me:se%23cret@127.0.0.1:9/docs", "https://me:se%23cret@127.0.0.1:9"])
+def test_a_server_that_is_not_there_is_one_clear_error_without_the_password(uri, capfd, caplog):
+    with pytest.raises(MilvusIndexError, match="cannot open https?://127.0.0.1:9") as raised:
+        connect(uri, timeout=1)
+    told = "".join(traceback.format_exception(raised.value)) + capfd.readouterr().err + caplog.text
+    assert "cret" not in told
+    assert "Traceback" not in capfd.readouterr().err + caplog.text
+
+
+def test_a_server_that_accepts_and_says_nothing_is_not_waited_for_forever():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        with pytest.raises(MilvusIndexError, match="cannot open"):
+            connect(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=1)
+        assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("uri", "token", "sent"),
+    [
+        ("http://{}", None, None),
+        ("http://{}", "me:se#cret", "me:se#cret"),
+        ("http://{}", "an-api-key", "an-api-key"),
+        ("http://me:se%23cret@{}", None, "me:se#cret"),
+        ("http://me:se%23cret@{}/default", "other:one", "other:one"),
+        ("tcp://me:se%23cret@{}/default/", None, "me:se#cret"),
+        ("HTTP://an-api-key@{}", None, "an-api-key"),
+    ],
+)
+def test_credentials_go_to_the_server_and_nowhere_else(tmp_path, uri, token, sent):
+    with gateway(tmp_path / "m3.db") as server:
+        connection = connect(uri.format(server.uri.removeprefix("http://")), token)
+        assert connection.client.list_collections() == []
+        connection.close()
+    expected = base64.b64encode(sent.encode()).decode() if sent else None
+    assert {metadata.get("authorization") for method, metadata in server.seen if method != "Connect"} == {expected}
+    assert "cret" not in repr(connection) and "api" not in repr(connection)
+
+
+def test_the_database_is_the_one_in_the_uri_or_the_one_that_is_said(tmp_path):
+    with gateway(tmp_path / "m3.db") as server:
+        admin = connect(server.uri)
+        for name in ("one", "two"):
+            admin.client.create_database(name)
+        one, two = connect(f"{server.uri}/one"), connect(f"{server.uri}/one", database="two")
+        one.client.create_collection("docs", dimension=2)
+        assert [c.client.list_collections() for c in (one, two, admin)] == [["docs"], [], []]
+        assert writer_lock(one, "docs") is not writer_lock(two, "docs")
+        assert (one.uri, two.uri) == (f"{server.uri}/one", f"{server.uri}/two")
+        for connection in (one, two, admin):
+            connection.close()
+
+
+def test_a_file_has_databases_too_and_is_free_after_the_last_of_them(tmp_path):
+    path = tmp_path / "m3.db"
+    whole = connect(path)
+    whole.client.create_database("other")
+    other = connect(path, database="other")
+    assert other.uri == f"{path}/other"
+    whole.close()
+    assert other.client.list_collections() == []
+    other.close()
+    assert in_another_process(path).stdout.strip() == "opened"
+
+
+def test_unix_sockets_work(tmp_path):
+    with gateway(tmp_path / "m3.db", f"unix:{tmp_path}/m3.sock") as server:
+        connection = connect(server.uri, "me:secret")
+        assert connection.client.list_collections() == []
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "ftp://me:secret@localhost",
+        "http://me:se#cret@localhost:19530",
+        "http://me:se/cret@localhost:19530",
+        "http://me:12/secret@localhost:19530",
+        "http://me:12?secret@localhost:19530",
+        "http://[me:secret@localhost",
+        "http://localhost:19530/a/b",
+        "http://",
+    ],
+)
+def test_what_is_no_uri_is_refused_and_not_repeated(uri):
+    with pytest.raises(ValueError, match="as %XX, or pass the password as token") as raised:
+        connect(uri)
+    told = "".join(traceback.format_exception(raised.value))
+    assert "cret" not in told.replace("connect(uri)", "")
+
+
+RATE_LIMITED = common_pb2.Status(code=8, error_code=common_pb2.RateLimit, reason="rate limit exceeded")
+
+
+@pytest.mark.parametrize("fault", [grpc.StatusCode.UNAVAILABLE, RATE_LIMITED], ids=["unavailable", "rate limit"])
+def test_a_passing_fault_does_not_show(tmp_path, fault):
+    with gateway(tmp_path / "m3.db") as server:
+        connection = connect(server.uri)
+        connection.client.create_collection("docs", dimension=2, consistency_level="Strong")
+        docs = Collection(connection, "docs")
+        answers = {"Query": milvus_pb2.QueryResults, "Insert": milvus_pb2.MutationResult}
+        for method, answer in answers.items():
+            wrong = answer(status=fault).SerializeToString() if fault is RATE_LIMITED else fault
+            server.faults[method] = [wrong, wrong]
+        docs.upsert([{"id": 1, "vector": [0.0, 1.0]}])
+        assert docs.count() == 1
+        assert not any(server.faults.values())
+        connection.close()
+
+
+def test_lite_behind_a_url_is_known_for_what_it_is(tmp_path):
+    with gateway(tmp_path / "m3.db") as server:
+        connection = connect(server.uri)
+        assert (connection.lite, connection.capabilities.write) == (True, "insert")
+        connection.close()
+
+
+def test_an_old_server_is_refused(tmp_path):
+    with gateway(tmp_path / "m3.db") as server:
+        server.faults["GetVersion"] = [milvus_pb2.GetVersionResponse(version="v2.4.17").SerializeToString()]
+        with pytest.raises(MilvusIndexError, match="2.5 or later .* got 2.4.17; upgrade the server"):
+            connect(server.uri)
 
 
 def test_a_closed_index_says_so(create, encoder):
@@ -105,12 +233,6 @@ def test_writers_of_one_collection_take_turns(create, encoder, tmp_path):
     assert first.count() == second.count() == 80
     second.close()
     assert first.count() == 80
-
-
-def test_an_old_lite_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "LITE_MINIMUM", (99, 0, 0))
-    with pytest.raises(MilvusIndexError, match="upgrade milvus-lite"):
-        connect(tmp_path / "old.db")
 
 
 def test_a_wrong_sparse_ranking_is_noticed(create, monkeypatch):

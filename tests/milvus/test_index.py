@@ -129,7 +129,7 @@ def test_delete_by_filter(empty):
 
 @pytest.mark.parametrize("arguments", [{}, {"ids": ["a"], "filter": filters.eq("a", 1)}])
 def test_delete_takes_ids_or_a_filter(empty, arguments):
-    with pytest.raises(ValueError, match="either ids or a filter"):
+    with pytest.raises(ValueError, match="exactly one of ids, filter, parent_id"):
         empty.delete(**arguments)
 
 

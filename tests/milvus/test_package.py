@@ -9,7 +9,20 @@ FOLDER = Path(m3plugins_milvus.__file__).parents[1]
 
 
 def test_names():
-    assert m3plugins_milvus.__all__ == ["MilvusHybridIndex", "MilvusIndexError"]
+    assert m3plugins_milvus.__all__ == [
+        "AttachedIndex",
+        "Fields",
+        "M3EmbeddingFunction",
+        "M3RerankFunction",
+        "MilvusHybridIndex",
+        "MilvusIndexError",
+        "RerankResult",
+        "hybrid_index_params",
+        "hybrid_ranker",
+        "hybrid_rows",
+        "hybrid_schema",
+        "hybrid_search_requests",
+    ]
 
 
 @pytest.mark.skipif(not (FOLDER / "README.md").exists(), reason="installed without its README")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import pymilvus
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
-LITE_MINIMUM = (3, 2, 2)
-"""Milvus Lite 3.0 to 3.2.1 ranks sparse inner products as if they were BM25."""
+from m3plugins_milvus.address import Address, is_server, server_address
+from m3plugins_milvus.capabilities import Capabilities, capabilities
+
+CONNECT_SECONDS = 10.0
+"""pymilvus 2.6.10 to 2.6.12 would wait forever."""
 
 
 class MilvusIndexError(RuntimeError):
@@ -29,27 +32,27 @@ class Connection:
 
     Attributes:
         client: The only pymilvus class used here (the ORM goes away in pymilvus 3.1).
-        uri: What the collections of one writer lock have in common: an absolute path or a URL.
-        lite: Whether this is Milvus Lite, inside this process.
+        address: Of the other side.
+        capabilities: What the other side can do.
     """
 
     client: MilvusClient
-    uri: str
-    lite: bool
+    address: Address
+    capabilities: Capabilities
+
+    @property
+    def uri(self) -> str:
+        """What the collections of one writer lock have in common: an absolute path, or a URL without credentials."""
+        return self.address.place
+
+    @property
+    def lite(self) -> bool:
+        """Whether this is Milvus Lite."""
+        return self.capabilities.lite
 
     def close(self) -> None:
         """Ends the connection; the last one to a Lite file frees the file for other processes."""
-        with _registry:
-            self.client.close()
-            _users[self.uri] -= 1
-            if not _users[self.uri]:
-                del _users[self.uri]
-                # pymilvus leaves the engine running and the file locked.
-                if self.lite and self.uri in _started:
-                    from milvus_lite.server_manager import server_manager_instance
-
-                    _started.discard(self.uri)
-                    server_manager_instance.release_server(self.uri)
+        _close(self.client, self.address.uri)
 
 
 # Milvus Lite is one engine per file and process, so who uses it is known per process.
@@ -60,35 +63,46 @@ _writers: dict[tuple[str, str], threading.RLock] = {}
 _handled: ContextVar[bool] = ContextVar("handled", default=False)
 
 
-def connect(uri: str | Path, token: str | None = None, timeout: float | None = None) -> Connection:
-    """Connects to a server (a URL) or to Milvus Lite (a path that ends in `.db`).
+def connect(
+    uri: str | Path, token: str | None = None, timeout: float | None = None, *, database: str | None = None
+) -> Connection:
+    """Connects to a server or to Milvus Lite.
+
+    Certificates of https are checked against the system's authorities, or those in the file that the
+    environment variable GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names.
+
+    Args:
+        uri: A path that ends in `.db` (Milvus Lite), or a server's
+            `http(s)://[user:password@]host[:port][/database]`, `tcp://` likewise, or `unix:path`.
+        token: An API key or "user:password", instead of those in the URI.
+        timeout: Seconds to wait for an answer; 10 by default.
+        database: Name of the database, instead of the one in the URI.
 
     Raises:
-        ValueError: If the path cannot be one of Milvus Lite.
-        MilvusIndexError: If the file is in use, the server does not answer, or Lite is too old.
+        ValueError: If the URI is none, or the path cannot be one of Milvus Lite.
+        MilvusIndexError: If the file is in use, or the server does not answer or is too old.
     """
-    lite = "://" not in str(uri)
-    if lite:
-        uri = _lite_path(Path(uri))
-    uri = str(uri)
+    if is_server(uri):
+        address = server_address(str(uri), token, database)
+    else:
+        address = Address(_lite_path(Path(uri)), token or "", database or "")
+    seconds = CONNECT_SECONDS if timeout is None else timeout
     with _registry:
-        running = lite and _is_running(uri)
-        with errors(f"open {uri}"):
-            client = MilvusClient(uri, token=token or "", timeout=timeout)
-        if lite and not running:
-            _started.add(uri)
-        _users[uri] = _users.get(uri, 0) + 1
-    connection = Connection(client, uri, lite)
+        running = is_server(uri) or _is_running(address.uri)
+        with errors(f"open {address.place}"):
+            client = _client(address, seconds)
+        if not running:
+            _started.add(address.uri)
+        _users[address.uri] = _users.get(address.uri, 0) + 1
     try:
-        with errors(f"open {uri}"):
-            version = client.get_server_version()
-        if lite and tuple(int(part) for part in re.findall(r"\d+", version)[:3]) < LITE_MINIMUM:
-            msg = f"Milvus Lite must be 3.2.2 or later to rank sparse vectors right, got {version}; upgrade milvus-lite"
-            raise MilvusIndexError(msg)
+        with errors(f"open {address.place}"):
+            able = capabilities(client.get_server_version(timeout=seconds))
+        if able.fault:
+            raise MilvusIndexError(able.fault)
     except BaseException:
-        connection.close()
+        _close(client, address.uri)
         raise
-    return connection
+    return Connection(client, address, able)
 
 
 def writer_lock(connection: Connection, name: str) -> threading.RLock:
@@ -119,6 +133,30 @@ def errors(doing: str) -> Iterator[None]:
         raise MilvusIndexError(msg) from err
     finally:
         _handled.reset(token)
+
+
+def _client(address: Address, seconds: float) -> MilvusClient:
+    """A client with a channel of its own: pymilvus shares one for each host and token, and never closes it."""
+    options: dict[str, str] = {}
+    if address.uri.startswith("unix:") and pymilvus.__version__ == "2.6.10":
+        options["address"] = address.uri  # it would look for a host
+    return MilvusClient(
+        address.uri, token=address.token, db_name=address.database, timeout=seconds, dedicated=True, **options
+    )
+
+
+def _close(client: MilvusClient, uri: str) -> None:
+    with _registry:
+        client.close()
+        _users[uri] -= 1
+        if not _users[uri]:
+            del _users[uri]
+            # pymilvus leaves the engine running and the file locked.
+            if uri in _started:
+                from milvus_lite.server_manager import server_manager_instance
+
+                _started.discard(uri)
+                server_manager_instance.release_server(uri)
 
 
 def _lite_path(path: Path) -> str:

@@ -27,6 +27,7 @@ from m3plugins_milvus.facets import (
 
 MAX_EXPRESSION = 16_384
 MAX_DEPTH = 16
+MAX_PARTITIONS = 64
 NOTHING = 'key == ""'
 _RANGES = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _INVERSE = {"gt": "lte", "gte": "lt", "lt": "gte", "lte": "gt"}
@@ -49,8 +50,13 @@ class Plan:
         return self.check is None or matches(self.check, metadata)
 
 
-def compile_filter(filter: AnyFilter | None) -> Plan:  # noqa: A002
+def compile_filter(filter: AnyFilter | None, tenant: str | None = None) -> Plan:  # noqa: A002
     """The plan of a neutral filter, or of an expression in Milvus' own language.
+
+    Args:
+        filter: The filter.
+        tenant: The metadata field that is the partition key: where the filter pins it, Milvus reads
+            only the partitions in question.
 
     Raises:
         TypeError: If the filter is neither.
@@ -72,7 +78,26 @@ def compile_filter(filter: AnyFilter | None) -> Plan:  # noqa: A002
     part = _compile(filter, negated=False, depth=0)
     if len(part.expression) > MAX_EXPRESSION:
         part = _ANYTHING
+    pinned = pinned_values(filter, tenant) if tenant else None
+    if tenant and pinned and len(pinned) <= MAX_PARTITIONS:
+        partitions = f"tenant in {json.dumps([value_token(tenant, value) for value in pinned])}"
+        part = _Part(_join("and", [e for e in (partitions, part.expression) if e]), part.exact)
     return Plan(part.expression, None if part.exact else filter)
+
+
+def pinned_values(filter: Filter, field: str) -> tuple[Scalar, ...] | None:  # noqa: A002
+    """The only values of a field that can match; None if others can, too.
+
+    Example:
+        >>> from m3plugins.retrieval.filters import and_, eq, gt
+        >>> pinned_values(and_(eq("customer", "a"), gt("year", 2020)), "customer")
+        ('a',)
+    """
+    if isinstance(filter, And):
+        return next((v for v in (pinned_values(part, field) for part in filter.parts) if v is not None), None)
+    if isinstance(filter, Comparison) and filter.field == field and filter.operator in ("eq", "in"):
+        return filter.value if isinstance(filter.value, tuple) else (cast(Scalar, filter.value),)
+    return None
 
 
 @dataclass(frozen=True)

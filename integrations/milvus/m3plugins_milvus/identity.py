@@ -6,14 +6,18 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from m3plugins.compression import get_codec
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.retrieval.index import ModelMismatchError
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.schema import FLAT, KEY
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from m3plugins.encoding.passages import Passages
+
+FORMAT = 2
 IDENTITY_KEY = "identity"
 
 
@@ -30,6 +34,9 @@ class Identity:
         settings: What else the vectors were computed with (dtype, backend).
         codec: Name of the codec of the token vectors.
         dense_index: Type and parameters of the dense index.
+        passages: `Passages` that documents are cut into, as a mapping; None if they are stored whole.
+        tenant: The metadata field that is the partition key, if there is one.
+        bm25: Analyzer parameters of the full-text search, if there is one.
         format: Version of the layout.
     """
 
@@ -41,11 +48,33 @@ class Identity:
     settings: Mapping[str, str]
     codec: str
     dense_index: Mapping[str, Any] = field(default_factory=lambda: dict(FLAT))
+    passages: Mapping[str, int] | None = None
+    tenant: str | None = None
+    bm25: Mapping[str, Any] | None = None
     format: int = FORMAT
 
     @classmethod
-    def of(cls, encoder: M3Encoder, codec: str, dense_index: Mapping[str, Any]) -> Identity:
-        """What an index made with this encoder is."""
+    def of(
+        cls,
+        encoder: M3Encoder,
+        *,
+        codec: str,
+        dense_index: Mapping[str, Any] | None = None,
+        passages: Passages | None = None,
+        tenant: str | None = None,
+        bm25: str | Mapping[str, Any] | None = None,
+    ) -> Identity:
+        """What an index made with this encoder and these options of `MilvusHybridIndex.create` is.
+
+        Raises:
+            ValueError: If an option is not possible.
+        """
+        get_codec(codec)
+        if passages is not None:
+            passages.split("", encoder)  # refuses a size that the model has not
+        if tenant is not None and not (isinstance(tenant, str) and tenant):
+            msg = f"tenant must be the name of a metadata field, got {tenant!r}"
+            raise ValueError(msg)
         return cls(
             fingerprint=encoder.fingerprint,
             dim=encoder.dim,
@@ -54,8 +83,31 @@ class Identity:
             document_max_length=encoder.document_max_length,
             settings=dict(encoder.settings),
             codec=codec,
-            dense_index=dict(dense_index),
+            dense_index={**FLAT, **(dense_index or {})},
+            passages=None if passages is None else asdict(passages),
+            tenant=tenant,
+            bm25={"tokenizer": bm25} if isinstance(bm25, str) else bm25 if bm25 is None else dict(bm25),
         )
+
+    def of_another(self, encoder: M3Encoder) -> Identity:
+        """The same options with another encoder."""
+        return Identity.of(
+            encoder,
+            codec=self.codec,
+            dense_index=self.dense_index,
+            passages=self.cut,
+            tenant=self.tenant,
+            bm25=self.bm25,
+        )
+
+    @property
+    def cut(self) -> Passages | None:
+        """How documents are cut into passages."""
+        if self.passages is None:
+            return None
+        from m3plugins.encoding.passages import Passages
+
+        return Passages(**self.passages)
 
     @classmethod
     def read(cls, blocks: Collection) -> Identity | None:
@@ -95,7 +147,7 @@ class Identity:
                 warnings.warn(
                     f"index {name!r} was made with {key}={self.settings.get(key)!r}, the encoder has "
                     f"{key}={current.get(key)!r}; scores may differ slightly",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
 
     def check_length(self, encoder: M3Encoder) -> None:

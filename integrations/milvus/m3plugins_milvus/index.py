@@ -3,29 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from m3plugins import Document, M3Encoder
-from m3plugins.compression import get_codec
-from m3plugins.encoding.output import Head, M3Output
+from m3plugins.encoding.output import M3Output
 from m3plugins.retrieval.document import Candidate
-from m3plugins.retrieval.index import Ack, AnyFilter, UpsertReport
-from m3plugins.retrieval.ingest import Batch, ingest
-from m3plugins.scoring.heads import HeadScores
+from m3plugins.retrieval.index import (
+    Ack,
+    AnyFilter,
+    HybridIndex,
+    IndexNotFoundError,
+    UpsertReport,
+    check_ids,
+    check_one_of,
+)
+from m3plugins.retrieval.ingest import ingest
+from m3plugins.retrieval.passages import check_not_embedded, ingest_passages
+from m3plugins.retrieval.reembedding import ReembedReport, reembed
+from m3plugins.retrieval.updating import update_metadata
+from m3plugins.scoring.heads import LEGS, HeadScores, Leg
 from m3plugins_milvus import lifecycle, reading
 from m3plugins_milvus.blocks import POINTER
 from m3plugins_milvus.client import Connection, MilvusIndexError, connect, writer_lock
 from m3plugins_milvus.collection import Collection
-from m3plugins_milvus.filters import compile_filter
+from m3plugins_milvus.filters import Plan, compile_filter
 from m3plugins_milvus.identity import Identity
-from m3plugins_milvus.rows import check_document, sparse_row
-from m3plugins_milvus.schema import BLOCKS_SUFFIX, SPARSE_INDEX
+from m3plugins_milvus.rows import sparse_row
+from m3plugins_milvus.schema import BLOCKS_SUFFIX, BM25, SPARSE_INDEX
 from m3plugins_milvus.store import Store
 
+if TYPE_CHECKING:
+    from m3plugins.encoding.passages import Passages
 
-class MilvusHybridIndex:
+
+@dataclass(frozen=True)
+class Reembedding:
+    """What `MilvusHybridIndex.reembed` made.
+
+    Attributes:
+        index: The new index, open.
+        report: What was done; nothing failed.
+    """
+
+    index: MilvusHybridIndex
+    report: ReembedReport
+
+
+class MilvusHybridIndex(HybridIndex):
     """A `HybridIndex` in Milvus; make one with `create` or `open`.
 
     Native filters are expressions in Milvus' own language over the fields `id`, `title`, `text`,
@@ -40,11 +69,12 @@ class MilvusHybridIndex:
     def __init__(self, connection: Connection, name: str, identity: Identity, encoder: M3Encoder) -> None:
         """Use `create` or `open`."""
         self._connection = connection
-        self._identity = identity
+        self._name = name
         self._encoder = encoder
-        documents, blocks = Collection(connection, name), Collection(connection, name + BLOCKS_SUFFIX)
-        self._store = Store(documents, blocks, identity.codec)
         self._lock = writer_lock(connection, name)
+        documents, blocks = Collection(connection, name), Collection(connection, name + BLOCKS_SUFFIX)
+        self._store = Store(documents, blocks, identity, self._lock)
+        self._legs = ThreadPoolExecutor(len(LEGS), thread_name_prefix="m3-search")
         self._closed = False
 
     @classmethod
@@ -57,25 +87,40 @@ class MilvusHybridIndex:
         token: str | None = None,
         codec: str = "int8",
         dense_index: Mapping[str, Any] | None = None,
+        passages: Passages | None = None,
+        tenant: str | None = None,
+        bm25: str | Mapping[str, Any] | None = None,
     ) -> MilvusHybridIndex:
         """Makes a new, empty index.
 
         Args:
             name: Of the collection; a second one, `{name}__mv`, holds the token vectors.
             encoder: Encodes the documents, and the queries.
-            uri: A path that ends in `.db` (Milvus Lite), or a server's URL.
+            uri: A path that ends in `.db` (Milvus Lite), or a server's URL
+                (`https://host:19530/database`).
             token: The server's API key, or "user:password".
             codec: How token vectors are stored: "float16", "int8" or "binary".
             dense_index: `index_type` and `params` of the dense index; FLAT (exact) by default.
+            passages: How to cut documents into what is stored and found; None stores them as they are.
+            tenant: A metadata field that every document has, by which Milvus partitions the documents:
+                a filter with `eq` or `in_` on it reads only the partitions in question.
+            bm25: For Milvus' own full-text search as a fourth leg (`HybridWeights(bm25=...)`): a tokenizer
+                ("standard", "jieba", ...) or Milvus' analyzer parameters. It reads the first 65,535
+                bytes of title and text; its statistics are those of a segment.
 
         Raises:
             ValueError: If there is a collection of that name, or an option is not possible.
             MilvusIndexError: If Milvus refuses or cannot be reached.
         """
-        get_codec(codec)
-        connection = connect(uri, token)
+        identity = Identity.of(
+            encoder, codec=codec, dense_index=dense_index, passages=passages, tenant=tenant, bm25=bm25
+        )
+        return cls._create(connect(uri, token), name, identity, encoder)
+
+    @classmethod
+    def _create(cls, connection: Connection, name: str, identity: Identity, encoder: M3Encoder) -> MilvusHybridIndex:
         try:
-            identity = lifecycle.create(connection, name, encoder, codec, dense_index)
+            lifecycle.create(connection, name, identity)
             return cls(connection, name, identity, encoder)
         except BaseException:
             connection.close()
@@ -86,7 +131,8 @@ class MilvusHybridIndex:
         """Opens an index that `create` made.
 
         Args:
-            name: Of the collection, or an alias of it.
+            name: Of the collection, or an alias of it. The index stays with the collection that the
+                alias names now; `name` tells which that is.
             encoder: With the model that the index was made with.
             uri: A path that ends in `.db` (Milvus Lite), or a server's URL.
             token: The server's API key, or "user:password".
@@ -99,7 +145,10 @@ class MilvusHybridIndex:
         """
         if "://" not in str(uri) and not Path(uri).expanduser().exists():
             raise lifecycle.not_found(name, str(uri))  # connecting would make an empty one
-        connection = connect(uri, token)
+        return cls._open(connect(uri, token), name, encoder)
+
+    @classmethod
+    def _open(cls, connection: Connection, name: str, encoder: M3Encoder) -> MilvusHybridIndex:
         try:
             name, identity = lifecycle.open(connection, name)
             identity.check(encoder, name)
@@ -107,6 +156,11 @@ class MilvusHybridIndex:
         except BaseException:
             connection.close()
             raise
+
+    @property
+    def name(self) -> str:
+        """The collection's own name, also where the index was opened by an alias."""
+        return self._name
 
     @property
     def encoder(self) -> M3Encoder:
@@ -122,51 +176,50 @@ class MilvusHybridIndex:
             ValueError: If the encoder cuts documents at another length than the index's, or the
                 embeddings are not as many, or not as wide, as they must be.
         """
-        self._check_open()
-        self._identity.check_length(self._encoder)
-        try:
-            report = ingest(
-                documents,
-                embeddings,
-                encoder=self._encoder,
-                stored_digests=self._digests,
-                write=self._write,
-                on_ack=on_ack,
-                check=check_document,
-            )
-        except BaseException:
-            with suppress(MilvusIndexError):  # what stopped it is the error to tell
-                self._store.flush()
-            raise
-        self._store.flush()
-        return report
+        identity = self._store.identity
+        with self._writing():
+            identity.check_length(self._encoder)
+            if identity.cut is None:
+                return ingest(documents, embeddings, encoder=self._encoder, writer=self._store, on_ack=on_ack)
+            check_not_embedded(embeddings)
+            return ingest_passages(documents, identity.cut, encoder=self._encoder, writer=self._store, on_ack=on_ack)
 
-    def delete(self, ids: Sequence[str] | None = None, filter: AnyFilter | None = None) -> int:  # noqa: A002
-        """Deletes by ids or by filter (exactly one of them); returns how many documents went."""
+    def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None) -> UpsertReport:
+        """Replaces the metadata of stored documents, without encoding them; see `HybridIndex.update_metadata`."""
+        with self._writing():
+            cut = self._store.identity.cut is not None
+            return update_metadata(metadata, writer=self._store, passages=cut, on_ack=on_ack)
+
+    def delete(
+        self,
+        ids: Sequence[str] | None = None,
+        filter: AnyFilter | None = None,  # noqa: A002
+        *,
+        parent_id: str | None = None,
+    ) -> int:
+        """Deletes by ids, by filter or by parent (exactly one of them); returns how many stored documents went."""
         self._check_open()
-        if (ids is None) == (filter is None):
-            msg = "delete takes either ids or a filter"
-            raise ValueError(msg)
-        deleted = 0
+        check_one_of(ids=ids, filter=filter, parent_id=parent_id)
+        store = self._store
         with self._lock:
-            if ids is not None:
-                pages = iter([self._store.documents.fetch(reading.keys_of(ids), POINTER)])
-            else:
-                pages = reading.matching(self._store, compile_filter(filter), POINTER)
-            for rows in pages:
-                self._store.remove(rows.values())
-                deleted += len(rows)
-        return deleted
+            if filter is not None:
+                return sum(
+                    store.remove_rows(rows.values()) for rows in reading.matching(store, self._plan(filter), POINTER)
+                )
+            if parent_id is not None:
+                return store.remove(list(store.passages_of([parent_id])))
+            doomed = check_ids(ids or ())
+            return store.remove(doomed if store.identity.cut is None else list(store.passages_of(doomed)))
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in this order; unknown ids are left out."""
         self._check_open()
-        return reading.get(self._store, ids)
+        return self._store.get(ids)
 
     def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
         """How many documents there are, or match."""
         self._check_open()
-        plan = compile_filter(filter)
+        plan = self._plan(filter)
         if plan.check is None:
             return self._store.documents.count(plan.expression)
         return sum(len(rows) for rows in reading.matching(self._store, plan, ()))
@@ -188,9 +241,9 @@ class MilvusHybridIndex:
         the codec kept them.
         """
         self._check_open()
-        plan = compile_filter(filter)
+        plan = self._plan(filter)
         if with_embeddings:
-            return reading.scan_embeddings(self._store, plan, self._identity)
+            return reading.scan_embeddings(self._store, plan)
         return reading.scan(self._store, plan)
 
     def candidates(
@@ -198,26 +251,78 @@ class MilvusHybridIndex:
         query: M3Output,
         k: int,
         filter: AnyFilter | None = None,  # noqa: A002
-    ) -> dict[Head, list[Candidate]]:
-        """The best k documents of the dense and of the sparse head (those that `query`, of length 1, has)."""
+        *,
+        text: str | None = None,
+    ) -> dict[Leg, list[Candidate]]:
+        """The best k documents of each leg; see `HybridIndex.candidates`. The legs are searched in parallel."""
         self._check_open()
         _check_query(query)
-        plan = compile_filter(filter)
-        search = self._store.documents.search
-        found: dict[Head, list[Candidate]] = {}
+        self._check_text(text)
+        plan = self._plan(filter)
+        legs: dict[Leg, Future[list[Candidate]]] = {}
+        submit, search = self._legs.submit, self._store.documents.search
         if query.dense is not None:
-            found["dense"] = search("dense", query.dense[0], k, plan, self._identity.dense_index["index_type"])
+            legs["dense"] = submit(
+                search, "dense", query.dense[0], k, plan, self._store.identity.dense_index["index_type"]
+            )
         if query.sparse is not None:
-            weights = sparse_row(query.sparse[0], self._identity.vocab_size)
-            hits = search("sparse", weights, k, plan, SPARSE_INDEX) if weights else []
-            found["sparse"] = [hit for hit in hits if hit.score > 0]
-        return found
+            weights = sparse_row(query.sparse[0], self._store.identity.vocab_size)
+            legs["sparse"] = submit(search, "sparse", weights, k, plan, SPARSE_INDEX) if weights else submit(list)
+        if text is not None:
+            legs["bm25"] = submit(search, "bm25", text, k, plan, BM25)
+        found = {leg: future.result() for leg, future in legs.items()}
+        return {leg: hits if leg == "dense" else [hit for hit in hits if hit.score > 0] for leg, hits in found.items()}
 
-    def score(self, query: M3Output, ids: Sequence[str]) -> dict[str, HeadScores]:
+    def score(self, query: M3Output, ids: Sequence[str], *, text: str | None = None) -> dict[str, HeadScores]:
         """Exact scores (of what the codec kept), on the heads that `query` has; unknown ids are left out."""
         self._check_open()
         _check_query(query)
-        return reading.score(self._store, self._identity, query, ids)
+        self._check_text(text)
+        scores = reading.score(self._store, query, ids)
+        if text is None:
+            return scores
+        lexical = reading.bm25_scores(self._store, text, list(scores))
+        return {i: replace(score, bm25=lexical.get(i, 0.0)) for i, score in scores.items()}
+
+    def reembed(self, encoder: M3Encoder, *, into: str, on_ack: Ack | None = None, sample: int = 32) -> Reembedding:
+        """Copies all documents into a second index of the same options, encoded by another encoder, and verifies it.
+
+        This index stays as it is and goes on answering; `swap` on the new one then moves an alias. A run
+        that was interrupted, or failed, goes on where it ended. Writes to this index meanwhile are followed.
+
+        Args:
+            encoder: Of the new index.
+            into: Name of the new index; one that is there must be of this encoder and of this index's options.
+            on_ack: Called with the ids that are stored in the new index.
+            sample: How many documents to encode once more, and compare with what is stored.
+
+        Raises:
+            ValueError: If `into` is this index, or an index with other options.
+            ModelMismatchError: If `into` is an index of another model.
+            ReembedError: If documents could not be stored, or the new index is not what this one is.
+        """
+        self._check_open()
+        target = self._twin(encoder, into)
+        try:
+            with target._writing():
+                report = reembed(
+                    self, target, target._store, codec=target._store.identity.codec, on_ack=on_ack, sample=sample
+                )
+        except BaseException:
+            target.close()
+            raise
+        return Reembedding(target, report)
+
+    def swap(self, alias: str) -> str | None:
+        """Points an alias at this index, in one step, and returns the collection that it pointed at (None: none).
+
+        Indexes that were opened by the alias before stay with their collection until they are opened again.
+
+        Raises:
+            ValueError: If `alias` is the name of a collection.
+        """
+        self._check_open()
+        return lifecycle.swap(self._store.documents, alias)
 
     def sweep(self) -> int:
         """Deletes the blocks that an interrupted `upsert` or `delete` left behind; returns how many.
@@ -229,8 +334,15 @@ class MilvusHybridIndex:
             return self._store.sweep()
 
     def drop(self) -> None:
-        """Deletes the index and all in it, and closes it."""
+        """Deletes the index and all in it, and closes it.
+
+        Raises:
+            ValueError: If an alias points at it.
+        """
         self._check_open()
+        if aliases := lifecycle.aliases(self._store.documents):
+            msg = f"the alias {', '.join(aliases)} points at {self._name!r}; swap it to another index first"
+            raise ValueError(msg)
         with self._lock:
             self._store.documents.drop()
             self._store.blocks.drop()
@@ -241,26 +353,54 @@ class MilvusHybridIndex:
         with self._lock:
             if not self._closed:
                 self._closed = True
+                self._legs.shutdown()
                 self._connection.close()
-
-    def __enter__(self) -> MilvusHybridIndex:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def _check_open(self) -> None:
         if self._closed:
             msg = "this index is closed; open it again with MilvusHybridIndex.open"
             raise ValueError(msg)
 
-    def _digests(self, ids: Sequence[str]) -> dict[str, str]:
-        rows = self._store.documents.fetch(reading.keys_of(ids), ["id", "revision"])
-        return {row["id"]: row["revision"] for row in rows.values()}
+    def _twin(self, encoder: M3Encoder, name: str) -> MilvusHybridIndex:
+        """An index with the options of this one and another encoder, made or opened."""
+        if name == self._name:
+            msg = f"into must be another index than this one, got {name!r}"
+            raise ValueError(msg)
+        identity = self._store.identity.of_another(encoder)
+        address = self._connection.address
+        connect_again = partial(connect, address.uri, address.token, database=address.database)
+        try:
+            twin = self._open(connect_again(), name, encoder)
+        except IndexNotFoundError:
+            return self._create(connect_again(), name, identity, encoder)
+        if twin._store.identity != identity:
+            twin.close()
+            msg = f"the index {name!r} has other options than {self._name!r}; name a new one"
+            raise ValueError(msg)
+        return twin
 
-    def _write(self, batch: Batch) -> None:
-        with self._lock:
-            self._store.write(batch)
+    def _check_text(self, text: str | None) -> None:
+        if text is not None and self._store.identity.bm25 is None:
+            msg = (
+                f"index {self._name!r} has no BM25; leave its weight at 0, "
+                'or make the index with bm25="standard" and index the documents again'
+            )
+            raise ValueError(msg)
+
+    def _plan(self, filter: AnyFilter | None) -> Plan:  # noqa: A002
+        return compile_filter(filter, self._store.identity.tenant)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Flushes at the end, whatever ends it."""
+        self._check_open()
+        try:
+            yield
+        except BaseException:
+            with suppress(MilvusIndexError):  # what stopped it is the error to tell
+                self._store.flush()
+            raise
+        self._store.flush()
 
 
 def _check_query(query: M3Output) -> None:

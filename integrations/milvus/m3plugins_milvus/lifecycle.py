@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from m3plugins.encoding.encoder import M3Encoder
+from m3plugins import Document
+from m3plugins.encoding.output import M3Output
+from m3plugins.encoding.sparse import SparseEmbeddings
 from m3plugins.retrieval.index import IndexNotFoundError
+from m3plugins.retrieval.writing import Batch
 from m3plugins_milvus import schema
 from m3plugins_milvus.client import Connection, MilvusIndexError, errors
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.identity import Identity
-from m3plugins_milvus.schema import BLOCKS_SUFFIX, FLAT, KEY
+from m3plugins_milvus.rows import key_of, to_row
+from m3plugins_milvus.schema import BLOCKS_SUFFIX
 
 
-def create(
-    connection: Connection, name: str, encoder: M3Encoder, codec: str, dense_index: Mapping[str, Any] | None
-) -> Identity:
+def create(connection: Connection, name: str, identity: Identity) -> None:
     """Makes the two collections and, last, the identity that says that they are complete.
 
     Raises:
         ValueError: If there is a collection of that name, or the dense index is none that Lite has.
     """
     schema.check_name(name)
-    identity = Identity.of(encoder, codec, {**FLAT, **(dense_index or {})})
     if connection.lite and identity.dense_index["index_type"] not in schema.LITE_DENSE_INDEXES:
         msg = (
             f"dense_index on Milvus Lite must be one of {', '.join(schema.LITE_DENSE_INDEXES)}, "
@@ -42,16 +42,16 @@ def create(
             raise ValueError(msg)
     try:
         _make(blocks, schema.blocks_schema(), schema.blocks_index())
-        _make(documents, schema.documents_schema(encoder.dim), schema.documents_index(identity.dense_index))
+        fields = schema.documents_schema(identity.dim, tenant=identity.tenant is not None, bm25=identity.bm25)
+        _make(documents, fields, schema.documents_index(identity.dense_index, bm25=identity.bm25 is not None))
         if connection.lite:
-            _check_sparse(documents, encoder.dim)
+            _check_sparse(documents, identity)
         identity.write(blocks)
     except BaseException:
         for collection in (documents, blocks):
             with suppress(MilvusIndexError):
                 collection.drop()
         raise
-    return identity
 
 
 def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A001
@@ -83,6 +83,32 @@ def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A0
     return name, identity
 
 
+def swap(documents: Collection, alias: str) -> str | None:
+    """Points an alias at a collection; returns the one that it pointed at.
+
+    Raises:
+        ValueError: If `alias` is the name of a collection.
+    """
+    client, name = documents.connection.client, documents.name
+    schema.check_name(alias)
+    with errors(f"point the alias {alias!r} at {name!r}"):
+        before = client.describe_collection(alias)["collection_name"] if client.has_collection(alias) else None
+        if before == alias:
+            msg = f"{alias!r} is a collection, so it cannot be an alias; choose another, or drop the collection"
+            raise ValueError(msg)
+        if before is None:
+            client.create_alias(name, alias)
+        else:
+            client.alter_alias(name, alias)
+    return before
+
+
+def aliases(documents: Collection) -> list[str]:
+    """The aliases of a collection."""
+    with errors(f"list the aliases of {documents.name!r}"):
+        return list(documents.connection.client.list_aliases(documents.name)["aliases"])
+
+
 def not_found(name: str, uri: str) -> IndexNotFoundError:
     """The error of an index that is not there."""
     return IndexNotFoundError(f"there is no index {name!r} at {uri}; make it with MilvusHybridIndex.create or m3 index")
@@ -110,14 +136,21 @@ def _make(collection: Collection, fields: Any, index: Any) -> None:
     schema.check_created(described, fields)
 
 
-def _check_sparse(documents: Collection, dim: int) -> None:
+def _check_sparse(documents: Collection, identity: Identity) -> None:
     """Searches three known rows: Lite 3.0 to 3.2.1 scored inner products as if they were BM25."""
-    empty = {"revision": "", "vector_blocks": 0, "text_blocks": 0, "title": "", "text": "", "parent_id": None}
-    empty |= {"metadata": {}, "facets": "", "token_count": 0, "truncated": False, "dense": np.zeros(dim, np.float32)}
     weights = {"a": 1.0, "b": 0.5, "c": 0.125}
-    documents.upsert({KEY: i, "id": i, "sparse": {0: weight, 1: 1.0}, **empty} for i, weight in weights.items())
+    known = [Document(id=i, text="", metadata={identity.tenant: i} if identity.tenant else {}) for i in weights]
+    output = M3Output(
+        dense=np.zeros((len(weights), identity.dim), np.float32),
+        sparse=SparseEmbeddings.from_dicts([{0: w, 1: 1.0} for w in weights.values()], vocab_size=identity.vocab_size),
+        multi_vector=None,
+        token_counts=np.zeros(len(weights), np.int32),
+        truncated=np.zeros(len(weights), np.bool_),
+    )
+    batch = Batch(known, [document.digest() for document in known], output)
+    documents.upsert(to_row(batch, position, b"", identity)[0] for position in range(len(known)))
     found = documents.search("sparse", {0: 1.0}, 3, Plan(), schema.SPARSE_INDEX)
-    documents.delete(list(weights))
+    documents.delete([key_of(i) for i in weights])
     if {hit.id: hit.score for hit in found} != weights:
         msg = f"Milvus Lite must rank sparse vectors by their inner product, got {found}; upgrade milvus-lite"
         raise MilvusIndexError(msg)

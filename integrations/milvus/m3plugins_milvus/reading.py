@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
 from m3plugins import Document
 from m3plugins.compression import get_codec
+from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import M3Output
-from m3plugins.retrieval.index import check_ids
 from m3plugins.scoring.heads import HeadScores, head_scores
 from m3plugins_milvus.blocks import POINTER, join_vectors
 from m3plugins_milvus.collection import Row
 from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.identity import Identity
-from m3plugins_milvus.rows import DOCUMENT, EMBEDDING, key_of, to_document, to_output
-from m3plugins_milvus.store import Complete, Store
+from m3plugins_milvus.rows import DOCUMENT, EMBEDDING, to_document, to_output
+from m3plugins_milvus.schema import BM25, KEY
+from m3plugins_milvus.store import DOCUMENTS_PER_READ, Complete, Store, keys_of
 
-DOCUMENTS_PER_READ = 128
 DOCUMENTS_PER_SCORE = 32
-
-
-def keys_of(ids: Sequence[str]) -> list[str]:
-    """The distinct keys of these ids.
-
-    Raises:
-        TypeError: If `ids` is not a sequence of strings.
-    """
-    return [key_of(i) for i in check_ids(ids)]
-
-
-def get(store: Store, ids: Sequence[str]) -> list[Document]:
-    """The documents of these ids, in this order."""
-    rows = store.documents.fetch(keys_of(ids), DOCUMENT, DOCUMENTS_PER_READ)
-    found = {done.row["id"]: to_document(done.row, done.text) for done in store.complete(rows, DOCUMENT, text=True)}
-    return [found[i] for i in ids if i in found]
+KEYS_PER_SEARCH = 1000
 
 
 def matching(store: Store, plan: Plan, fields: Iterable[str]) -> Iterator[dict[str, Row]]:
@@ -55,16 +41,17 @@ def scan(store: Store, plan: Plan) -> Iterator[Document]:
             yield to_document(done.row, done.text)
 
 
-def scan_embeddings(store: Store, plan: Plan, identity: Identity) -> Iterator[tuple[Document, M3Output]]:
+def scan_embeddings(store: Store, plan: Plan) -> Iterator[tuple[Document, M3Output]]:
     """Every document that matches, with its embeddings as they are stored."""
     fields = (*DOCUMENT, *EMBEDDING)
     for rows in matching(store, plan, fields):
         for done in store.complete(rows, fields, vectors=True, text=True):
-            yield to_document(done.row, done.text), _embeddings([done], identity)
+            yield to_document(done.row, done.text), _embeddings([done], store.identity)
 
 
-def score(store: Store, identity: Identity, query: M3Output, ids: Sequence[str]) -> dict[str, HeadScores]:
+def score(store: Store, query: M3Output, ids: Sequence[str]) -> dict[str, HeadScores]:
     """Exact scores on the query's heads, in the order of `ids`."""
+    identity = store.identity
     late = query.multi_vector is not None
     fields = ["id", *(head for head in query.heads if head != "multi_vector"), *(POINTER if late else ())]
     rows = store.documents.fetch(keys_of(ids), fields)
@@ -74,6 +61,15 @@ def score(store: Store, identity: Identity, query: M3Output, ids: Sequence[str])
         outputs = _embeddings(some, identity) if late else to_output([one.row for one in some], identity.vocab_size)
         scores |= dict(zip((one.row["id"] for one in some), head_scores(query, outputs), strict=True))
     return {i: scores[i] for i in ids if i in scores}
+
+
+def bm25_scores(store: Store, text: str, ids: Sequence[str]) -> dict[str, float]:
+    """Milvus' BM25 scores of these documents; those that share no word with the text are left out."""
+    found: dict[str, float] = {}
+    for group in bounded_runs(keys_of(ids), lambda key: 1, KEYS_PER_SEARCH):
+        plan = Plan(f"{KEY} in {json.dumps(group)}")
+        found |= {hit.id: hit.score for hit in store.documents.search("bm25", text, len(group), plan, BM25)}
+    return found
 
 
 def _embeddings(found: Sequence[Complete], identity: Identity) -> M3Output:

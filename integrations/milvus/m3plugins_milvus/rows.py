@@ -11,14 +11,18 @@ import numpy as np
 from m3plugins import Document
 from m3plugins.encoding.output import M3Output
 from m3plugins.encoding.sparse import SparseEmbeddings, SparseVector
-from m3plugins.retrieval.ingest import Batch
+from m3plugins.retrieval.document import Digest
+from m3plugins.retrieval.writing import Batch
 from m3plugins_milvus.blocks import POINTER, block_count, split_text
 from m3plugins_milvus.collection import Row
-from m3plugins_milvus.facets import bounds, facets
+from m3plugins_milvus.facets import bounds, facets, value_token
+from m3plugins_milvus.identity import Identity
 from m3plugins_milvus.schema import KEY, MAX_JSON, MAX_VARCHAR
 
 DOCUMENT = ("id", "text", "title", "parent_id", "metadata", *POINTER)
 EMBEDDING = ("token_count", "truncated", "dense", "sparse")
+UNCHANGED = ("id", "text", "title", *POINTER, *EMBEDDING)
+"""What new metadata leave as it is."""
 SENTINEL_WEIGHT = 1e-6
 """Milvus takes no empty sparse vector: a document without a token gets one dimension beyond the vocabulary."""
 
@@ -28,8 +32,8 @@ def key_of(id: str) -> str:  # noqa: A002
     return hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def check_document(document: Document) -> None:
-    """Refuses what Milvus could not keep.
+def check_document(document: Document, tenant: str | None = None) -> None:
+    """Refuses what Milvus could not keep; `tenant` is the metadata field that must be there, if any.
 
     Raises:
         ValueError: If a field is over its limit.
@@ -37,6 +41,12 @@ def check_document(document: Document) -> None:
     document.check()
     for name in ("id", "title", "parent_id"):
         _check_bytes(name, getattr(document, name) or "", MAX_VARCHAR, "shorten it")
+    if tenant is not None and not isinstance(document.metadata.get(tenant), str | int | float):
+        msg = (
+            f"metadata must have one string, number or boolean in {tenant!r}, by which this index is partitioned, "
+            f"got {document.metadata.get(tenant)!r}"
+        )
+        raise ValueError(msg)
     _check_integers("metadata", document.metadata)
     as_json = json.dumps(dict(document.metadata), ensure_ascii=False)
     _check_bytes("metadata", as_json, MAX_JSON, "move the long values into the text")
@@ -44,7 +54,7 @@ def check_document(document: Document) -> None:
     _check_bytes("the index of metadata", json.dumps(bounds(document.metadata)), MAX_JSON, "use fewer fields")
 
 
-def to_row(batch: Batch, position: int, vectors: bytes) -> tuple[Row, list[str]]:
+def to_row(batch: Batch, position: int, vectors: bytes, identity: Identity) -> tuple[Row, list[str]]:
     """The row of one document of a batch, whose encoded token vectors are `vectors`, and the text beyond it."""
     document, embeddings = batch.documents[position], batch.embeddings
     dense, sparse = embeddings.dense, embeddings.sparse
@@ -53,21 +63,40 @@ def to_row(batch: Batch, position: int, vectors: bytes) -> tuple[Row, list[str]]
     row = {
         KEY: key_of(document.id),
         "id": document.id,
-        "revision": batch.digests[position],
+        "revision": batch.digests[position].content,
         "vector_blocks": block_count(vectors),
         "text_blocks": len(rest),
         "title": document.title,
         "text": head,
-        "parent_id": document.parent_id,
-        "metadata": dict(document.metadata),
-        "facets": facets(document.metadata),
         "token_count": int(embeddings.token_counts[position]),
         "truncated": bool(embeddings.truncated[position]),
         "dense": dense[position],
-        "sparse": sparse_row(sparse[position], sparse.vocab_size) or {sparse.vocab_size: SENTINEL_WEIGHT},
+        "sparse": stored_sparse(sparse[position], sparse.vocab_size),
+        **attributes(document, batch.digests[position], identity),
+    }
+    if identity.bm25 is not None:
+        row["content"] = split_text(document.content)[0]
+    return row, rest
+
+
+def attributes(document: Document, digest: Digest, identity: Identity) -> Row:
+    """The fields, dynamic ones too, that metadata and parent decide."""
+    row = {
+        "attributes": digest.attributes,
+        "parent_id": document.parent_id,
+        "parent_key": parent_key(document.parent_id),
+        "metadata": dict(document.metadata),
+        "facets": facets(document.metadata),
         **bounds(document.metadata),
     }
-    return row, rest
+    if identity.tenant is not None:
+        row["tenant"] = value_token(identity.tenant, document.metadata[identity.tenant])
+    return row
+
+
+def parent_key(parent_id: str | None) -> str:
+    """What a parent's passages are found by."""
+    return "" if parent_id is None else key_of(parent_id)
 
 
 def to_document(row: Row, rest: Sequence[str] = ()) -> Document:
@@ -79,6 +108,11 @@ def to_document(row: Row, rest: Sequence[str] = ()) -> Document:
         title=row["title"],
         parent_id=row["parent_id"],
     )
+
+
+def stored_sparse(vector: SparseVector, vocab_size: int) -> dict[int, float]:
+    """Token weights as they are stored: never empty."""
+    return sparse_row(vector, vocab_size) or {vocab_size: SENTINEL_WEIGHT}
 
 
 def sparse_row(vector: SparseVector, vocab_size: int) -> dict[int, float]:

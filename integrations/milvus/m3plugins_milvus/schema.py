@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pymilvus import CollectionSchema, DataType, MilvusClient
+from pymilvus import CollectionSchema, DataType, Function, FunctionType, MilvusClient
 from pymilvus.milvus_client.index import IndexParams
 
 KEY = "key"
@@ -16,6 +16,7 @@ MAX_NAME = 255
 BLOCKS_SUFFIX = "__mv"
 FLAT: Mapping[str, Any] = {"index_type": "FLAT"}
 SPARSE_INDEX = "SPARSE_INVERTED_INDEX"
+BM25 = "BM25"
 LITE_DENSE_INDEXES = ("FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8")
 """Lite accepts any other name, and fails when it next loads the collection."""
 
@@ -35,33 +36,57 @@ def check_name(name: str) -> str:
     return name
 
 
-def documents_schema(dim: int) -> CollectionSchema:
-    """One row a document, the commit point: it names its blocks' revision. Dynamic fields hold `facets.bounds`."""
+def documents_schema(dim: int, *, tenant: bool = False, bm25: Mapping[str, Any] | None = None) -> CollectionSchema:
+    """One row a document, the commit point: it names its blocks' revision. Dynamic fields hold `facets.bounds`.
+
+    Args:
+        dim: Width of the dense vectors.
+        tenant: Whether there is a partition key.
+        bm25: Milvus' analyzer parameters, for full-text search of what is encoded (title and text).
+    """
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True)
-    schema.add_field(
-        KEY, DataType.VARCHAR, max_length=32, is_primary=True
-    )  # hash of the id: any id fits, none is parsed
+    # A hash of the id: any id fits, none is parsed.
+    schema.add_field(KEY, DataType.VARCHAR, max_length=32, is_primary=True)
     schema.add_field("id", DataType.VARCHAR, max_length=MAX_VARCHAR)
     schema.add_field("revision", DataType.VARCHAR, max_length=32)
+    schema.add_field("attributes", DataType.VARCHAR, max_length=32)
     schema.add_field("vector_blocks", DataType.INT32)
     schema.add_field("text_blocks", DataType.INT32)
     schema.add_field("title", DataType.VARCHAR, max_length=MAX_VARCHAR)
     schema.add_field("text", DataType.VARCHAR, max_length=MAX_VARCHAR)
     schema.add_field("parent_id", DataType.VARCHAR, max_length=MAX_VARCHAR, nullable=True)
+    schema.add_field("parent_key", DataType.VARCHAR, max_length=32)
     schema.add_field("metadata", DataType.JSON)
     schema.add_field("facets", DataType.VARCHAR, max_length=MAX_VARCHAR)
     schema.add_field("token_count", DataType.INT32)
     schema.add_field("truncated", DataType.BOOL)
     schema.add_field("dense", DataType.FLOAT_VECTOR, dim=dim)
     schema.add_field("sparse", DataType.SPARSE_FLOAT_VECTOR)
+    if tenant:
+        schema.add_field("tenant", DataType.VARCHAR, max_length=32, is_partition_key=True)
+    if bm25 is not None:
+        schema.add_field(
+            "content", DataType.VARCHAR, max_length=MAX_VARCHAR, enable_analyzer=True, analyzer_params=dict(bm25)
+        )
+        schema.add_field("bm25", DataType.SPARSE_FLOAT_VECTOR)
+        schema.add_function(
+            Function(
+                name="bm25",
+                function_type=FunctionType.BM25,
+                input_field_names=["content"],
+                output_field_names=["bm25"],
+            )
+        )
     return schema
 
 
-def documents_index(dense_index: Mapping[str, Any]) -> IndexParams:
+def documents_index(dense_index: Mapping[str, Any], *, bm25: bool = False) -> IndexParams:
     """Both inner products: M3's dense vectors are normalised, its sparse score is a plain sum."""
     params = MilvusClient.prepare_index_params()
     params.add_index("dense", metric_type="IP", **dense_index)
     params.add_index("sparse", index_type=SPARSE_INDEX, metric_type="IP")
+    if bm25:
+        params.add_index("bm25", index_type=SPARSE_INDEX, metric_type=BM25)
     return params
 
 
@@ -95,6 +120,6 @@ def check_created(described: Mapping[str, Any], asked: CollectionSchema) -> None
 
 
 def search_params(index_type: str, limit: int) -> dict[str, Any]:
-    """What an index of this type needs to return `limit` rows."""
+    """What an index of this type (`BM25` is one here) needs to return `limit` rows."""
     params = {"ef": max(limit, 64)} if "HNSW" in index_type else {}
-    return {"metric_type": "IP", "params": params}
+    return {"metric_type": BM25 if index_type == BM25 else "IP", "params": params}

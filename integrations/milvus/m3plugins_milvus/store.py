@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from threading import RLock
 
+from m3plugins import Document
 from m3plugins.compression import get_codec
 from m3plugins.encoding.batching import bounded_runs
-from m3plugins.retrieval.ingest import Batch
+from m3plugins.retrieval.document import Digest
+from m3plugins.retrieval.index import FailedDocument, check_ids
+from m3plugins.retrieval.writing import Batch
 from m3plugins_milvus.blocks import POINTER, BlockKeys, block_rows, orphans
 from m3plugins_milvus.client import MilvusIndexError
 from m3plugins_milvus.collection import Collection, Row
-from m3plugins_milvus.rows import key_of, to_row
+from m3plugins_milvus.identity import Identity
+from m3plugins_milvus.rows import (
+    DOCUMENT,
+    UNCHANGED,
+    attributes,
+    check_document,
+    key_of,
+    parent_key,
+    to_document,
+    to_row,
+)
 from m3plugins_milvus.schema import KEY
 
 BLOCKS_PER_READ = 256
+DOCUMENTS_PER_READ = 128
+PARENTS_PER_READ = 256
 
 
 @dataclass(frozen=True)
@@ -34,32 +51,80 @@ class Complete:
 
 @dataclass(frozen=True)
 class Store:
-    """Documents and blocks.
+    """Documents and blocks: the `Writer` of this engine.
 
     Attributes:
         documents: One row a document, the commit point.
         blocks: Their token vectors and long texts.
-        codec: Name of the codec of the token vectors.
+        identity: What the index is.
+        lock: What the writers of the collection share.
     """
 
     documents: Collection
     blocks: Collection
-    codec: str
+    identity: Identity
+    lock: RLock
+
+    def check(self, document: Document) -> None:
+        """Refuses what Milvus could not keep; see `check_document`."""
+        check_document(document, self.identity.tenant)
+
+    def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
+        """The digests of those of the given ids that are stored."""
+        rows = self.documents.fetch(keys_of(ids), ["id", "revision", "attributes"])
+        return {row["id"]: Digest(row["revision"], row["attributes"]) for row in rows.values()}
 
     def write(self, batch: Batch) -> None:
         """Stores documents: new blocks, then the rows that name them, then away with the old blocks."""
-        replaced = self.documents.fetch([key_of(document.id) for document in batch.documents], POINTER)
-        rows: list[Row] = []
-        self.blocks.upsert(self._block_rows(batch, rows))
-        self.documents.upsert(rows)
-        current = {block for row in rows for block in BlockKeys.of(row).all()}
-        self.blocks.delete([b for row in replaced.values() for b in BlockKeys.of(row).all() if b not in current])
+        with self.lock:
+            replaced = self.documents.fetch(keys_of([document.id for document in batch.documents]), POINTER)
+            rows: list[Row] = []
+            self.blocks.upsert(self._block_rows(batch, rows))
+            self.documents.upsert(rows)
+            current = {block for row in rows for block in BlockKeys.of(row).all()}
+            self.blocks.delete([b for row in replaced.values() for b in BlockKeys.of(row).all() if b not in current])
 
-    def remove(self, rows: Iterable[Row]) -> None:
-        """Deletes documents, given rows with the fields POINTER, and then their blocks."""
+    def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> list[FailedDocument]:
+        """Stores new metadata and parents; embeddings, texts and blocks stay."""
+        fields = (*UNCHANGED, *(["content"] if self.identity.bm25 is not None else []))
+        with self.lock:
+            kept = self.documents.fetch(keys_of([d.id for d in documents]), fields, DOCUMENTS_PER_READ)
+            there = [pair for pair in zip(documents, digests, strict=True) if key_of(pair[0].id) in kept]
+            self.documents.upsert(
+                {**kept[key_of(document.id)], **attributes(document, digest, self.identity)}
+                for document, digest in there
+            )
+        gone = {document.id for document in documents} - {document.id for document, _ in there}
+        return [FailedDocument(i, "it was deleted meanwhile; index it again") for i in gone]
+
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """The documents of these ids, in this order; unknown ids are left out."""
+        rows = self.documents.fetch(keys_of(ids), DOCUMENT, DOCUMENTS_PER_READ)
+        found = {done.row["id"]: to_document(done.row, done.text) for done in self.complete(rows, DOCUMENT, text=True)}
+        return [found[i] for i in ids if i in found]
+
+    def passages_of(self, parent_ids: Sequence[str]) -> dict[str, str]:
+        """The parent's id, by the id of each stored document that has one of these parents."""
+        found: dict[str, str] = {}
+        for group in bounded_runs(dict.fromkeys(parent_ids), lambda i: 1, PARENTS_PER_READ):
+            of_these = f"parent_key in {json.dumps([parent_key(i) for i in group])}"
+            for page in self.documents.keys(of_these):
+                rows = self.documents.fetch(page, ["id", "parent_id"])
+                found |= {row["id"]: row["parent_id"] for row in rows.values() if row["parent_id"] is not None}
+        return found
+
+    def remove(self, ids: Sequence[str]) -> int:
+        """Deletes documents; returns how many there were."""
+        with self.lock:
+            return self.remove_rows(self.documents.fetch(keys_of(ids), POINTER).values())
+
+    def remove_rows(self, rows: Iterable[Row]) -> int:
+        """Deletes documents, given rows with the fields POINTER, and then their blocks; returns how many."""
         rows = list(rows)
-        self.documents.delete([row[KEY] for row in rows])
-        self.blocks.delete([block for row in rows for block in BlockKeys.of(row).all()])
+        with self.lock:
+            self.documents.delete([row[KEY] for row in rows])
+            self.blocks.delete([block for row in rows for block in BlockKeys.of(row).all()])
+        return len(rows)
 
     def complete(
         self,
@@ -127,10 +192,19 @@ class Store:
         multi_vector = batch.embeddings.multi_vector
         assert multi_vector is not None  # ingest stores all heads
         for position in range(len(batch.documents)):
-            vectors = get_codec(self.codec).encode(multi_vector[position])
-            row, text = to_row(batch, position, vectors)
+            vectors = get_codec(self.identity.codec).encode(multi_vector[position])
+            row, text = to_row(batch, position, vectors, self.identity)
             rows.append(row)
             yield from block_rows(BlockKeys.of(row), vectors, text)
+
+
+def keys_of(ids: Sequence[str]) -> list[str]:
+    """The distinct keys of these ids.
+
+    Raises:
+        TypeError: If `ids` is not a sequence of strings.
+    """
+    return [key_of(i) for i in check_ids(ids)]
 
 
 def _keys(row: Row, vectors: bool, text: bool) -> BlockKeys:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3plugins.encoding.output import Head
+from m3plugins.encoding.tokenizing import TokenizedText
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +20,7 @@ class BatchOutput:
     Attributes:
         dense: Shape (b, dim), float32, unit rows; None if not asked for.
         token_weights: Sparse weight of every token, >= 0, shape (t,), float32; None if not asked for.
-        token_vectors: Unit vectors of every token but the first of each text, shape (t - b, width),
+        token_vectors: Unit vectors of every token but the CLS tokens, shape (t - number of these, width),
             float32; None if not asked for.
     """
 
@@ -38,5 +39,5 @@ class Backend(Protocol):
     multi_vector_dim: int
     vocab_size: int
 
-    def forward(self, batch: Sequence[NDArray[np.int32]], heads: Sequence[Head]) -> BatchOutput:
-        """The asked heads of a batch of token ids."""
+    def forward(self, batch: Sequence[TokenizedText], heads: Sequence[Head]) -> BatchOutput:
+        """The asked heads of a batch of texts."""

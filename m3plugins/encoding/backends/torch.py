@@ -17,6 +17,7 @@ from m3plugins.encoding.backends.base import BatchOutput
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, Checkpoint, Pooling
 from m3plugins.encoding.options import Dtype
 from m3plugins.encoding.output import Head
+from m3plugins.encoding.tokenizing import TokenizedText
 
 _BATCH_TOKENS = {"cpu": 4096}
 _ACCELERATOR_BATCH_TOKENS = 1 << 16
@@ -47,24 +48,31 @@ class TorchBackend:
         self.vocab_size = int(self._encoder.config.vocab_size)
 
     @torch.inference_mode()
-    def forward(self, batch: Sequence[NDArray[np.int32]], heads: Sequence[Head]) -> BatchOutput:
-        """The asked heads of a batch of token ids, one pass of the encoder."""
-        lengths = torch.tensor([len(ids) for ids in batch])
+    def forward(self, batch: Sequence[TokenizedText], heads: Sequence[Head]) -> BatchOutput:
+        """The asked heads of a batch of texts, one pass of the encoder."""
+        lengths = torch.tensor([len(text.ids) for text in batch])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         input_ids = torch.full(mask.shape, self._pad_id)
-        input_ids[mask] = torch.from_numpy(np.concatenate(batch)).long()
-        mask = mask.to(self.device)
+        input_ids[mask] = torch.from_numpy(np.concatenate([text.ids for text in batch])).long()
+        cls = torch.zeros_like(mask)
+        cls[
+            torch.arange(len(batch)).repeat_interleave(torch.tensor([len(text.cls) for text in batch])),
+            torch.from_numpy(np.concatenate([text.cls for text in batch])),
+        ] = True
+        mask, cls = mask.to(self.device), cls.to(self.device)
         # Without padding the mask is left out: attention takes its fast path.
         attention_mask = None if bool(mask.all()) else mask.long()
         states = self._encoder(input_ids.to(self.device), attention_mask=attention_mask).last_hidden_state
 
         dense = token_weights = token_vectors = None
         if "dense" in heads:
-            dense = _numpy(normalize(pool(states, mask, self._pooling), dim=-1))
+            several = any(len(text.cls) > 1 for text in batch)
+            pooled = pool(states, cls, "mean") if several else pool(states, mask, self._pooling)
+            dense = _numpy(normalize(pooled, dim=-1))
         if "sparse" in heads:
             token_weights = _numpy(torch.relu(self._sparse(states[mask].float())).squeeze(-1))
         if "multi_vector" in heads:
-            token_vectors = _numpy(normalize(self._multi_vector(states[:, 1:][mask[:, 1:]].float()), dim=-1))
+            token_vectors = _numpy(normalize(self._multi_vector(states[mask & ~cls].float()), dim=-1))
         return BatchOutput(dense, token_weights, token_vectors)
 
 

@@ -33,7 +33,7 @@ def test_negative_or_infinite_weights_are_refused(weights):
 
 
 def test_weights_that_are_all_zero_are_refused():
-    with pytest.raises(ValueError, match="at least one head"):
+    with pytest.raises(ValueError, match="at least one of the heads"):
         HybridWeights(dense=0, sparse=0, multi_vector=0)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from m3plugins import Document, HybridIndex, InMemoryHybridIndex, M3Encoder, M3Output
-from m3plugins.retrieval import FailedDocument, filters, ingest
+from m3plugins.retrieval import FailedDocument, filters, ingest, memory
 from tests.tiny import SENTENCES
 
 DOCUMENTS = [Document(id=f"d{i}", text=text, metadata={"i": i}) for i, text in enumerate(SENTENCES)]
@@ -165,16 +165,17 @@ def test_truncated_documents_are_counted(checkpoint):
     assert index.get(["long"])[0].text == "fox " * 99
 
 
+class Refusing(memory._Store):
+    """An engine that cannot store one document."""
+
+    def write(self, batch):
+        super().write(batch)
+        return [FailedDocument(d.id, "refused") for d in batch.documents if d.id == "d5"]
+
+
 def test_an_engine_that_fails_a_document_has_it_reported_and_not_acknowledged(encoder):
     acked = []
-    report = ingest.ingest(
-        DOCUMENTS,
-        None,
-        encoder=encoder,
-        stored_digests=lambda ids: {},
-        write=lambda batch: [FailedDocument(d.id, "refused") for d in batch.documents if d.id == "d5"],
-        on_ack=acked.extend,
-    )
+    report = ingest.ingest(DOCUMENTS, None, encoder=encoder, writer=Refusing(), on_ack=acked.extend)
     assert (report.written, report.failed) == (11, [FailedDocument("d5", "refused")])
     assert "d5" not in acked
 
@@ -185,7 +186,7 @@ def test_delete_by_ids_and_by_filter(index):
     assert index.delete(filter=filters.gte("i", 10)) == 2
     assert index.count() == 9
     for arguments in ({}, {"ids": [], "filter": filters.exists("i")}):
-        with pytest.raises(ValueError, match="either ids or a filter"):
+        with pytest.raises(ValueError, match="exactly one of ids, filter, parent_id"):
             index.delete(**arguments)
 
 

@@ -1,0 +1,126 @@
+"""Milvus expressions from values of the user's: the only place where these become part of one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pymilvus import DataType
+
+from m3plugins.retrieval.filters import And, Comparison, Filter, Not, Or, matches
+from m3plugins.retrieval.index import AnyFilter
+
+Key = str | int
+INT64 = range(-(2**63) + 1, 2**63)  # the literal of the least integer overflows before its sign is read
+
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
+_INTEGERS = frozenset({DataType.INT8, DataType.INT16, DataType.INT32, DataType.INT64})
+_OPERATORS = {"eq": "==", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to ask Milvus, and what to check on what it returns.
+
+    Attributes:
+        expression: Matches every wanted row, and maybe others; "" is all rows.
+        check: The filter that decides, where there is one.
+    """
+
+    expression: str = ""
+    check: Filter | None = None
+
+    def accepts(self, metadata: Mapping[str, Any]) -> bool:
+        """Whether a row that the expression matched is wanted."""
+        return self.check is None or matches(self.check, metadata)
+
+
+def literal(value: Key) -> str:
+    """A string or an integer as an expression says it.
+
+    Other control characters stay as they are: Milvus Lite does not read the escapes that JSON has for them.
+    """
+    return str(int(value)) if isinstance(value, int) else f'"{value.translate(_ESCAPES)}"'
+
+
+def to_key(id: str, *, integer: bool) -> Key | None:  # noqa: A002
+    """The primary key that a document's id stands for; None if no row can have it."""
+    if integer:
+        return int(id) if re.fullmatch(r"0|-?[1-9][0-9]{0,18}", id) and int(id) in INT64 else None
+    return id if is_unicode(id) else None
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be stored at all: it has no lone surrogate."""
+    return not re.search("[\ud800-\udfff]", text)
+
+
+def among(field: str, keys: Iterable[Key]) -> str:
+    """The field has one of these values."""
+    return f"{field} in [{', '.join(map(literal, keys))}]"
+
+
+def both(one: str, other: str) -> str:
+    """Both match; "" matches everything."""
+    return f"({one}) and ({other})" if one and other else one or other
+
+
+def halves(field: str, keys: Iterable[Key]) -> list[str]:
+    """Two expressions, of which every row matches one, and each of which some of these two or more keys match."""
+    ordered = sorted(set(keys))
+    middle = literal(ordered[(len(ordered) - 1) // 2])
+    return [f"{field} <= {middle}", f"{field} > {middle}"]
+
+
+def plan(filter: AnyFilter | None, kinds: Mapping[str, DataType]) -> Plan:  # noqa: A002
+    """How to find what a filter matches.
+
+    A neutral filter is always decided in Python; equality of strings, and comparisons of integers, with a
+    field of the collection's also narrow what is read.
+
+    Args:
+        filter: Neutral, or an expression of Milvus' own; None matches all.
+        kinds: Those fields of the collection that are metadata.
+
+    Raises:
+        TypeError: If the filter is neither.
+        ValueError: If an expression is empty.
+    """
+    if filter is None:
+        return Plan()
+    if isinstance(filter, str):
+        if not filter.strip():
+            msg = "a Milvus filter expression must not be empty; leave the filter out to match everything"
+            raise ValueError(msg)
+        return Plan(f"({filter})")
+    if not isinstance(filter, Comparison | And | Or | Not):
+        msg = (
+            "filter must be a tree of m3plugins.retrieval.filters (from_dict makes one of a dict) "
+            f"or a Milvus expression, got {type(filter).__name__}"
+        )
+        raise TypeError(msg)
+    return Plan(_narrow(filter, kinds), filter)
+
+
+def _narrow(tree: Filter, kinds: Mapping[str, DataType]) -> str:
+    """An expression that matches all that the tree matches."""
+    if isinstance(tree, And):
+        expression = ""
+        for part in tree.parts:
+            expression = both(expression, _narrow(part, kinds))
+        return expression
+    if not isinstance(tree, Comparison):
+        return ""
+    values = tree.value if isinstance(tree.value, tuple) else (tree.value,)
+    if kinds.get(tree.field) == DataType.VARCHAR and tree.operator in ("eq", "in"):
+        known: list[Key] = [value for value in values if isinstance(value, str) and is_unicode(value)]
+    elif kinds.get(tree.field) in _INTEGERS and tree.operator in (*_OPERATORS, "in"):
+        known = [value for value in values if type(value) is int and value in INT64]
+    else:
+        return ""
+    if not values or len(known) < len(values):
+        return ""
+    operator = _OPERATORS.get(tree.operator)
+    return f"{tree.field} {operator} {literal(known[0])}" if operator else among(tree.field, known)

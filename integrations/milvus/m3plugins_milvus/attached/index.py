@@ -1,0 +1,249 @@
+"""`AttachedIndex`: a `HybridIndex` on a collection that is not ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from m3plugins import Document, HeadScores, HybridIndex, M3Encoder, M3Output
+from m3plugins.retrieval.document import Candidate
+from m3plugins.retrieval.index import (
+    Ack,
+    AnyFilter,
+    IndexNotFoundError,
+    UpsertReport,
+    check_ids,
+    check_one_of,
+)
+from m3plugins.retrieval.ingest import ingest
+from m3plugins.retrieval.updating import update_metadata
+from m3plugins.scoring.heads import Leg
+from m3plugins_milvus.attached import reading
+from m3plugins_milvus.attached.computed import ComputedHeads
+from m3plugins_milvus.attached.expressions import Plan, plan
+from m3plugins_milvus.attached.fields import Fields, find, inspect
+from m3plugins_milvus.attached.rows import to_vector
+from m3plugins_milvus.attached.table import Table
+from m3plugins_milvus.attached.verify import check_model
+from m3plugins_milvus.attached.writing import TableWriter
+from m3plugins_milvus.client import Connection, connect, writer_lock
+from m3plugins_milvus.rows import sparse_row
+
+
+class AttachedIndex(HybridIndex):
+    """A `HybridIndex` on a collection that someone else made and filled; get one with `attach`.
+
+    What the collection does not store (multi-vectors, or a head that it lacks) is computed from the texts in
+    question whenever it is asked for, and the last results are kept: rerank few candidates, on a fast device.
+
+    Metadata are the other fields of a row, dynamic ones included, or what one JSON field holds. Native
+    filters are Milvus expressions over the collection's fields; neutral filters are decided on the metadata
+    in Python, which reads many rows where a filter accepts few.
+
+    `upsert` writes the named fields and the metadata; whatever else a row holds stays. A document that
+    lacks a field which the collection requires fails alone, with Milvus' reason.
+
+    Example:
+        >>> fields = Fields(id="pk", text="body", dense="dense_vector", sparse="sparse_vector")
+        >>> index = AttachedIndex.attach(
+        ...     "theirs", encoder=encoder, uri="http://localhost:19530", fields=fields
+        ... )  # doctest: +SKIP
+    """
+
+    def __init__(self, table: Table, encoder: M3Encoder, cache_bytes: int) -> None:
+        """Use `attach`."""
+        self._table = table
+        self._encoder = encoder
+        self._computed = ComputedHeads(encoder, reading.unstored(table.layout), cache_bytes)
+        self._lock = writer_lock(table.connection, table.name)
+        self._writer = TableWriter(table, self._lock)
+        self._kinds = {name: table.layout.kinds[name] for name in table.layout.scalars}
+        self._closed = False
+
+    @classmethod
+    def attach(
+        cls,
+        name: str,
+        *,
+        encoder: M3Encoder,
+        uri: str | Path,
+        fields: Fields,
+        token: str | None = None,
+        verify: int = 8,
+        cache_bytes: int = 1 << 28,
+    ) -> AttachedIndex:
+        """Checks that a collection is what `fields` says, and loads it.
+
+        Args:
+            name: Of the collection, or an alias of it.
+            encoder: With the model that made its vectors.
+            uri: A path that ends in `.db` (Milvus Lite), or a server's URL.
+            fields: Which field is what.
+            token: The server's API key, or "user:password".
+            verify: Stored texts to encode again and compare with their vectors; 0 trusts the caller.
+            cache_bytes: Memory for computed embeddings.
+
+        Raises:
+            IndexNotFoundError: If there is no such collection.
+            ValueError: If a field is missing or of a wrong type, or a vector has no index, or a wrong one.
+            ModelMismatchError: If the vectors are not the encoder's.
+            MilvusIndexError: If Milvus refuses or cannot be reached.
+        """
+        if "://" not in str(uri) and not Path(uri).expanduser().exists():
+            msg = f"there is no Milvus Lite file {str(uri)!r} to look for {name!r} in; check the path"
+            raise IndexNotFoundError(msg)  # connecting would make an empty one
+        connection = connect(uri, token)
+        try:
+            table = _table(connection, name, fields, encoder)
+            table.load()
+            if verify:
+                check_model(table, encoder, verify)
+            return cls(table, encoder, cache_bytes)
+        except BaseException:
+            connection.close()
+            raise
+
+    @property
+    def encoder(self) -> M3Encoder:
+        """What encodes the documents and must encode the queries."""
+        return self._encoder
+
+    def upsert(
+        self, documents: Iterable[Document], embeddings: Iterable[M3Output] | None = None, on_ack: Ack | None = None
+    ) -> UpsertReport:
+        """Stores documents, streamed; see `HybridIndex.upsert`."""
+        self._check_open()
+        report = ingest(documents, embeddings, encoder=self._encoder, writer=self._writer, on_ack=on_ack)
+        self._table.flush()
+        return report
+
+    def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None) -> UpsertReport:
+        """Replaces the metadata of stored documents, by id, without encoding them; unknown ids fail."""
+        self._check_open()
+        report = update_metadata(metadata, writer=self._writer, on_ack=on_ack)
+        self._table.flush()
+        return report
+
+    def delete(
+        self,
+        ids: Sequence[str] | None = None,
+        filter: AnyFilter | None = None,  # noqa: A002
+        *,
+        parent_id: str | None = None,
+    ) -> int:
+        """Deletes by ids, by filter or by parent (exactly one of them); returns how many documents went.
+
+        Raises:
+            ValueError: If there is a parent's id, but no field of it.
+        """
+        self._check_open()
+        check_one_of(ids=ids, filter=filter, parent_id=parent_id)
+        with self._lock:
+            if ids is not None:
+                return self._writer.remove(check_ids(ids))
+            if parent_id is not None:
+                return self._writer.remove(list(self._writer.passages_of([parent_id])))
+            return sum(self._writer.remove(list(rows)) for rows in self._table.matching(self._plan(filter), []))
+
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """The documents of these ids, in this order; unknown ids are left out."""
+        self._check_open()
+        return self._writer.get(check_ids(ids))
+
+    def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
+        """How many documents there are, or match."""
+        self._check_open()
+        plan = self._plan(filter)
+        if plan.check is None:
+            return self._table.count(plan.expression)
+        return sum(len(rows) for rows in self._table.matching(plan, []))
+
+    @overload
+    def scan(self, filter: AnyFilter | None = None, with_embeddings: Literal[False] = False) -> Iterator[Document]: ...
+    @overload
+    def scan(
+        self, filter: AnyFilter | None = None, *, with_embeddings: Literal[True]
+    ) -> Iterator[tuple[Document, M3Output]]: ...
+    def scan(
+        self,
+        filter: AnyFilter | None = None,  # noqa: A002
+        with_embeddings: bool = False,
+    ) -> Iterator[Document] | Iterator[tuple[Document, M3Output]]:
+        """Every document that matches, in no particular order, in bounded memory.
+
+        With embeddings it gives pairs of a document and its output of length 1, of which what is not stored
+        is computed: that encodes every text.
+        """
+        self._check_open()
+        plan = self._plan(filter)
+        if with_embeddings:
+            return reading.scan_embeddings(self._table, plan, self._encoder)
+        return reading.scan(self._table, plan)
+
+    def candidates(
+        self,
+        query: M3Output,
+        k: int,
+        filter: AnyFilter | None = None,  # noqa: A002
+        *,
+        text: str | None = None,
+    ) -> dict[Leg, list[Candidate]]:
+        """The best k documents of each head that is stored and that `query`, of length 1, has.
+
+        Raises:
+            ValueError: If there is a text: such a collection has no BM25 that could be told to be right.
+        """
+        self._check_open()
+        reading.check_query(query, text)
+        plan, indexes = self._plan(filter), self._table.layout.indexes
+        found: dict[Leg, list[Candidate]] = {}
+        if query.dense is not None and (index := indexes.get("dense")):
+            found["dense"] = self._table.search(index, to_vector(query.dense[0], index), k, plan)
+        if query.sparse is not None and (index := indexes.get("sparse")):
+            weights = sparse_row(query.sparse[0], self._encoder.vocab_size)
+            hits = self._table.search(index, weights, k, plan) if weights else []
+            found["sparse"] = [hit for hit in hits if hit.score > 0]
+        return found
+
+    def score(self, query: M3Output, ids: Sequence[str], *, text: str | None = None) -> dict[str, HeadScores]:
+        """Exact scores, on the heads that `query` has; heads that are not stored are computed from the texts.
+
+        Raises:
+            ValueError: If there is a text.
+        """
+        self._check_open()
+        reading.check_query(query, text)
+        return reading.score(self._table, self._computed, query, check_ids(ids))
+
+    def drop(self) -> None:
+        """Refuses: the collection is not ours.
+
+        Raises:
+            ValueError: Always.
+        """
+        msg = (
+            f"the collection {self._table.name!r} is attached, it is not this index's to drop; close the index, and "
+            "drop it with MilvusClient if you must"
+        )
+        raise ValueError(msg)
+
+    def close(self) -> None:
+        """Ends the connection; the last index of a Lite file frees it for other processes."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._table.connection.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            msg = "this index is closed; attach it again with AttachedIndex.attach"
+            raise ValueError(msg)
+
+    def _plan(self, filter: AnyFilter | None) -> Plan:  # noqa: A002
+        return plan(filter, {} if self._table.layout.fields.metadata else self._kinds)
+
+
+def _table(connection: Connection, name: str, fields: Fields, encoder: M3Encoder) -> Table:
+    described = find(connection, name)
+    return Table(connection, described["collection_name"], inspect(connection, described, fields, encoder))

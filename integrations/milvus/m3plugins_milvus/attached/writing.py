@@ -1,0 +1,90 @@
+"""What an attached index does for `upsert` and `update_metadata`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from m3plugins import Document
+from m3plugins.encoding.batching import bounded_runs
+from m3plugins.retrieval.document import Digest
+from m3plugins.retrieval.index import FailedDocument
+from m3plugins.retrieval.writing import Batch
+from m3plugins_milvus.attached.expressions import Plan, among, is_unicode
+from m3plugins_milvus.attached.rows import check_document, to_document, to_rows, vector_rows
+from m3plugins_milvus.attached.table import EXPRESSION_LENGTH, Table
+
+
+class TableWriter:
+    """The `Writer` of a foreign collection: the stored rows say themselves what is unchanged.
+
+    Args:
+        table: The collection.
+        lock: That its writers in this process share.
+    """
+
+    def __init__(self, table: Table, lock: threading.RLock) -> None:
+        self._table = table
+        self._layout = table.layout
+        self._lock = lock
+
+    def check(self, document: Document) -> None:
+        """Raises ValueError for a document that the collection has no place for."""
+        check_document(document, self._layout)
+
+    def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
+        """The digests of the stored documents."""
+        return {document.id: _digest(document) for document in self.get(ids)}
+
+    def write(self, batch: Batch) -> list[FailedDocument]:
+        """Stores documents; what their rows hold beyond them stays."""
+        vectors = vector_rows(batch.embeddings, self._layout)
+        with self._lock:
+            old = self._table.fetch([document.id for document in batch.documents], self._layout.foreign)
+            return self._table.store(to_rows(batch.documents, vectors, old, self._layout))
+
+    def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> list[FailedDocument]:
+        """Stores the documents with the vectors that they have."""
+        fields = list(self._layout.fields.heads.values())
+        with self._lock:
+            old = self._table.fetch([document.id for document in documents], [*self._layout.foreign, *fields])
+            there = [document for document in documents if document.id in old]
+            vectors = [{field: old[document.id][field] for field in fields} for document in there]
+            failed = self._table.store(to_rows(there, vectors, old, self._layout))
+        gone = [document.id for document in documents if document.id not in old]
+        return failed + [FailedDocument(i, "it was deleted meanwhile; index it again") for i in gone]
+
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """The documents of these ids, in this order."""
+        rows = self._table.fetch(ids, self._layout.document)
+        return [to_document(rows[i], self._layout) for i in ids if i in rows]
+
+    def passages_of(self, parent_ids: Sequence[str]) -> dict[str, str]:
+        """The parent's id, by the id of each document that has one of these parents.
+
+        Raises:
+            ValueError: If the collection has no field of it.
+        """
+        field = self._layout.fields.parent_id
+        if field is None:
+            msg = "no field of this collection is the parent_id; name it in Fields, or delete by ids or by filter"
+            raise ValueError(msg)
+        found: dict[str, str] = {}
+        for some in bounded_runs(filter(is_unicode, parent_ids), len, EXPRESSION_LENGTH):
+            for rows in self._table.matching(Plan(among(field, some)), [field]):
+                found |= {i: row[field] for i, row in rows.items()}
+        return found
+
+    def remove(self, ids: Sequence[str]) -> int:
+        """Deletes documents; returns how many there were."""
+        with self._lock:
+            there = list(self._table.fetch(ids, []))
+            self._table.delete(there)
+        return len(there)
+
+
+def _digest(document: Document) -> Digest:
+    try:
+        return document.digest()
+    except ValueError:  # what others stored need not be what a Document may hold, such as NaN
+        return Digest("", "")

@@ -1,0 +1,166 @@
+"""Long texts to passages: whole sentences, packed up to a number of tokens."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
+
+from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.encoding.tokenizing import check_text
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_SLAB_CHARACTERS = 8192
+"""Characters segmented at a time: sentencex takes quadratic time on a paragraph of many sentences."""
+
+
+@dataclass(frozen=True)
+class Passages:
+    """How long texts are cut into passages.
+
+    A passage is a run of whole sentences. Only a sentence of more than `size` tokens is itself cut: ahead
+    of a word, or anywhere in a word that is too long as well. Nothing is lost but whitespace around passages.
+
+    Attributes:
+        size: Tokens of a passage at most, special tokens not counted, as the encoder's tokenizer counts them
+            in the passage on its own. Only a single character may have more.
+        overlap: Tokens at most with which a passage repeats the end of the one before: as many whole
+            sentences (of a sentence that was cut, words) as leave room for the next one.
+    """
+
+    size: int
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("size", 1), ("overlap", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                msg = f"{name} must be an integer >= {least} (tokens), got {value!r}"
+                raise ValueError(msg)
+        if self.overlap >= self.size:
+            msg = f"overlap must be less than size, got overlap={self.overlap} and size={self.size}; take less overlap"
+            raise ValueError(msg)
+
+    def split(self, text: str, encoder: M3Encoder) -> list[str]:
+        """The passages of a text, in order; at least one, which is empty if the text is blank.
+
+        Args:
+            text: The text.
+            encoder: The encoder that is to read the passages.
+
+        Raises:
+            TypeError: If the text is not a string.
+            ValueError: If the text is not valid Unicode, or the encoder would cut passages of this size.
+            ImportError: If the extra `passages` is not installed.
+        """
+        longest = encoder.document_layout.text_tokens
+        if self.size > longest:
+            msg = (
+                f"size must be at most {longest}, the tokens of text that {encoder.model} reads of a document, "
+                f"got {self.size}; take a smaller size or raise document_max_length"
+            )
+            raise ValueError(msg)
+        check_text(text)
+        pieces = _Pieces(text.strip(), encoder.tokenizer, self.size)
+        return list(self._pack(pieces)) or [""]
+
+    def _pack(self, pieces: _Pieces) -> Iterator[str]:
+        first = last = 0
+        while last < len(pieces):
+            last = max(last + 1, pieces.last_within(first, self.size))
+            while last > first + 1 and pieces.tokens(first, last) > self.size:
+                last -= 1
+            yield pieces.text(first, last)
+            if last < len(pieces):
+                first = self._resume(pieces, first + 1, last) if self.overlap else last
+
+    def _resume(self, pieces: _Pieces, first: int, last: int) -> int:
+        """Where the next passage starts: it repeats what it can and still gets piece `last` in."""
+        first = max(first, pieces.first_within(last, self.overlap), pieces.first_within(last + 1, self.size))
+        while first < last and (
+            pieces.tokens(first, last) > self.overlap or pieces.tokens(first, last + 1) > self.size
+        ):
+            first += 1
+        return min(first, last)
+
+
+class _Pieces:
+    """A text in pieces of at most `size` tokens: sentences, of longer ones the words, of longer words the characters.
+
+    Tokens are not additive, so the counts of pieces side by side, taken from the whole text's tokens, are
+    estimates; `tokens` counts.
+    """
+
+    def __init__(self, text: str, tokenizer: Tokenizer, size: int) -> None:
+        self._text = text
+        self._tokenizer = tokenizer
+        self._bounds = [0, len(text)] if text else [0]
+        for cut in (_sentences, _words, _characters):
+            self._bounds = self._cut(cut, size)
+        ends = list(accumulate((end for _, end in tokenizer.encode(text, add_special_tokens=False).offsets), max))
+        self._before = [bisect_right(ends, bound) for bound in self._bounds]
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def text(self, first: int, last: int) -> str:
+        """Pieces `first` to `last`, without the latter, on their own."""
+        return self._text[self._bounds[first] : self._bounds[last]].strip()
+
+    def tokens(self, first: int, last: int) -> int:
+        """Tokens of `text(first, last)`."""
+        return self._count([self.text(first, last)])[0]
+
+    def last_within(self, first: int, tokens: int) -> int:
+        """The largest `last` for that many tokens, estimated."""
+        return bisect_right(self._before, self._before[first] + tokens) - 1
+
+    def first_within(self, last: int, tokens: int) -> int:
+        """The smallest `first` for that many tokens, estimated."""
+        return bisect_left(self._before, self._before[last] - tokens)
+
+    def _cut(self, cut: Callable[[str], Iterable[int]], size: int) -> list[int]:
+        """The bounds, with those that cut the pieces of more than `size` tokens; none ahead of mere whitespace."""
+        bounds = set(self._bounds)
+        counts = self._count([self.text(piece, piece + 1) for piece in range(len(self))])
+        for (start, end), count in zip(pairwise(self._bounds), counts, strict=True):
+            if count > size:
+                bounds.update(start + position for position in cut(self._text[start:end]))
+        spans = pairwise(sorted(bounds))
+        return [start for start, end in spans if not self._text[start:end].isspace()] + [len(self._text)]
+
+    def _count(self, texts: list[str]) -> list[int]:
+        return [len(encoding) for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _sentences(text: str) -> Iterator[int]:
+    """Where sentences end, by the rules of all scripts and the abbreviations of English."""
+    try:
+        from sentencex import get_sentence_boundaries
+    except ImportError as err:
+        msg = 'passages need sentencex and regex; pip install "m3plugins[passages]"'
+        raise ImportError(msg) from err
+
+    start = 0
+    while start < len(text):
+        slab = text[start : start + _SLAB_CHARACTERS]
+        ends = [boundary["end_index"] for boundary in get_sentence_boundaries("en", slab)]
+        if start + len(slab) < len(text) and len(ends) > 1:
+            ends.pop()  # it may go on in the next slab
+        yield from (start + end for end in ends)
+        start += ends[-1]
+
+
+def _words(text: str) -> Iterator[int]:
+    """Where words start (Unicode Standard Annex 29); closing punctuation stays with the word before."""
+    import regex
+
+    return (match.start() for match in regex.finditer(r"(?w)\b(?![\p{Pe}\p{Pf}\p{Po}\s])", text))
+
+
+def _characters(text: str) -> Iterable[int]:
+    return range(len(text))

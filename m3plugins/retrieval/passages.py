@@ -1,0 +1,120 @@
+"""Documents stored as their passages: all of a document's new ones, then away with the old ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.retrieval.document import Document
+from m3plugins.retrieval.index import Ack, FailedDocument, UpsertReport
+from m3plugins.retrieval.ingest import Pending, checked, stream, windows
+from m3plugins.retrieval.writing import Writer
+
+if TYPE_CHECKING:
+    from m3plugins.encoding.passages import Passages
+
+
+def ingest_passages(
+    documents: Iterable[Document],
+    passages: Passages,
+    *,
+    encoder: M3Encoder,
+    writer: Writer,
+    on_ack: Ack | None = None,
+) -> UpsertReport:
+    """Streams documents into an engine, each as its passages.
+
+    A document's passages have the ids `{id}#0`, `{id}#1`, ..., its title and metadata, and its id as
+    `parent_id`. It is acknowledged once all of them are stored and those it had before are gone, and it
+    fails as a whole: before anything of it is written, wherever that can be known.
+
+    Args:
+        documents: Any iterable.
+        passages: How to cut.
+        encoder: Counts the tokens, and encodes.
+        writer: The engine.
+        on_ack: Called with the ids of documents whose passages are stored or known to be unchanged.
+
+    Returns:
+        What became of the documents; `truncated` counts passages.
+    """
+    report = UpsertReport()
+    valid = (Pending(document, None) for document in _valid(documents, writer, report))
+    for window in windows(valid):
+        parts: dict[str, list[Document]] = {}
+        for item in window:
+            pieces = split(item.document, passages, encoder)
+            try:
+                for piece in pieces:
+                    writer.check(piece)
+            except ValueError as err:
+                report.failed.append(FailedDocument(item.document.id, str(err)))
+            else:
+                parts[item.document.id] = pieces
+        _store(parts, encoder, writer, report, on_ack)
+    return report
+
+
+def check_not_embedded(embeddings: object) -> None:
+    """Refuses embeddings of documents that are cut into passages.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    if embeddings is not None:
+        msg = "an index with passages cuts documents and encodes the pieces itself; leave embeddings out"
+        raise ValueError(msg)
+
+
+def split(document: Document, passages: Passages, encoder: M3Encoder) -> list[Document]:
+    """The passages of a document, in order; one at least."""
+    return [
+        replace(document, id=f"{document.id}#{number}", text=text, parent_id=document.id)
+        for number, text in enumerate(passages.split(document.text, encoder))
+    ]
+
+
+def _valid(documents: Iterable[Document], writer: Writer, report: UpsertReport) -> Iterator[Document]:
+    for document in documents:
+        try:
+            checked(document).check()
+            if document.parent_id is not None:
+                msg = (
+                    "in an index with passages parent_id must be None (a passage's parent is its document), "
+                    f"got {document.parent_id!r}; put it into the metadata"
+                )
+                raise ValueError(msg)
+        except ValueError as err:
+            report.failed.append(FailedDocument(str(document.id), str(err)))
+        else:
+            yield document
+
+
+def _store(
+    parts: dict[str, list[Document]],
+    encoder: M3Encoder,
+    writer: Writer,
+    report: UpsertReport,
+    on_ack: Ack | None,
+) -> None:
+    owner_of = {piece.id: owner for owner, pieces in parts.items() for piece in pieces}
+    written: set[str] = set()
+
+    def stored(ids: list[str], changed: bool) -> None:
+        written.update(owner_of[i] for i in ids if changed)
+
+    inner = UpsertReport()
+    stream((Pending(piece, None) for pieces in parts.values() for piece in pieces), encoder, writer, inner, stored)
+    report.truncated += inner.truncated
+    failed = {owner_of[failure.id]: f"passage {failure.id}: {failure.reason}" for failure in inner.failed}
+    report.failed += [FailedDocument(i, reason) for i, reason in failed.items()]
+    whole = [i for i in parts if i not in failed]
+    stale = {i: owner for i, owner in writer.passages_of(whole).items() if i not in owner_of}
+    writer.remove(list(stale))
+    changed = (written | set(stale.values())) - failed.keys()
+    report.written += len(changed)
+    report.unchanged += len(whole) - len(changed)
+    if on_ack and whole:
+        on_ack(whole)

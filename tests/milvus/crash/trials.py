@@ -1,0 +1,177 @@
+"""A trial: an operation is killed, the index is opened and checked, the operation is performed again, and checked."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pymilvus import MilvusClient
+
+from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError
+from tests.milvus.crash.checking import Allowed, Findings, check, named_blocks, stored_blocks
+from tests.milvus.crash.corpus import Corpus, load_encoder
+from tests.milvus.crash.operations import OPERATIONS, Sent
+from tests.milvus.crash.worker import NAME, Job, acknowledged, perform
+
+# A worker is forked, with all its imports, from a process that has no threads.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(
+    ["m3plugins.encoding.backends.torch", "m3plugins_milvus", "milvus_lite.adapter.grpc.server"]
+)
+
+
+@dataclass(frozen=True)
+class Course:
+    """An operation that nobody interrupted.
+
+    Attributes:
+        seconds: How long it took.
+        points: The points it came by.
+    """
+
+    seconds: float
+    points: list[str]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How to repeat it.
+
+    Attributes:
+        operation: A name in OPERATIONS.
+        seed: Decides what is not given here: the moments, and whether the texts are encoded.
+        point: To die at; None: at a random moment.
+        kills: How often, before the index is looked at.
+    """
+
+    operation: str
+    seed: int
+    point: str | None = None
+    kills: int = 1
+
+
+@dataclass
+class Outcome:
+    """What a trial found.
+
+    Attributes:
+        killed: How often the operation was interrupted (it may have been done already).
+        swept: Orphaned blocks that the interruption left.
+        completed: Whether performing it again did all of it, and `sweep` left exactly what documents name.
+    """
+
+    trial: Trial
+    killed: int = 0
+    swept: int = 0
+    completed: bool = False
+    findings: Findings = field(default_factory=Findings)
+
+    @property
+    def fine(self) -> bool:
+        return self.completed and not self.findings
+
+
+class Laboratory:
+    """An index that is copied for each trial.
+
+    Args:
+        folder: For all files.
+        checkpoint: A folder with an M3 model.
+    """
+
+    def __init__(self, folder: Path, checkpoint: Path) -> None:
+        self.folder = folder
+        self.checkpoint = checkpoint
+        self.encoder = load_encoder(checkpoint)
+        self.corpus = Corpus.encode(self.encoder)
+        with MilvusHybridIndex.create(NAME, encoder=self.encoder, uri=folder / "base.db") as index:
+            index.upsert(self.corpus.stored, embeddings=self.corpus.embeddings(self.corpus.stored))
+
+    def course(self, operation: str) -> Course:
+        """Lets an operation run to its end."""
+        process, parent = self._start(Trial(operation, 0), self._fresh(), encode=False)
+        started = time.perf_counter()
+        points = parent.recv()
+        seconds = time.perf_counter() - started
+        process.join()
+        return Course(seconds, points)
+
+    def run(self, trial: Trial, course: Course) -> Outcome:
+        """Interrupts an operation and sees what is left."""
+        choose, outcome, uri = random.Random(trial.seed), Outcome(trial), self._fresh()
+        encode = choose.random() < 0.2
+        allowed: Allowed = {each.id: [each] for each in self.corpus.stored}
+        sent = [pair for step in OPERATIONS[trial.operation](self.corpus, encode) for pair in step.sent]
+        known = _after(allowed, sent, Counter())
+        for _ in range(trial.kills):
+            process, _ = self._start(trial, uri, encode)
+            if trial.point is None:
+                process.join(choose.uniform(0, course.seconds))
+                process.kill()
+            process.join()
+            assert process.exitcode in (0, -signal.SIGKILL), "the operation failed by itself"
+            outcome.killed += process.exitcode != 0
+            allowed = _after(allowed, sent, Counter(acknowledged(self._witness)))
+        try:
+            with MilvusHybridIndex.open(NAME, encoder=self.encoder, uri=uri) as index:
+                outcome.findings += check(index, self.corpus, allowed, known)
+                self._again(trial, index, encode, outcome, _after(allowed, sent, Counter(i for i, _ in sent)), known)
+        except MilvusIndexError as err:
+            outcome.findings.lost.append(f"the index does not answer: {err}")
+        return outcome
+
+    def _again(
+        self, trial: Trial, index: MilvusHybridIndex, encode: bool, outcome: Outcome, final: Allowed, known: Allowed
+    ) -> None:
+        """Performs the operation without interruption, and sweeps."""
+        acked: list[str] = []
+        steps = OPERATIONS[trial.operation](self.corpus, encode)
+        failed = [each for step in steps for each in step.call(index, acked.extend)]
+        outcome.findings += check(index, self.corpus, final, known)
+        client = MilvusClient(str(self.folder / "trial.db"))
+        before = stored_blocks(client, NAME)
+        outcome.swept = index.sweep()
+        exact = stored_blocks(client, NAME) == named_blocks(client, NAME) == before - outcome.swept
+        exact = exact and index.sweep() == 0
+        client.close()
+        everything = Counter(i for step in steps for i, _ in step.sent)
+        outcome.completed = not failed and Counter(acked) == everything and exact
+        outcome.findings += check(index, self.corpus, final, known)
+
+    @property
+    def _witness(self) -> Path:
+        return self.folder / "witness"
+
+    def _fresh(self) -> Path:
+        uri = self.folder / "trial.db"
+        shutil.rmtree(uri, ignore_errors=True)
+        shutil.copytree(self.folder / "base.db", uri)
+        return uri
+
+    def _start(self, trial: Trial, uri: Path, encode: bool):
+        """The worker, once it has begun."""
+        self._witness.unlink(missing_ok=True)
+        job = Job(uri, self._witness, self.checkpoint, self.corpus, trial.operation, encode, trial.point)
+        parent, child = processes.Pipe(duplex=False)
+        process = processes.Process(target=perform, args=(job, child))
+        process.start()
+        child.close()
+        parent.recv()
+        return process, parent
+
+
+def _after(allowed: Allowed, sent: Sent, acked: Counter[str]) -> Allowed:
+    """What may be stored when these were sent, of which so many were acknowledged."""
+    versions = {i: list(some) for i, some in allowed.items()}
+    seen: Counter[str] = Counter()
+    for i, document in sent:
+        seen[i] += 1
+        before = versions.setdefault(i, [None])
+        versions[i] = [document] if seen[i] <= acked[i] else [*before, document]
+    return versions
