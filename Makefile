@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PROJECTS := pyproject.toml integrations/milvus/pyproject.toml constraints.txt
 
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test lint format bench compat clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,8 +31,11 @@ bench: $(BIN)/.dev  ## the benchmarks that need nothing but this checkout
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/memory.py
 
-clean:  ## remove the virtual environment and what the demo made
-	rm -rf $(VENV) demo-data
+compat: $(BIN)/python  ## the tests of each integration on every version of its host that we claim
+	$(BIN)/python benchmarks/compat.py
+
+clean:  ## remove the virtual environments and what the demo made
+	rm -rf $(VENV) .compat demo-data
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

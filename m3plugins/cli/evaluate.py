@@ -16,7 +16,7 @@ from rich.table import Table
 from m3plugins.cli.errors import CallError
 from m3plugins.cli.index import ingest, report_failed
 from m3plugins.cli.inputs import source
-from m3plugins.cli.options import Dtype, Json, Model, Uri, find_engine, load_encoder, opened
+from m3plugins.cli.options import Dtype, Json, Model, Token, Uri, find_engine, load_encoder, opened
 
 
 def evaluate(
@@ -27,6 +27,7 @@ def evaluate(
     uri: Uri = "m3.db",
     collection: Annotated[str, typer.Option(help="Index to use; by default one of the collection's own.")] = "",
     candidates: Annotated[int, typer.Option(min=1, help="Documents that dense and sparse propose each.")] = 200,
+    token: Token = "",
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> int:
@@ -43,7 +44,7 @@ def evaluate(
     name = collection or "evaluate_" + re.sub(r"\W", "_", folder.resolve().name, flags=re.ASCII)
     encoder = load_encoder(model, dtype)
     memory = nullcontext(InMemoryHybridIndex(encoder=encoder))
-    with opened(kind, name, uri, encoder, create=True) if kind else memory as index:
+    with opened(kind, name, uri, encoder, token=token, create=True) if kind else memory as index:
         done = ingest(index, source(folder))
         result = run(index, dataset, candidates=candidates, progress=sys.stderr.isatty())
     foreign = done.documents > done.written + done.unchanged

@@ -14,8 +14,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
+from m3plugins.cli.errors import CallError
 from m3plugins.cli.inputs import Source, source
-from m3plugins.cli.options import Collection, Dtype, EngineName, Json, Model, Uri, find_engine, load_encoder, opened
+from m3plugins.cli.options import (
+    Collection,
+    Dtype,
+    EngineName,
+    Json,
+    Model,
+    Token,
+    Uri,
+    find_engine,
+    load_encoder,
+    opened,
+)
+from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.corpus import Rejected
 from m3plugins.retrieval.document import Document
 from m3plugins.retrieval.index import HybridIndex
@@ -46,6 +59,11 @@ def index(
     uri: Uri = "m3.db",
     collection: Collection = "docs",
     model: Model = "m3-mini",
+    passages: Annotated[
+        int, typer.Option(min=0, help="Cut documents into passages of this many tokens, in a new index; 0: do not.")
+    ] = 0,
+    overlap: Annotated[int, typer.Option(min=0, help="Tokens that a passage repeats of the one before.")] = 0,
+    token: Token = "",
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> int:
@@ -54,8 +72,9 @@ def index(
     JSON lines: {"_id": …, "text": …, "title": …, "metadata": {…}}; other keys join the metadata. CSV: a header that
     names id and text. Folders: the path of a file is its id; hidden folders are left out.
     """
-    documents, kind = source(path), find_engine(engine)
-    with opened(kind, collection, uri, load_encoder(model, dtype), create=True) as target:
+    documents, kind, cut = source(path), find_engine(engine), _passages(passages, overlap)
+    encoder = load_encoder(model, dtype)
+    with opened(kind, collection, uri, encoder, token=token, create=True, passages=cut) as target:
         done = ingest(target, documents)
     if as_json:
         summary = {**asdict(done), "seconds": round(done.seconds, 2), "documents_per_second": round(done.rate, 1)}
@@ -69,6 +88,14 @@ def index(
             typer.echo(f"{done.truncated} texts are longer than the model reads: only their beginning can be found")
     report_failed(done.failed)
     return 1 if done.failed else 0
+
+
+def _passages(size: int, overlap: int) -> Passages | None:
+    try:
+        return Passages(size, overlap) if size or overlap else None
+    except ValueError as err:
+        msg = f"--passages and --overlap: {err}"
+        raise CallError(msg) from err
 
 
 def ingest(index: HybridIndex, documents: Source) -> Ingested:

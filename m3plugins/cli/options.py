@@ -12,11 +12,18 @@ from m3plugins.cli.errors import CallError
 
 if TYPE_CHECKING:
     from m3plugins.encoding.encoder import M3Encoder
+    from m3plugins.encoding.passages import Passages
     from m3plugins.retrieval.engines import Engine
     from m3plugins.retrieval.index import HybridIndex
 
 EngineName = Annotated[str, typer.Option("--engine", help="Where the vectors live; `m3 doctor` lists the engines.")]
 Uri = Annotated[str, typer.Option(help="The engine's address: a path for Milvus Lite, or a server's URL.")]
+Token = Annotated[
+    str,
+    typer.Option(
+        envvar="M3_TOKEN", show_default=False, help="The server's API key, or user:password; better in the variable."
+    ),
+]
 Collection = Annotated[str, typer.Option(help="Name of the index.")]
 Model = Annotated[str, typer.Option(help="A hub id (BAAI/bge-m3), a checkpoint folder, or m3-mini (English).")]
 Dtype = Annotated[str, typer.Option(help="Precision of the model: auto (float32), float32, bfloat16 or float16.")]
@@ -44,17 +51,26 @@ def load_encoder(model: str, dtype: str = "auto") -> M3Encoder:
 
 
 @contextmanager
-def opened(engine: Engine, collection: str, uri: str, encoder: M3Encoder, *, create: bool) -> Iterator[HybridIndex]:
-    """The index, closed at the end; made first if there is none and `create` says so."""
+def opened(
+    engine: Engine,
+    collection: str,
+    uri: str,
+    encoder: M3Encoder,
+    *,
+    token: str = "",
+    create: bool = False,
+    passages: Passages | None = None,
+) -> Iterator[HybridIndex]:
+    """The index, closed at the end; made first, with these passages, if there is none and `create` says so."""
     from m3plugins.retrieval.index import IndexNotFoundError
 
     try:
         try:
-            index = engine.open(collection, encoder=encoder, uri=uri)
+            index = engine.open(collection, encoder=encoder, uri=uri, token=token or None)
         except IndexNotFoundError:
             if not create:
                 raise
-            index = engine.create(collection, encoder=encoder, uri=uri)
+            index = engine.create(collection, encoder=encoder, uri=uri, token=token or None, passages=passages)
     except ValueError as err:
         raise CallError(str(err)) from err
     try:

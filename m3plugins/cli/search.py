@@ -13,7 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from m3plugins.cli.errors import CallError
-from m3plugins.cli.options import Collection, Dtype, EngineName, Json, Model, Uri, find_engine, load_encoder, opened
+from m3plugins.cli.options import (
+    Collection,
+    Dtype,
+    EngineName,
+    Json,
+    Model,
+    Token,
+    Uri,
+    find_engine,
+    load_encoder,
+    opened,
+)
 from m3plugins.encoding.output import HEADS
 from m3plugins.retrieval.document import Document, Hit
 from m3plugins.retrieval.explain import Explanation, explain
@@ -33,20 +44,25 @@ def search(
     model: Model = "m3-mini",
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
     where: Annotated[str, typer.Option("--filter", help='On metadata, as JSON: {"eq": {"lang": "en"}}.')] = "",
+    offset: Annotated[int, typer.Option(min=0, help="How many of the best to pass over.")] = 0,
+    per_parent: Annotated[int, typer.Option(min=0, help="At most this many passages of one document; 0: all.")] = 0,
     why: Annotated[bool, typer.Option("--explain", help="Show what each head thinks of the hits.")] = False,
+    token: Token = "",
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> int:
     """Search with all three heads: 1 / 0.3 / 1 on dense, sparse and multi-vector scores."""
     kind, wanted = find_engine(engine), _parse_filter(where)
-    with opened(kind, collection, uri, load_encoder(model, dtype), create=False) as index:
+    with opened(kind, collection, uri, load_encoder(model, dtype), token=token) as index:
         retriever = HybridRetriever(index)
         embedded = index.encoder.encode_queries([query])
-        hits = retriever.search_embedded(query, embedded, k, filter=wanted)
+        hits = retriever.search_embedded(
+            query, embedded, k, filter=wanted, offset=offset, per_parent=per_parent or None
+        )
         explanation, first_choices = None, {}
         if why:
             logging.getLogger("m3plugins.encoding").setLevel(logging.ERROR)  # that a hit's text is long is no news
-            candidates = max(retriever.candidates, k)
+            candidates = max(retriever.candidates, offset + k)
             explanation = explain(index, embedded, hits, candidates=candidates, filter=wanted)
             first_choices = {found.id: found for found in index.get(list(explanation.first_choices.values()))}
     if as_json:
@@ -70,13 +86,14 @@ def _parse_filter(where: str) -> Filter | None:
 
 
 def _as_json(query: str, hits: Sequence[Hit], explanation: Explanation | None) -> dict[str, Any]:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "rank": rank,
             "id": hit.id,
             "score": hit.score,
             "scores": {head: getattr(hit.scores, head) for head in HEADS},
             "title": hit.document.title,
+            "parent_id": hit.document.parent_id,
             "text": hit.text,
             "metadata": dict(hit.metadata),
         }

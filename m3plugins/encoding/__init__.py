@@ -4,6 +4,7 @@ from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.options import EncoderOptions
 from m3plugins.encoding.output import HEADS, Head, M3Output
+from m3plugins.encoding.passages import Passages
 from m3plugins.encoding.sparse import SparseEmbeddings, SparseVector
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "M3Encoder",
     "M3Output",
     "MultiVectorEmbeddings",
+    "Passages",
     "SparseEmbeddings",
     "SparseVector",
 ]

@@ -31,7 +31,8 @@ class Assembly:
         self._special_ids = special_ids
         self._vocab_size = vocab_size
         self._offsets = ragged_offsets(self.lengths)
-        self._vector_offsets = ragged_offsets(self.lengths - [len(text.cls) for text in window])
+        cls_tokens = np.array([len(text.cls) for text in window], dtype=np.int64)
+        self._vector_offsets = ragged_offsets(self.lengths - cls_tokens)  # CLS tokens have no vector
         self._dense: NDArray[np.float32] | None = None
         self._weights: NDArray[np.float32] | None = None
         self._vectors: NDArray[np.float32] | None = None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.tokenizing import check_text
@@ -65,8 +65,13 @@ class Passages:
             )
             raise ValueError(msg)
         check_text(text)
-        pieces = _Pieces(text.strip(), encoder.tokenizer, self.size)
-        return list(self._pack(pieces)) or [""]
+        _segmenter()  # wanted even where this text needs none, so that its lack shows at once
+        text, tokenizer = text.strip(), encoder.tokenizer
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        if len(encoding) <= self.size:
+            return [text]
+        ends = list(accumulate((end for _, end in encoding.offsets), max))
+        return list(self._pack(_Pieces(text, ends, tokenizer, self.size)))
 
     def _pack(self, pieces: _Pieces) -> Iterator[str]:
         first = last = 0
@@ -91,17 +96,21 @@ class Passages:
 class _Pieces:
     """A text in pieces of at most `size` tokens: sentences, of longer ones the words, of longer words the characters.
 
-    Tokens are not additive, so the counts of pieces side by side, taken from the whole text's tokens, are
-    estimates; `tokens` counts.
+    Tokens are not additive: what the whole text's tokens say of a run of pieces is an estimate; `tokens` counts.
+
+    Args:
+        text: Without whitespace around it.
+        ends: Where each token of the text ends, ascending.
+        tokenizer: Counts.
+        size: Tokens of a piece at most; a single character may have more.
     """
 
-    def __init__(self, text: str, tokenizer: Tokenizer, size: int) -> None:
+    def __init__(self, text: str, ends: Sequence[int], tokenizer: Tokenizer, size: int) -> None:
         self._text = text
         self._tokenizer = tokenizer
-        self._bounds = [0, len(text)] if text else [0]
+        self._bounds = [0, len(text)]
         for cut in (_sentences, _words, _characters):
             self._bounds = self._cut(cut, size)
-        ends = list(accumulate((end for _, end in tokenizer.encode(text, add_special_tokens=False).offsets), max))
         self._before = [bisect_right(ends, bound) for bound in self._bounds]
 
     def __len__(self) -> int:
@@ -137,18 +146,23 @@ class _Pieces:
         return [len(encoding) for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
-def _sentences(text: str) -> Iterator[int]:
-    """Where sentences end, by the rules of all scripts and the abbreviations of English."""
+def _segmenter() -> Callable[[str, str], list[dict[str, Any]]]:
     try:
         from sentencex import get_sentence_boundaries
     except ImportError as err:
-        msg = 'passages need sentencex and regex; pip install "m3plugins[passages]"'
+        msg = 'passages need sentencex; pip install "m3plugins[passages]"'
         raise ImportError(msg) from err
+    segment: Callable[[str, str], list[dict[str, Any]]] = get_sentence_boundaries
+    return segment
 
+
+def _sentences(text: str) -> Iterator[int]:
+    """Where sentences end, by the punctuation of all scripts and the abbreviations of English."""
+    segment = _segmenter()
     start = 0
     while start < len(text):
         slab = text[start : start + _SLAB_CHARACTERS]
-        ends = [boundary["end_index"] for boundary in get_sentence_boundaries("en", slab)]
+        ends = [boundary["end_index"] for boundary in segment("en", slab)]
         if start + len(slab) < len(text) and len(ends) > 1:
             ends.pop()  # it may go on in the next slab
         yield from (start + end for end in ends)

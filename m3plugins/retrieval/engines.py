@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, cast
 
 from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.index import HybridIndex
 
 GROUP = "m3plugins.engines"
@@ -18,10 +19,18 @@ GROUP = "m3plugins.engines"
 class Engine(Protocol):
     """An index class."""
 
-    def create(self, name: str, *, encoder: M3Encoder, uri: str) -> HybridIndex:
+    def create(
+        self,
+        name: str,
+        *,
+        encoder: M3Encoder,
+        uri: str,
+        token: str | None = None,
+        passages: Passages | None = None,
+    ) -> HybridIndex:
         """Makes an index of this name."""
 
-    def open(self, name: str, *, encoder: M3Encoder, uri: str) -> HybridIndex:
+    def open(self, name: str, *, encoder: M3Encoder, uri: str, token: str | None = None) -> HybridIndex:
         """Opens an index that was made before."""
 
 

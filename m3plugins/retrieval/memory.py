@@ -6,13 +6,14 @@ import copy
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import M3Output
+from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate, Digest, Document
 from m3plugins.retrieval.filters import And, Comparison, Not, Or, matches
 from m3plugins.retrieval.index import Ack, AnyFilter, HybridIndex, UpsertReport, check_ids, check_one_of
@@ -23,9 +24,6 @@ from m3plugins.retrieval.writing import Batch
 from m3plugins.scoring.dense import dense_scores
 from m3plugins.scoring.heads import HeadScores, Leg, head_scores
 from m3plugins.scoring.sparse import sparse_scores
-
-if TYPE_CHECKING:
-    from m3plugins.encoding.passages import Passages
 
 
 class InMemoryHybridIndex(HybridIndex):

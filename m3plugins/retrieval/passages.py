@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Document
 from m3plugins.retrieval.index import Ack, FailedDocument, UpsertReport
 from m3plugins.retrieval.ingest import Pending, checked, stream, windows
 from m3plugins.retrieval.writing import Writer
-
-if TYPE_CHECKING:
-    from m3plugins.encoding.passages import Passages
 
 
 def ingest_passages(

@@ -12,6 +12,8 @@ from m3plugins.retrieval.index import Ack, FailedDocument, UpsertReport
 from m3plugins.retrieval.ingest import WINDOW
 from m3plugins.retrieval.writing import Writer
 
+UNKNOWN = "there is no document of this id; index it first"
+
 
 def update_metadata(
     metadata: Mapping[str, Mapping[str, Any]], *, writer: Writer, passages: bool = False, on_ack: Ack | None = None
@@ -28,33 +30,34 @@ def update_metadata(
     left = iter(metadata)
     while ids := list(islice(left, WINDOW)):
         owner_of = writer.passages_of(ids) if passages else {i: i for i in ids}
-        failed: dict[str, str] = {}
+        documents = writer.get(list(owner_of))
+        before = writer.digests([document.id for document in documents])
+        failed = {i: UNKNOWN for i in {*ids} - {owner_of[i] for i in before}}
+        failed |= {i: fault for i in {*ids} - {*failed} if (fault := _fault(metadata[i], writer))}
         changed: dict[str, Document] = {}
-        before = writer.digests(list(owner_of))
-        digests: dict[str, Digest] = {}
-        for document in writer.get(list(owner_of)):
-            owner = owner_of[document.id]
-            new = replace(document, metadata=metadata[owner])
-            try:
-                writer.check(new)
-            except ValueError as err:
-                failed[owner] = str(err)
-                continue
-            digest = before[document.id]._replace(attributes=new.digest().attributes)
-            if digest != before[document.id]:
-                changed[new.id], digests[new.id] = new, digest
-        known = {owner_of[i] for i in before}
-        failed |= {i: "there is no document of this id; index it first" for i in ids if i not in known}
-        doomed = [i for i in changed if owner_of[i] in failed]
-        for i in doomed:
-            del changed[i], digests[i]
-        for failure in writer.annotate(list(changed.values()), list(digests.values())) or ():
-            failed[owner_of[failure.id]] = failure.reason
-        report.failed += [FailedDocument(i, reason) for i, reason in failed.items()]
-        kept = [i for i in ids if i not in failed]
+        digests: list[Digest] = []
+        for document in documents:
+            owner, digest = owner_of[document.id], before.get(document.id)
+            if digest is not None and owner not in failed:
+                new = replace(document, metadata=metadata[owner])
+                if new.digest().attributes != digest.attributes:
+                    changed[new.id] = new
+                    digests.append(digest._replace(attributes=new.digest().attributes))
+        failed |= {owner_of[i]: reason for i, reason in writer.annotate(list(changed.values()), digests) or ()}
         written = {owner_of[i] for i in changed} - failed.keys()
+        stored = [i for i in ids if i not in failed]
+        report.failed += [FailedDocument(i, failed[i]) for i in ids if i in failed]
         report.written += len(written)
-        report.unchanged += len(kept) - len(written)
-        if on_ack and kept:
-            on_ack(kept)
+        report.unchanged += len(stored) - len(written)
+        if on_ack and stored:
+            on_ack(stored)
     return report
+
+
+def _fault(metadata: Mapping[str, Any], writer: Writer) -> str | None:
+    """Why an engine cannot keep these metadata."""
+    try:
+        writer.check(Document(id="any", text="", metadata=metadata))
+    except ValueError as err:
+        return str(err)
+    return None

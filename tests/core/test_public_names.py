@@ -8,8 +8,8 @@ import pytest
 NAMES = {
     "m3plugins": """Document HeadScores Hit HybridIndex HybridRetriever HybridWeights InMemoryHybridIndex M3Encoder
         M3Output ModelMismatchError MultiVectorEmbeddings SparseEmbeddings""",
-    "m3plugins.encoding": """EncoderOptions HEADS Head M3Encoder M3Output MultiVectorEmbeddings SparseEmbeddings
-        SparseVector""",
+    "m3plugins.encoding": """EncoderOptions HEADS Head M3Encoder M3Output MultiVectorEmbeddings Passages
+        SparseEmbeddings SparseVector""",
     "m3plugins.scoring": "HeadScores dense_scores head_scores multi_vector_scores sparse_scores",
     "m3plugins.compression": "BinaryCodec CODECS Codec Float16Codec Int8Codec get_codec",
     "m3plugins.fusion": "HybridWeights best_first ranks reciprocal_rank_fusion weighted_sum",

@@ -49,8 +49,10 @@ class Gateway(grpc.GenericRpcHandler):
 
 
 @contextmanager
-def gateway(path: Path, listen: str = "127.0.0.1:0") -> Iterator[Gateway]:
-    """A gateway to the Milvus Lite of this file."""
+def gateway(
+    path: Path, listen: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None
+) -> Iterator[Gateway]:
+    """A gateway to the Milvus Lite of this file; with credentials it speaks TLS."""
     from milvus_lite.server_manager import server_manager_instance
 
     lite = server_manager_instance.start_and_get_uri(str(path))
@@ -58,8 +60,9 @@ def gateway(path: Path, listen: str = "127.0.0.1:0") -> Iterator[Gateway]:
     with grpc.insecure_channel(lite.removeprefix("http://"), options=sizes) as channel:
         handler = Gateway(channel)
         server = grpc.server(ThreadPoolExecutor(8), handlers=[handler], options=sizes)
-        port = server.add_insecure_port(listen)
-        handler.uri = listen if listen.startswith("unix:") else f"http://127.0.0.1:{port}"
+        port = server.add_secure_port(listen, credentials) if credentials else server.add_insecure_port(listen)
+        scheme = "https" if credentials else "http"
+        handler.uri = listen if listen.startswith("unix:") else f"{scheme}://{listen.partition(':')[0]}:{port}"
         server.start()
         yield handler
         server.stop(None).wait()

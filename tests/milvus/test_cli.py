@@ -129,3 +129,21 @@ def test_an_evaluation_indexes_into_the_engine_first(
     assert (result["documents"], result["queries"]) == (len(SENTENCES) + 1, len(SENTENCES))
     for row in ("dense", "sparse"):  # token vectors are kept in 8 bit there
         assert result["measures"][row] == pytest.approx(in_memory[row])
+
+
+def test_passages_are_cut_and_found_once_a_document(m3: M3, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "corpus.jsonl", [" ".join(SENTENCES[:3]), "a short one", " ".join(SENTENCES[3:6])])
+    assert m3("index", "corpus.jsonl", "--passages", "40", "--overlap", "8", "--json") == 0
+    done = printed(capsys)
+    assert done["written"] == 3 < done["documents"]
+    assert m3("search", "fox", "-k", "99", "--json") == 0
+    assert len(printed(capsys)["hits"]) == done["documents"]
+    assert m3("search", "fox", "-k", "2", "--per-parent", "1", "--json") == 0
+    best = printed(capsys)["hits"]
+    assert m3("search", "fox", "-k", "2", "--per-parent", "1", "--offset", "2", "--json") == 0
+    assert {hit["parent_id"] for hit in [*best, *printed(capsys)["hits"]]} == {"d0", "d1", "d2"}
+
+
+def test_an_overlap_without_passages_is_a_wrong_call(m3: M3, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert m3("index", "corpus.jsonl", "--overlap", "8") == 2
+    assert "--passages and --overlap: size must be an integer >= 1" in capsys.readouterr().err

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pymilvus import MilvusClient
@@ -7,6 +10,7 @@ from m3plugins.reranking import CrossEncoderReranker, M3Reranker
 from m3plugins_milvus import M3EmbeddingFunction, M3RerankFunction, hybrid_index_params, hybrid_schema
 from tests.tiny import SENTENCES
 
+ROOT = Path(__file__).parents[2]
 TEXTS = [*SENTENCES, "", SENTENCES[0]]
 
 
@@ -65,11 +69,11 @@ def test_rows_are_inserted_and_found_as_milvus_users_do(client, function, row_of
     )
     query = function.encode_queries(["quick brown fox", ""])
     options = {"anns_field": "sparse", "limit": 100, "search_params": {"metric_type": "IP"}}
-    (hits,) = client.search("c", data=row_of(query["sparse"], 0), **options)
+    (hits,) = client.search("c", data=[row_of(query["sparse"], 0)], **options)
     found = {int(hit["id"]): hit["distance"] for hit in hits}
     expected = (row_of(query["sparse"], 0) @ out["sparse"].T).toarray()[0]
     assert found == {i: pytest.approx(score, rel=1e-5) for i, score in enumerate(expected) if score}
-    (nothing,) = client.search("c", data=row_of(query["sparse"], 1), **options)
+    (nothing,) = client.search("c", data=[row_of(query["sparse"], 1)], **options)
     assert not nothing
 
 
@@ -161,3 +165,12 @@ def test_wrong_arguments(encoder):
         M3RerankFunction(encoder)("fox", ["a fox"], top_k=-1)
 
 
+def test_the_guide_runs(checkpoint, tmp_path, monkeypatch):
+    guide = (ROOT / "docs/from-bgem3embeddingfunction.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert len(snippets) == 3
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for snippet in snippets:
+        exec(compile(snippet.replace('"BAAI/bge-m3"', repr(str(checkpoint))), "guide", "exec"), names)
+    assert names["hits"] and names["hit"].scores.multi_vector is not None

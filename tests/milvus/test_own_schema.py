@@ -129,5 +129,3 @@ def test_weights_beyond_what_milvus_takes_are_refused(encoder):
     requests = hybrid_search_requests(encoder.encode_queries(["fox"]), k=3)
     with pytest.raises(ValueError, match="from 0 to 1"):
         hybrid_ranker(requests, HybridWeights(dense=2.0))
-
-

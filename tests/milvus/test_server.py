@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from m3plugins import Document, HybridRetriever, M3Encoder
 from m3plugins.retrieval import filters
 from m3plugins.retrieval.filters import matches
-from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError
+from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError, requests
 from m3plugins_milvus.client import connect
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.filters import Plan
@@ -77,9 +77,7 @@ def rows() -> Iterator[Collection]:
     """A collection of blocks, without an index around it."""
     connection = connect(URI, TOKEN)
     collection = Collection(connection, unique_name())
-    connection.client.create_collection(
-        collection.name, schema=blocks_schema(), index_params=blocks_index(), consistency_level="Strong"
-    )
+    connection.client.create_collection(**requests.create(collection.name, blocks_schema(), blocks_index()))
     yield collection
     collection.drop()
     connection.close()

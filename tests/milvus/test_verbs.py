@@ -6,9 +6,12 @@ from dataclasses import replace
 import pytest
 
 from m3plugins import Document, HybridRetriever, HybridWeights
+from m3plugins.encoding import Passages
 from m3plugins.retrieval import filters
+from m3plugins_milvus import MilvusHybridIndex
 from m3plugins_milvus.filters import compile_filter
 from tests.milvus.conftest import random_documents
+from tests.tiny import SENTENCES
 
 
 @pytest.fixture
@@ -130,9 +133,7 @@ def test_reciprocal_ranks_count_bm25(create):
 
 def test_tenants_are_partitions_and_filters_read_their_own(create):
     index = create("tenants", tenant="customer")
-    documents = [
-        Document(id=f"{n}", text=f"fox {n}", metadata={"customer": f"c{n % 3}", "n": n}) for n in range(12)
-    ]
+    documents = [Document(id=f"{n}", text=f"fox {n}", metadata={"customer": f"c{n % 3}", "n": n}) for n in range(12)]
     assert index.upsert(documents).written == 12
     wanted = filters.and_(filters.eq("customer", "c1"), filters.gt("n", 3))
     assert {d.id for d in index.scan(wanted)} == {"4", "7", "10"}
@@ -196,3 +197,32 @@ def test_async_twins_do_the_same_and_the_loop_goes_on(empty, encoder):
         return hits
 
     assert asyncio.run(work()) == HybridRetriever(empty).search_many(["fox", "dog"], k=3)
+
+
+def test_passages_are_of_the_index(create, encoder, tmp_path):
+    """Their settings are stored with it, replaced documents leave no passage, and hits can be one a document."""
+    cut = Passages(size=40, overlap=8)
+    long = " ".join(SENTENCES[:4])
+    index = create("cut", passages=cut)
+    documents = [Document(id=i, text=long, metadata={"n": 1}) for i in ("a", 'b"] or key != "')]
+    assert index.upsert(documents).written == 2
+    index.close()
+    with MilvusHybridIndex.open("cut", encoder=encoder, uri=tmp_path / "m3.db") as index:
+        assert index.upsert(documents).unchanged == 2
+        pieces = cut.split(long, encoder)
+        assert [d.text for d in index.get([f"a#{n}" for n in range(len(pieces))])] == pieces
+        hits = HybridRetriever(index, candidates=2, multi_vector_depth=2).search("fox", k=5, per_parent=1)
+        assert {hit.document.parent_id for hit in hits} == {document.id for document in documents}
+        assert index.upsert([Document(id="a", text="short")]).written == 1
+        assert index.count() == 1 + len(pieces)
+        assert index.update_metadata({"a": {"n": 2}}).written == 1
+        assert index.count(filters.eq("n", 2)) == 1
+        assert index.delete([documents[1].id]) == len(pieces)
+        assert index.sweep() == 0
+        assert [d.text for d in index.scan()] == ["short"]
+
+
+def test_passages_longer_than_the_model_reads_are_refused_at_once(create):
+    with pytest.raises(ValueError, match="size must be at most"):
+        create("cut", passages=Passages(size=100_000))
+    create("cut")

@@ -176,7 +176,11 @@ class M3RerankFunction:
 
 def _csr(sparse: SparseEmbeddings, *, fill: bool) -> csr_array:
     """The rows in a width of the vocabulary and one, where empty ones get their only value if they are filled."""
-    from scipy.sparse import csr_array
+    try:
+        from scipy.sparse import csr_array
+    except ImportError as err:
+        msg = "sparse rows are returned as scipy's, which is not installed; pip install scipy, or use M3Encoder"
+        raise ImportError(msg) from err
 
     values, indices, indptr = sparse.values, sparse.indices, sparse.indptr
     if fill:

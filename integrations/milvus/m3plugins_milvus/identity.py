@@ -6,16 +6,14 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from m3plugins.compression import get_codec
 from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.index import ModelMismatchError
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.schema import FLAT, KEY
-
-if TYPE_CHECKING:
-    from m3plugins.encoding.passages import Passages
 
 FORMAT = 2
 IDENTITY_KEY = "identity"
@@ -103,11 +101,7 @@ class Identity:
     @property
     def cut(self) -> Passages | None:
         """How documents are cut into passages."""
-        if self.passages is None:
-            return None
-        from m3plugins.encoding.passages import Passages
-
-        return Passages(**self.passages)
+        return None if self.passages is None else Passages(**self.passages)
 
     @classmethod
     def read(cls, blocks: Collection) -> Identity | None:

@@ -8,10 +8,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 from m3plugins import Document, M3Encoder
 from m3plugins.encoding.output import M3Output
+from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate
 from m3plugins.retrieval.index import (
     Ack,
@@ -36,9 +37,6 @@ from m3plugins_milvus.identity import Identity
 from m3plugins_milvus.rows import sparse_row
 from m3plugins_milvus.schema import BLOCKS_SUFFIX, BM25, SPARSE_INDEX
 from m3plugins_milvus.store import Store
-
-if TYPE_CHECKING:
-    from m3plugins.encoding.passages import Passages
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,8 @@ class TorchBackend:
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         input_ids = torch.full(mask.shape, self._pad_id)
         input_ids[mask] = torch.from_numpy(np.concatenate([text.ids for text in batch])).long()
-        cls = torch.zeros_like(mask)
-        cls[
-            torch.arange(len(batch)).repeat_interleave(torch.tensor([len(text.cls) for text in batch])),
-            torch.from_numpy(np.concatenate([text.cls for text in batch])),
-        ] = True
+        cls, cls_tokens = torch.zeros_like(mask), [len(text.cls) for text in batch]
+        cls[np.repeat(np.arange(len(batch)), cls_tokens), np.concatenate([text.cls for text in batch])] = True
         mask, cls = mask.to(self.device), cls.to(self.device)
         # Without padding the mask is left out: attention takes its fast path.
         attention_mask = None if bool(mask.all()) else mask.long()
@@ -66,8 +63,7 @@ class TorchBackend:
 
         dense = token_weights = token_vectors = None
         if "dense" in heads:
-            several = any(len(text.cls) > 1 for text in batch)
-            pooled = pool(states, cls, "mean") if several else pool(states, mask, self._pooling)
+            pooled = pool(states, cls, "mean") if max(cls_tokens) > 1 else pool(states, mask, self._pooling)
             dense = _numpy(normalize(pooled, dim=-1))
         if "sparse" in heads:
             token_weights = _numpy(torch.relu(self._sparse(states[mask].float())).squeeze(-1))

@@ -13,7 +13,10 @@ from m3plugins.retrieval.filters import And, Comparison, Filter, Not, Or, matche
 from m3plugins.retrieval.index import AnyFilter
 
 Key = str | int
-INT64 = range(-(2**63) + 1, 2**63)  # the literal of the least integer overflows before its sign is read
+EXPRESSION_LENGTH = 1 << 16
+"""Characters of an expression that is made of values."""
+
+INT64 = range(-(2**63), 2**63)
 
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 _INTEGERS = frozenset({DataType.INT8, DataType.INT16, DataType.INT32, DataType.INT64})
@@ -67,11 +70,23 @@ def both(one: str, other: str) -> str:
     return f"({one}) and ({other})" if one and other else one or other
 
 
-def halves(field: str, keys: Iterable[Key]) -> list[str]:
-    """Two expressions, of which every row matches one, and each of which some of these two or more keys match."""
-    ordered = sorted(set(keys))
-    middle = literal(ordered[(len(ordered) - 1) // 2])
-    return [f"{field} <= {middle}", f"{field} > {middle}"]
+@dataclass(frozen=True)
+class Span:
+    """The keys above `low` and up to `high`, where there is such a bound."""
+
+    low: Key | None = None
+    high: Key | None = None
+
+    def expression(self, field: str) -> str:
+        """The field is in the span."""
+        above = "" if self.low is None else f"{field} > {literal(self.low)}"
+        return both(above, "" if self.high is None else f"{field} <= {literal(self.high)}")
+
+    def split(self, keys: Iterable[Key]) -> tuple[Span, Span]:
+        """Two spans that make up this one, each with some of these two or more keys of it."""
+        ordered = sorted(set(keys))
+        middle = ordered[(len(ordered) - 1) // 2]
+        return Span(self.low, middle), Span(middle, self.high)
 
 
 def plan(filter: AnyFilter | None, kinds: Mapping[str, DataType]) -> Plan:  # noqa: A002
@@ -101,16 +116,15 @@ def plan(filter: AnyFilter | None, kinds: Mapping[str, DataType]) -> Plan:  # no
             f"or a Milvus expression, got {type(filter).__name__}"
         )
         raise TypeError(msg)
-    return Plan(_narrow(filter, kinds), filter)
+    expression = _narrow(filter, kinds)
+    return Plan(expression if len(expression) <= EXPRESSION_LENGTH else "", filter)
 
 
 def _narrow(tree: Filter, kinds: Mapping[str, DataType]) -> str:
     """An expression that matches all that the tree matches."""
     if isinstance(tree, And):
-        expression = ""
-        for part in tree.parts:
-            expression = both(expression, _narrow(part, kinds))
-        return expression
+        parts = [_narrow(part, kinds) for part in tree.parts]
+        return " and ".join(f"({part})" for part in parts if part)
     if not isinstance(tree, Comparison):
         return ""
     values = tree.value if isinstance(tree.value, tuple) else (tree.value,)

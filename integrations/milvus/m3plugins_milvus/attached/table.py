@@ -1,7 +1,7 @@
 """A foreign collection by primary key: every call bounded in rows, none limited in total.
 
 Keys are their owner's text, of which neither order nor spread is known: where an answer would pass Milvus'
-limit on rows, the question is asked again for each half of the keys, about a key of that answer. (pymilvus'
+limit on rows, the question is asked again for either side of that answer's middle key. (pymilvus'
 own `query_iterator` and `ids=` put keys into expressions as they are, quotes and all.)
 """
 
@@ -15,7 +15,7 @@ from pymilvus.exceptions import MilvusException
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.retrieval.document import Candidate
 from m3plugins.retrieval.index import FailedDocument
-from m3plugins_milvus.attached.expressions import Key, Plan, among, both, halves, literal, to_key
+from m3plugins_milvus.attached.expressions import EXPRESSION_LENGTH, Key, Plan, Span, among, both, literal, to_key
 from m3plugins_milvus.attached.fields import Layout, VectorIndex
 from m3plugins_milvus.attached.rows import Row, integer_ids, to_metadata
 from m3plugins_milvus.client import Connection, MilvusIndexError, errors
@@ -24,7 +24,6 @@ from m3plugins_milvus.schema import search_params
 MAX_ROWS = 16_384
 ROWS_PER_READ = 128
 ROWS_PER_WRITE = 64
-EXPRESSION_LENGTH = 1 << 16
 
 STRONG = "Strong"
 """Reads see all writes that were acknowledged, whatever the collection's own default is."""
@@ -94,40 +93,16 @@ class Table:
                 failed += [failure for row in some if (failure := self._try(row))]
         return failed
 
-    def search(self, index: VectorIndex, vector: object, k: int, plan: Plan, within: str = "") -> list[Candidate]:
-        """The k best by inner product, ties by id.
-
-        Asks for more until the last score returned is below the k-th that the filter accepts, so that
-        neither a tie nor a row that only the expression accepts can take a better one's place.
-        """
-        limit = min(k + 1, MAX_ROWS)
-        while True:
-            with errors(f"search {self.name!r}"):
-                hits = self.connection.client.search(
-                    self.name,
-                    data=[vector],
-                    anns_field=index.field,
-                    filter=both(plan.expression, within),
-                    limit=limit,
-                    output_fields=self.layout.metadata if plan.check else [],
-                    search_params={**search_params(index.index_type, limit), "metric_type": index.metric},
-                    consistency_level=STRONG,
-                )[0]
-            found = [
-                Candidate(str(hit[self._pk]), float(hit["distance"]))
-                for hit in hits
-                if plan.check is None or plan.accepts(to_metadata(hit["entity"], self.layout))
-            ]
-            settled = len(found) >= k and hits[-1]["distance"] < found[k - 1].score
-            if settled or len(hits) < limit:
-                break
-            if limit == MAX_ROWS:
-                found = []
-                for half in halves(self._pk, [hit[self._pk] for hit in hits]):
-                    found += self.search(index, vector, k, plan, both(within, half))
-                break
-            limit = min(4 * limit, MAX_ROWS)
-        return sorted(found, key=lambda hit: (-hit.score, hit.id))[:k]
+    def search(self, index: VectorIndex, vector: object, k: int, plan: Plan) -> list[Candidate]:
+        """The k best by inner product, ties by id."""
+        best: list[Candidate] = []
+        spans = [Span()]
+        while spans:
+            span = spans.pop()
+            found, keys = self._nearest(index, vector, k, plan, span)
+            best += found
+            spans += span.split(keys) if keys else ()
+        return sorted(best, key=lambda hit: (-hit.score, hit.id))[:k]
 
     def flush(self) -> None:
         """On Lite, indexes what was written (searching it otherwise takes 80 times as long)."""
@@ -151,13 +126,49 @@ class Table:
         return bounded_runs(known, lambda key: len(literal(key)) + 2, EXPRESSION_LENGTH)
 
     def _keys(self, expression: str) -> Iterator[list[Key]]:
-        """The keys of all rows that match, in lists of at most MAX_ROWS."""
-        keys = list(dict.fromkeys(row[self._pk] for row in self._query(expression, [], MAX_ROWS)))
-        if len(keys) < MAX_ROWS:
-            yield keys
-        else:
-            for half in halves(self._pk, keys):
-                yield from self._keys(both(expression, half))
+        """The keys of all rows that match, in lists of less than MAX_ROWS."""
+        spans = [Span()]
+        while spans:
+            span = spans.pop()
+            rows = self._query(both(expression, span.expression(self._pk)), [], MAX_ROWS)
+            keys = list(dict.fromkeys(row[self._pk] for row in rows))
+            if len(rows) < MAX_ROWS or len(keys) == 1:
+                yield keys
+            else:
+                spans += span.split(keys)
+
+    def _nearest(
+        self, index: VectorIndex, vector: object, k: int, plan: Plan, span: Span
+    ) -> tuple[list[Candidate], list[Key]]:
+        """The k best of a span and maybe more; or none, and the keys of so many that these cannot be told.
+
+        Asks for more until the last score returned is below the k-th that the filter accepts, so that
+        neither a tie nor a row that only the expression accepts can take a better one's place.
+        """
+        limit = min(k + 1, MAX_ROWS)
+        while True:
+            with errors(f"search {self.name!r}"):
+                hits = self.connection.client.search(
+                    self.name,
+                    data=[vector],
+                    anns_field=index.field,
+                    filter=both(plan.expression, span.expression(self._pk)),
+                    limit=limit,
+                    output_fields=self.layout.metadata if plan.check else [],
+                    search_params={**search_params(index.index_type, limit), "metric_type": index.metric},
+                    consistency_level=STRONG,
+                )[0]
+            found = [
+                Candidate(str(hit[self._pk]), float(hit["distance"]))
+                for hit in hits
+                if plan.check is None or plan.accepts(to_metadata(hit["entity"], self.layout))
+            ]
+            settled = len(found) >= k and hits[-1]["distance"] < found[k - 1].score
+            if settled or len(hits) < limit:
+                return found, []
+            if limit == MAX_ROWS:
+                return [], [hit[self._pk] for hit in hits]
+            limit = min(4 * limit, MAX_ROWS)
 
     def _query(self, expression: str, fields: Sequence[str], limit: int) -> list[Row]:
         with errors(f"read {self.name!r}"):

@@ -10,9 +10,9 @@ from m3plugins.encoding.batching import bounded_runs
 from m3plugins.retrieval.document import Digest
 from m3plugins.retrieval.index import FailedDocument
 from m3plugins.retrieval.writing import Batch
-from m3plugins_milvus.attached.expressions import Plan, among, is_unicode
+from m3plugins_milvus.attached.expressions import EXPRESSION_LENGTH, Plan, among, is_unicode
 from m3plugins_milvus.attached.rows import check_document, to_document, to_rows, vector_rows
-from m3plugins_milvus.attached.table import EXPRESSION_LENGTH, Table
+from m3plugins_milvus.attached.table import Table
 
 
 class TableWriter:

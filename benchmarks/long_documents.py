@@ -1,0 +1,114 @@
+"""Long documents: whole, with MCLS, and as passages. Tokens a second and peak memory on one random checkpoint.
+
+    python benchmarks/long_documents.py [--documents 4] [--layers 6] [--width 384]
+
+Each measurement runs in a process of its own, after a warm-up. Tokens are those of the text, counted once: what
+passages repeat of each other, and CLS tokens, cost time and count for nothing. Cutting is part of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.children import peak_mib, report, run
+from m3plugins import M3Encoder
+from m3plugins.encoding import Passages
+from m3plugins.encoding.tokenizing import Layout
+from tests.tiny import SENTENCES, save_checkpoint
+
+MAX_LENGTH = 8192
+MCLS = 256
+PASSAGES = Passages(512, overlap=64)
+KINDS = {
+    "whole": "whole",
+    "mcls": f"whole, MCLS {MCLS}",
+    "passages": f"passages of {PASSAGES.size}, overlap {PASSAGES.overlap}",
+}
+
+
+def long_texts(encoder: M3Encoder, count: int) -> list[str]:
+    """Documents that just fill the model, the CLS tokens of MCLS included."""
+    room = Layout(MAX_LENGTH, MCLS).text_tokens
+    texts = []
+    for shift in range(count):
+        text = " ".join(itertools.islice(itertools.cycle(SENTENCES), shift, shift + MAX_LENGTH // 16))
+        offsets = encoder.tokenizer.encode(text, add_special_tokens=False).offsets
+        texts.append(text[: offsets[room - 1][1]])
+    return texts
+
+
+def child(arguments: argparse.Namespace) -> None:
+    mcls = MCLS if arguments.child == "mcls" else None
+    encoder = M3Encoder.from_pretrained(arguments.checkpoint, mcls=mcls).warm_up()
+    texts = long_texts(encoder, arguments.documents)
+    encoder.encode_documents(["a text to warm up with"])
+    read = 0
+    start = time.perf_counter()
+    for text in texts:
+        pieces = PASSAGES.split(text, encoder) if arguments.child == "passages" else [text]
+        output = encoder.encode_documents(pieces)
+        assert not output.truncated.any()
+        read += int(output.token_counts.sum())
+    seconds = time.perf_counter() - start
+    tokens = arguments.documents * Layout(MAX_LENGTH, MCLS).text_tokens
+    report(tokens_per_second=tokens / seconds, read_per_token=read / tokens, mib=peak_mib())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=4)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(arguments)
+        return
+
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = save_checkpoint(
+            Path(folder),
+            hidden_size=arguments.width,
+            layers=arguments.layers,
+            heads=arguments.width // 32,
+            intermediate_size=4 * arguments.width,
+        )
+        options = ["--checkpoint", checkpoint, "--documents", arguments.documents]
+        rows = {kind: run(__file__, "--child", kind, *options) for kind in KINDS}
+    if arguments.json:
+        print(json.dumps(rows))
+        return
+    table = Table(
+        title=f"{arguments.documents} documents of {MAX_LENGTH} tokens, all heads; "
+        f"random M3, {arguments.layers} layers, width {arguments.width}"
+    )
+    columns = ("encoded", "tokens of text/s", "x whole", "tokens read / of text", "peak MiB", "x whole")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    whole = rows["whole"]
+    for kind, row in rows.items():
+        table.add_row(
+            KINDS[kind],
+            f"{row['tokens_per_second']:.0f}",
+            f"{row['tokens_per_second'] / whole['tokens_per_second']:.2f}",
+            f"{row['read_per_token']:.3f}",
+            f"{row['mib']:.0f}",
+            f"{row['mib'] / whole['mib']:.2f}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
