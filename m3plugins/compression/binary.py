@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3plugins.compression._shape import check_vectors, token_rows
+from m3plugins.scoring.products import dot_products
 
 
 @dataclass(frozen=True)
@@ -34,5 +35,14 @@ class BinaryCodec:
 
     def decode(self, data: bytes, dim: int) -> NDArray[np.float32]:
         """Unpacks to (tokens, dim) float32, every component +-1/sqrt(dim)."""
-        signs = np.unpackbits(token_rows(data, self.bytes_per_token(dim)), axis=1, count=dim)
-        return (signs.astype(np.float32) * 2 - 1) / np.float32(np.sqrt(dim))
+        return (self._bits(data, dim).astype(np.float32) * 2 - 1) / np.float32(np.sqrt(dim))
+
+    def products(self, data: bytes, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`decode(data, dim) @ queries.T`, without decoding: (tokens, query tokens) float32."""
+        dim = queries.shape[1]
+        positive = dot_products(self._bits(data, dim), queries)
+        return (positive * 2 - queries.sum(axis=1)) / np.float32(np.sqrt(dim))
+
+    def _bits(self, data: bytes, dim: int) -> NDArray[np.uint8]:
+        """1 where a component is positive, 0 elsewhere, (tokens, dim)."""
+        return np.unpackbits(token_rows(data, self.bytes_per_token(dim)), axis=1, count=dim)

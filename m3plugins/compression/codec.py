@@ -28,6 +28,17 @@ class Codec(Protocol):
     def decode(self, data: bytes, dim: int) -> NDArray[np.float32]:
         """Unpacks what `encode` returned to shape (tokens, dim), float32."""
 
+    def products(self, data: bytes, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Dot products of the stored vectors with a query's, as of those that `decode` returns, and faster.
+
+        Args:
+            data: What `encode` returned.
+            queries: Shape (query tokens, dim), float32.
+
+        Returns:
+            Shape (tokens, query tokens), float32.
+        """
+
 
 CODECS: dict[str, Codec] = {codec.name: codec for codec in (Float16Codec(), Int8Codec(), BinaryCodec())}
 

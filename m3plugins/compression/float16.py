@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3plugins.compression._shape import check_vectors, token_rows
+from m3plugins.scoring.products import dot_products
 
 
 @dataclass(frozen=True)
@@ -32,4 +33,11 @@ class Float16Codec:
 
     def decode(self, data: bytes, dim: int) -> NDArray[np.float32]:
         """Unpacks to (tokens, dim) float32."""
-        return token_rows(data, self.bytes_per_token(dim)).view("<f2").astype(np.float32)
+        return self._halves(data, dim).astype(np.float32)
+
+    def products(self, data: bytes, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`decode(data, dim) @ queries.T`, without decoding: (tokens, query tokens) float32."""
+        return dot_products(self._halves(data, queries.shape[1]), queries)
+
+    def _halves(self, data: bytes, dim: int) -> NDArray[np.float16]:
+        return token_rows(data, self.bytes_per_token(dim)).view("<f2")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3plugins.compression._shape import check_vectors, token_rows
+from m3plugins.scoring.products import dot_products
 
 _SCALE_BYTES = 2
 
@@ -41,6 +42,16 @@ class Int8Codec:
 
     def decode(self, data: bytes, dim: int) -> NDArray[np.float32]:
         """Unpacks to (tokens, dim) float32."""
+        levels, scales = self._parts(data, dim)
+        return levels.astype(np.float32) * scales
+
+    def products(self, data: bytes, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`decode(data, dim) @ queries.T`, without decoding: (tokens, query tokens) float32."""
+        levels, scales = self._parts(data, queries.shape[1])
+        return dot_products(levels, queries) * scales
+
+    def _parts(self, data: bytes, dim: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """The levels, (tokens, dim), and the scales, (tokens, 1)."""
         rows = token_rows(data, self.bytes_per_token(dim))
         scales = rows[:, :_SCALE_BYTES].copy().view("<f2").astype(np.float32)
-        return rows[:, _SCALE_BYTES:].view(np.int8).astype(np.float32) * scales
+        return rows[:, _SCALE_BYTES:].view(np.int8), scales

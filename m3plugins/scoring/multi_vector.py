@@ -8,6 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
+from m3plugins.scoring.products import dot_products
+
+
+def mean_of_maxima(products: NDArray[np.float32]) -> float:
+    """The multi-vector score of one query and one document, from the products of their tokens.
+
+    Args:
+        products: Shape (document tokens, query tokens), float32: dot products of unit vectors.
+
+    Returns:
+        The mean over the query's tokens of the largest product; -inf for a document without a token, 0
+        for a query without one.
+
+    Example:
+        >>> round(mean_of_maxima(np.array([[0.6, 0.8], [1.0, 0.0]], np.float32)), 2)  # (1 + .8) / 2
+        0.9
+    """
+    if not products.shape[1]:
+        return 0.0
+    return float(products.max(axis=0, initial=-np.inf).mean())
 
 
 def multi_vector_scores(
@@ -15,14 +35,14 @@ def multi_vector_scores(
 ) -> NDArray[np.float32]:
     """MaxSim of every query with every document, divided by the query's tokens (M3 paper, section 3.1, s_mul).
 
-    For each query token the largest dot product with any token of the document; their mean. One
-    matrix product per query and chunk of documents, then a segmented maximum, so memory beyond the
+    For each query token the largest dot product with any token of the document; their mean. The
+    products of a query and a chunk of documents, then a segmented maximum, so memory beyond the
     input is bounded by `max_tokens` (or the longest document, if that is longer) times query tokens.
 
     Args:
         queries: q ragged rows of unit vectors.
         documents: n ragged rows of unit vectors of the same width.
-        max_tokens: Document tokens per matrix product.
+        max_tokens: Document tokens per chunk.
 
     Returns:
         Shape (q, n), float32, in [-1, 1] for unit vectors. A document without a token has no
@@ -52,8 +72,8 @@ def multi_vector_scores(
         for query in range(len(queries)):
             query_tokens = queries.vectors[queries.offsets[query] : queries.offsets[query + 1]]
             if len(query_tokens):
-                similarity = tokens @ query_tokens.T
-                scores[query, filled[rows]] = np.maximum.reduceat(similarity, starts, axis=0).mean(axis=1)
+                products = dot_products(tokens, query_tokens)
+                scores[query, filled[rows]] = np.maximum.reduceat(products, starts, axis=0).mean(axis=1)
     scores[np.diff(queries.offsets) == 0] = 0.0
     return scores
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from m3plugins import HybridIndex
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -16,4 +18,6 @@ def test_snippets_run(readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     names: dict[str, object] = {}
     for snippet in snippets:
         exec(compile(snippet, readme, "exec"), names)
-    names["index"].close()
+    for index in names.values():
+        if isinstance(index, HybridIndex):
+            index.close()

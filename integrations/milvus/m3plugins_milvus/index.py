@@ -34,6 +34,7 @@ from m3plugins_milvus.client import Connection, MilvusIndexError, connect, write
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.filters import Plan, compile_filter
 from m3plugins_milvus.identity import Identity
+from m3plugins_milvus.requests import Consistency
 from m3plugins_milvus.rows import sparse_row
 from m3plugins_milvus.schema import BLOCKS_SUFFIX, BM25, SPARSE_INDEX
 from m3plugins_milvus.store import Store
@@ -64,9 +65,12 @@ class MilvusHybridIndex(HybridIndex):
         1
     """
 
-    def __init__(self, connection: Connection, name: str, identity: Identity, encoder: M3Encoder) -> None:
+    def __init__(
+        self, connection: Connection, name: str, identity: Identity, encoder: M3Encoder, consistency: Consistency
+    ) -> None:
         """Use `create` or `open`."""
         self._connection = connection
+        self._consistency = consistency
         self._name = name
         self._encoder = encoder
         self._lock = writer_lock(connection, name)
@@ -88,6 +92,7 @@ class MilvusHybridIndex(HybridIndex):
         passages: Passages | None = None,
         tenant: str | None = None,
         bm25: str | Mapping[str, Any] | None = None,
+        consistency: Consistency = "Strong",
     ) -> MilvusHybridIndex:
         """Makes a new, empty index.
 
@@ -105,6 +110,8 @@ class MilvusHybridIndex(HybridIndex):
             bm25: For Milvus' own full-text search as a fourth leg (`HybridWeights(bm25=...)`): a tokenizer
                 ("standard", "jieba", ...) or Milvus' analyzer parameters. It reads the first 65,535
                 bytes of title and text; its statistics are those of a segment.
+            consistency: Of `candidates` on a server. Below "Strong" a search is faster on a busy server and may
+                miss what was written a moment ago. Everything else is read strongly.
 
         Raises:
             ValueError: If there is a collection of that name, or an option is not possible.
@@ -113,19 +120,29 @@ class MilvusHybridIndex(HybridIndex):
         identity = Identity.of(
             encoder, codec=codec, dense_index=dense_index, passages=passages, tenant=tenant, bm25=bm25
         )
-        return cls._create(connect(uri, token), name, identity, encoder)
+        return cls._create(connect(uri, token), name, identity, encoder, consistency)
 
     @classmethod
-    def _create(cls, connection: Connection, name: str, identity: Identity, encoder: M3Encoder) -> MilvusHybridIndex:
+    def _create(
+        cls, connection: Connection, name: str, identity: Identity, encoder: M3Encoder, consistency: Consistency
+    ) -> MilvusHybridIndex:
         try:
             lifecycle.create(connection, name, identity)
-            return cls(connection, name, identity, encoder)
+            return cls(connection, name, identity, encoder, consistency)
         except BaseException:
             connection.close()
             raise
 
     @classmethod
-    def open(cls, name: str, *, encoder: M3Encoder, uri: str | Path, token: str | None = None) -> MilvusHybridIndex:
+    def open(
+        cls,
+        name: str,
+        *,
+        encoder: M3Encoder,
+        uri: str | Path,
+        token: str | None = None,
+        consistency: Consistency = "Strong",
+    ) -> MilvusHybridIndex:
         """Opens an index that `create` made.
 
         Args:
@@ -134,6 +151,7 @@ class MilvusHybridIndex(HybridIndex):
             encoder: With the model that the index was made with.
             uri: A path that ends in `.db` (Milvus Lite), or a server's URL.
             token: The server's API key, or "user:password".
+            consistency: Of `candidates` on a server, as in `create`.
 
         Raises:
             IndexNotFoundError: If there is no such index.
@@ -143,14 +161,16 @@ class MilvusHybridIndex(HybridIndex):
         """
         if "://" not in str(uri) and not Path(uri).expanduser().exists():
             raise lifecycle.not_found(name, str(uri))  # connecting would make an empty one
-        return cls._open(connect(uri, token), name, encoder)
+        return cls._open(connect(uri, token), name, encoder, consistency)
 
     @classmethod
-    def _open(cls, connection: Connection, name: str, encoder: M3Encoder) -> MilvusHybridIndex:
+    def _open(
+        cls, connection: Connection, name: str, encoder: M3Encoder, consistency: Consistency
+    ) -> MilvusHybridIndex:
         try:
             name, identity = lifecycle.open(connection, name)
             identity.check(encoder, name)
-            return cls(connection, name, identity, encoder)
+            return cls(connection, name, identity, encoder, consistency)
         except BaseException:
             connection.close()
             raise
@@ -258,7 +278,7 @@ class MilvusHybridIndex(HybridIndex):
         self._check_text(text)
         plan = self._plan(filter)
         legs: dict[Leg, Future[list[Candidate]]] = {}
-        submit, search = self._legs.submit, self._store.documents.search
+        submit, search = self._legs.submit, partial(self._store.documents.search, consistency=self._consistency)
         if query.dense is not None:
             legs["dense"] = submit(
                 search, "dense", query.dense[0], k, plan, self._store.identity.dense_index["index_type"]
@@ -368,9 +388,9 @@ class MilvusHybridIndex(HybridIndex):
         address = self._connection.address
         connect_again = partial(connect, address.uri, address.token, database=address.database)
         try:
-            twin = self._open(connect_again(), name, encoder)
+            twin = self._open(connect_again(), name, encoder, self._consistency)
         except IndexNotFoundError:
-            return self._create(connect_again(), name, identity, encoder)
+            return self._create(connect_again(), name, identity, encoder, self._consistency)
         if twin._store.identity != identity:
             twin.close()
             msg = f"the index {name!r} has other options than {self._name!r}; name a new one"

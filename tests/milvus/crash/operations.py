@@ -6,13 +6,15 @@ A new one is a function from the corpus to its steps, under its name in `OPERATI
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from m3plugins import Document
+import numpy as np
+
+from m3plugins import Document, M3Encoder
 from m3plugins.retrieval import filters
 from m3plugins.retrieval.index import Ack
 from m3plugins_milvus import MilvusHybridIndex
-from tests.milvus.crash.corpus import Corpus, annotated
+from tests.milvus.crash.corpus import STORED, Corpus, annotated
 
 Sent = list[tuple[str, Document | None]]
 
@@ -97,6 +99,23 @@ def _delete_parent(corpus: Corpus, encode: bool) -> list[Step]:
     ]
 
 
+def _reembed(corpus: Corpus, encode: bool) -> list[Step]:
+    """By an encoder that reads less of each text; the index itself stays."""
+
+    def call(index: MilvusHybridIndex, ack: Ack) -> list[object]:
+        encoder = M3Encoder(index.encoder.model, replace(index.encoder.options, document_max_length=64))
+        with index.reembed(encoder, into="other", sample=STORED).index as other:
+            right = encoder.encode_documents([each.content for each in index.scan()])
+            wanted = dict(zip((each.id for each in index.scan()), right, strict=True))
+            return [
+                document.id
+                for document, output in other.scan(with_embeddings=True)
+                if not np.allclose(output.dense, wanted.pop(document.id).dense, atol=1e-4)
+            ] + list(wanted)
+
+    return [Step([], call)]
+
+
 def _life(corpus: Corpus, encode: bool) -> list[Step]:
     """Everything that happens to documents, one after the other."""
     new, updated = corpus.new, corpus.version(1)
@@ -121,4 +140,5 @@ OPERATIONS: dict[str, Callable[[Corpus, bool], list[Step]]] = {
     "delete by filter": _delete_filter,
     "delete by parent": _delete_parent,
     "life": _life,
+    "reembed": _reembed,
 }

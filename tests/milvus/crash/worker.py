@@ -86,7 +86,12 @@ def watch(point: str | None) -> list[str]:
         if passed[-1] == point:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    for owner, names in ((MilvusServicer, ENGINE_CALLS), (os, FILE_CALLS), (numpy, ["save"]), (parquet, ["write_table"])):
+    for owner, names in (
+        (MilvusServicer, ENGINE_CALLS),
+        (os, FILE_CALLS),
+        (numpy, ["save"]),
+        (parquet, ["write_table"]),
+    ):
         for name in names:
             setattr(owner, name, _watched(getattr(owner, name), name, reach))
     return passed

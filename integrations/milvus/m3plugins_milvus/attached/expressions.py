@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pymilvus import DataType
 
-from m3plugins.retrieval.filters import And, Comparison, Filter, Not, Or, matches
+from m3plugins.retrieval.filters import And, Comparison, Filter, Not, Or
 from m3plugins.retrieval.index import AnyFilter
+from m3plugins_milvus.filters import Plan, compile_filter
+from m3plugins_milvus.requests import both
 
 Key = str | int
 EXPRESSION_LENGTH = 1 << 16
@@ -21,23 +22,6 @@ INT64 = range(-(2**63), 2**63)
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 _INTEGERS = frozenset({DataType.INT8, DataType.INT16, DataType.INT32, DataType.INT64})
 _OPERATORS = {"eq": "==", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to ask Milvus, and what to check on what it returns.
-
-    Attributes:
-        expression: Matches every wanted row, and maybe others; "" is all rows.
-        check: The filter that decides, where there is one.
-    """
-
-    expression: str = ""
-    check: Filter | None = None
-
-    def accepts(self, metadata: Mapping[str, Any]) -> bool:
-        """Whether a row that the expression matched is wanted."""
-        return self.check is None or matches(self.check, metadata)
 
 
 def literal(value: Key) -> str:
@@ -63,11 +47,6 @@ def is_unicode(text: str) -> bool:
 def among(field: str, keys: Iterable[Key]) -> str:
     """The field has one of these values."""
     return f"{field} in [{', '.join(map(literal, keys))}]"
-
-
-def both(one: str, other: str) -> str:
-    """Both match; "" matches everything."""
-    return f"({one}) and ({other})" if one and other else one or other
 
 
 @dataclass(frozen=True)
@@ -103,19 +82,8 @@ def plan(filter: AnyFilter | None, kinds: Mapping[str, DataType]) -> Plan:  # no
         TypeError: If the filter is neither.
         ValueError: If an expression is empty.
     """
-    if filter is None:
-        return Plan()
-    if isinstance(filter, str):
-        if not filter.strip():
-            msg = "a Milvus filter expression must not be empty; leave the filter out to match everything"
-            raise ValueError(msg)
-        return Plan(f"({filter})")
     if not isinstance(filter, Comparison | And | Or | Not):
-        msg = (
-            "filter must be a tree of m3plugins.retrieval.filters (from_dict makes one of a dict) "
-            f"or a Milvus expression, got {type(filter).__name__}"
-        )
-        raise TypeError(msg)
+        return compile_filter(filter)
     expression = _narrow(filter, kinds)
     return Plan(expression if len(expression) <= EXPRESSION_LENGTH else "", filter)
 

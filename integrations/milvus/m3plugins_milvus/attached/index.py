@@ -21,13 +21,14 @@ from m3plugins.retrieval.updating import update_metadata
 from m3plugins.scoring.heads import Leg
 from m3plugins_milvus.attached import reading
 from m3plugins_milvus.attached.computed import ComputedHeads
-from m3plugins_milvus.attached.expressions import Plan, plan
+from m3plugins_milvus.attached.expressions import plan
 from m3plugins_milvus.attached.fields import Fields, find, inspect
 from m3plugins_milvus.attached.rows import to_vector
 from m3plugins_milvus.attached.table import Table
 from m3plugins_milvus.attached.verify import check_model
 from m3plugins_milvus.attached.writing import TableWriter
 from m3plugins_milvus.client import Connection, connect, writer_lock
+from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.rows import sparse_row
 
 

@@ -9,10 +9,10 @@ from m3plugins import Document, HeadScores, M3Encoder, M3Output
 from m3plugins.encoding.output import HEADS, Head
 from m3plugins.scoring.heads import head_scores
 from m3plugins_milvus.attached.computed import ComputedHeads
-from m3plugins_milvus.attached.expressions import Plan
 from m3plugins_milvus.attached.fields import Layout
 from m3plugins_milvus.attached.rows import to_document, to_output
 from m3plugins_milvus.attached.table import Table
+from m3plugins_milvus.filters import Plan
 
 DOCUMENTS_PER_SCORE = 32
 

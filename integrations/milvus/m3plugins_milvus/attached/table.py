@@ -15,10 +15,12 @@ from pymilvus.exceptions import MilvusException
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.retrieval.document import Candidate
 from m3plugins.retrieval.index import FailedDocument
-from m3plugins_milvus.attached.expressions import EXPRESSION_LENGTH, Key, Plan, Span, among, both, literal, to_key
+from m3plugins_milvus.attached.expressions import EXPRESSION_LENGTH, Key, Span, among, literal, to_key
 from m3plugins_milvus.attached.fields import Layout, VectorIndex
 from m3plugins_milvus.attached.rows import Row, integer_ids, to_metadata
 from m3plugins_milvus.client import Connection, MilvusIndexError, errors
+from m3plugins_milvus.filters import Plan
+from m3plugins_milvus.requests import both
 from m3plugins_milvus.schema import search_params
 
 MAX_ROWS = 16_384

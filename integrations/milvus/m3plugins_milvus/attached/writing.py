@@ -10,9 +10,10 @@ from m3plugins.encoding.batching import bounded_runs
 from m3plugins.retrieval.document import Digest
 from m3plugins.retrieval.index import FailedDocument
 from m3plugins.retrieval.writing import Batch
-from m3plugins_milvus.attached.expressions import EXPRESSION_LENGTH, Plan, among, is_unicode
+from m3plugins_milvus.attached.expressions import EXPRESSION_LENGTH, among, is_unicode
 from m3plugins_milvus.attached.rows import check_document, to_document, to_rows, vector_rows
 from m3plugins_milvus.attached.table import Table
+from m3plugins_milvus.filters import Plan
 
 
 class TableWriter:
