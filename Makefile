@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PROJECTS := pyproject.toml integrations/milvus/pyproject.toml constraints.txt
 
-.PHONY: help install demo test lint format bench compat clean
+.PHONY: help install demo test lint format bench compat soak clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ bench: $(BIN)/.dev  ## the benchmarks that need nothing but this checkout
 
 compat: $(BIN)/python  ## the tests of each integration on every version of its host that we claim
 	$(BIN)/python benchmarks/compat.py
+
+soak: $(BIN)/.dev  ## kill -9 in the middle of every write, again and again
+	$(BIN)/python benchmarks/soak.py
 
 clean:  ## remove the virtual environments and what the demo made
 	rm -rf $(VENV) .compat demo-data

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -133,7 +134,7 @@ def table(results: Sequence[Result], arguments: Sequence[str]) -> str:
     columns = ["environment", "Python", *shown, "passed", "failed", "skipped", "seconds"]
     lines = [f"# Compatibility, {date.today()}", ""]
     if arguments:
-        lines += [f"Some of the tests only: `pytest {' '.join(arguments)}`.", ""]
+        lines += [f"Some of the tests only: `pytest {shlex.join(arguments)}`.", ""]
     lines += [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for result in results:
         counts = [str(result.passed), str(len(result.failed)), str(result.skipped), f"{result.seconds:.0f}"]

@@ -41,13 +41,13 @@ def bare(encoder: M3Encoder, count: int, folder: str) -> None:
     from pymilvus import MilvusClient
 
     from m3plugins.compression import get_codec
-    from m3plugins.retrieval.ingest import Batch
+    from m3plugins.retrieval.writing import Batch
     from m3plugins_milvus import MilvusHybridIndex
     from m3plugins_milvus.blocks import BlockKeys, block_rows
     from m3plugins_milvus.rows import to_row
 
     uri = f"{folder}/bare.db"
-    with MilvusHybridIndex.create("docs", encoder=encoder, uri=uri):
+    with MilvusHybridIndex.create("docs", encoder=encoder, uri=uri) as made:
         client = MilvusClient(uri)
         position = 0
         for output in encoder.iter_documents(mixed_texts(count)):
@@ -56,7 +56,7 @@ def bare(encoder: M3Encoder, count: int, folder: str) -> None:
             rows, blocks = [], []
             for i in range(len(output)):
                 vectors = get_codec("int8").encode(output.multi_vector[i])
-                row, text = to_row(batch, i, vectors)
+                row, text = to_row(batch, i, vectors, made._store.identity)
                 blocks += block_rows(BlockKeys.of(row), vectors, text)
                 rows.append(row)
             client.upsert("docs__mv", blocks)

@@ -31,7 +31,7 @@ from tests.tiny import save_checkpoint
 RESULTS = Path(__file__).parent / "results"
 HEADER = (
     *("operation", "points killed", "repetitions", "killed", "lost", "duplicated", "mismatched"),
-    *("orphans swept", "re-run completed"),
+    *("orphans swept", "does not open or repeat", "re-run completed"),
 )
 
 
@@ -43,6 +43,7 @@ class Tally:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def row(self, operation: str) -> list[str]:
+        """Of the table."""
         hit = {outcome.trial.point for outcome in self.outcomes if outcome.trial.point and outcome.killed}
         findings = [outcome.findings for outcome in self.outcomes]
         return [
@@ -54,6 +55,7 @@ class Tally:
             str(sum(len(some.duplicated) for some in findings)),
             str(sum(len(some.mismatched) for some in findings)),
             str(sum(outcome.swept for outcome in self.outcomes)),
+            str(sum(bool(outcome.error) for outcome in self.outcomes)),
             f"{sum(outcome.completed for outcome in self.outcomes)} of {len(self.outcomes)}",
         ]
 

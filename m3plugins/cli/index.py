@@ -27,6 +27,7 @@ from m3plugins.cli.options import (
     find_engine,
     load_encoder,
     opened,
+    without_credentials,
 )
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.corpus import Rejected
@@ -81,8 +82,8 @@ def index(
         typer.echo(json.dumps(summary, ensure_ascii=False))
     else:
         typer.echo(
-            f"{collection} at {uri}: {done.written} written, {done.unchanged} unchanged, {len(done.failed)} failed "
-            f"in {done.seconds:.1f} s ({done.rate:.0f} docs/s); {done.documents} documents in all"
+            f"{collection} at {without_credentials(uri)}: {done.written} written, {done.unchanged} unchanged, "
+            f"{len(done.failed)} failed in {done.seconds:.1f} s ({done.rate:.0f} docs/s); {done.documents} documents in all"
         )
         if done.truncated:
             typer.echo(f"{done.truncated} texts are longer than the model reads: only their beginning can be found")

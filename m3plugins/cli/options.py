@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -48,6 +49,11 @@ def load_encoder(model: str, dtype: str = "auto") -> M3Encoder:
         return M3Encoder.from_pretrained(model, dtype=dtype).warm_up()  # type: ignore[arg-type]
     except (ValueError, FileNotFoundError) as err:
         raise CallError(str(err)) from err
+
+
+def without_credentials(uri: str) -> str:
+    """The address as it may be shown."""
+    return re.sub(r"(?<=//)[^/@]*@", "", uri)
 
 
 @contextmanager

@@ -41,7 +41,8 @@ class BinaryCodec:
         """`decode(data, dim) @ queries.T`, without decoding: (tokens, query tokens) float32."""
         dim = queries.shape[1]
         positive = dot_products(self._bits(data, dim), queries)
-        return (positive * 2 - queries.sum(axis=1)) / np.float32(np.sqrt(dim))
+        products: NDArray[np.float32] = (positive * 2 - queries.sum(axis=1)) / np.float32(np.sqrt(dim))
+        return products
 
     def _bits(self, data: bytes, dim: int) -> NDArray[np.uint8]:
         """1 where a component is positive, 0 elsewhere, (tokens, dim)."""

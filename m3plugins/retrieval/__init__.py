@@ -10,6 +10,7 @@ from m3plugins.retrieval.index import (
     UpsertReport,
 )
 from m3plugins.retrieval.memory import InMemoryHybridIndex
+from m3plugins.retrieval.reembedding import ReembedError, ReembedReport
 from m3plugins.retrieval.retriever import HybridRetriever
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "InMemoryHybridIndex",
     "IndexNotFoundError",
     "ModelMismatchError",
+    "ReembedError",
+    "ReembedReport",
     "UpsertReport",
     "filters",
 ]

@@ -1,32 +1,16 @@
-"""The road every engine's `upsert` takes: check, skip what is unchanged, encode, write, acknowledge.
-
-While one batch is written, in a thread, the next one is encoded.
-"""
+"""The road every engine's `upsert` takes: check, skip what is unchanged, encode, write, acknowledge."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
 from itertools import zip_longest
-
-import numpy as np
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import M3Output
-from m3plugins.retrieval.document import Digest, Document
+from m3plugins.retrieval.document import Document
 from m3plugins.retrieval.index import Ack, FailedDocument, UpsertReport
-from m3plugins.retrieval.writing import Batch, Failures, Writer
-
-WINDOW = 256
-"""Documents whose digests are compared, and that are then encoded together (sorted by length)."""
-
-WINDOW_CHARACTERS = 1 << 22
-"""Characters of text after which a window ends earlier."""
-
-Stored = Callable[[list[str], bool], None]
-"""Hears of ids that are stored, and whether they were written just now."""
+from m3plugins.retrieval.streaming import Pending, Stream
+from m3plugins.retrieval.writing import Writer
 
 
 def ingest(
@@ -61,7 +45,8 @@ def ingest(
         if on_ack:
             on_ack(ids)
 
-    stream(_valid(_embedded(documents, embeddings), writer.check, encoder, report), encoder, writer, report, stored)
+    items = _valid(_embedded(documents, embeddings), writer.check, encoder, report)
+    Stream(encoder, writer, report, stored).run(items)
     return report
 
 
@@ -84,26 +69,11 @@ def check_embedding(embedding: M3Output, encoder: M3Encoder) -> None:
         raise ValueError(msg)
 
 
-def _finite(output: M3Output) -> bool:
-    arrays = [output.dense]
-    arrays += [output.sparse.values] if output.sparse is not None else []
-    arrays += [output.multi_vector.vectors] if output.multi_vector is not None else []
-    return all(np.isfinite(array).all() for array in arrays if array is not None)
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A document on its way, with the caller's embedding if there is one."""
-
-    document: Document
-    embedding: M3Output | None
-
-
 def _embedded(documents: Iterable[Document], embeddings: Iterable[M3Output] | None) -> Iterator[Pending]:
     """Each document with its row of the embeddings, if these are given."""
     if embeddings is None:
         for document in documents:
-            yield Pending(checked(document), None)
+            yield Pending(checked(document))
         return
     outputs = [embeddings] if isinstance(embeddings, M3Output) else embeddings
     rows = (row for output in outputs for row in output)
@@ -140,131 +110,3 @@ def _valid(
             report.failed.append(FailedDocument(str(item.document.id), str(err)))
         else:
             yield item
-
-
-def windows(items: Iterator[Pending]) -> Iterator[list[Pending]]:
-    """Runs of bounded size with distinct ids, so that of two documents with one id the later one wins."""
-    window: dict[str, Pending] = {}
-    characters = 0
-    for item in items:
-        full = len(window) == WINDOW or characters > WINDOW_CHARACTERS
-        if full or item.document.id in window:
-            yield list(window.values())
-            window, characters = {}, 0
-        window[item.document.id] = item
-        characters += len(item.document.text)
-    if window:
-        yield list(window.values())
-
-
-class _Flight:
-    """One write at a time, in a thread, while the next batch is prepared.
-
-    Args:
-        pool: Of one thread.
-        report: Hears of failures and of truncated texts.
-        stored: Hears, in the caller's thread, of the ids that are stored.
-    """
-
-    def __init__(self, pool: ThreadPoolExecutor, report: UpsertReport, stored: Stored) -> None:
-        self._pool = pool
-        self._report = report
-        self._stored = stored
-        self._future: Future[Failures] | None = None
-        self.truncated: dict[str, bool] = {}
-
-    def start(self, write: Callable[[], Failures], truncated: dict[str, bool]) -> None:
-        """Starts a write of documents, by id whether the model read them only in part, once the last one is done."""
-        self.land()
-        self._future, self.truncated = self._pool.submit(write), truncated
-
-    def land(self) -> None:
-        """Waits for the write, if there is one, and tells what became of it."""
-        future, truncated = self._future, self.truncated
-        self._future, self.truncated = None, {}
-        if future is None:
-            return
-        failed = list(future.result() or ())
-        self._report.failed += failed
-        lost = {failure.id for failure in failed}
-        kept = [i for i in truncated if i not in lost]
-        self._report.truncated += sum(truncated[i] for i in kept)
-        if kept:
-            self._stored(kept, True)
-
-
-def stream(
-    items: Iterator[Pending],
-    encoder: M3Encoder,
-    writer: Writer,
-    report: UpsertReport,
-    stored: Stored,
-) -> None:
-    """Writes what is new or changed of documents that are checked; tells `stored` and the report."""
-    with ThreadPoolExecutor(1, thread_name_prefix="m3-write") as pool:
-        flight = _Flight(pool, report, stored)
-        try:
-            for window in windows(items):
-                if any(item.document.id in flight.truncated for item in window):
-                    flight.land()  # what is stored of it is not known before
-                _send(window, encoder, writer, report, stored, flight)
-        except BaseException:
-            with suppress(Exception):  # what ended the run is the error to tell
-                flight.land()
-            raise
-        flight.land()
-
-
-def _send(
-    window: list[Pending],
-    encoder: M3Encoder,
-    writer: Writer,
-    report: UpsertReport,
-    stored: Stored,
-    flight: _Flight,
-) -> None:
-    digests = {item.document.id: item.document.digest(_embedding_digest(item)) for item in window}
-    before = writer.digests(list(digests))
-    unchanged = [i for i, digest in digests.items() if before.get(i) == digest]
-    if unchanged:
-        stored(unchanged, False)
-    content, attributes = [], []
-    for item in window:
-        i = item.document.id
-        if i not in before or before[i].content != digests[i].content:
-            content.append(item)
-        elif before[i] != digests[i]:
-            attributes.append(item.document)
-    if attributes:
-        new = [digests[document.id] for document in attributes]
-        flight.start(lambda: writer.annotate(attributes, new), {document.id: False for document in attributes})
-    for batch in _batches(content, digests, encoder, report):
-        truncated = dict(zip((d.id for d in batch.documents), batch.embeddings.truncated.tolist(), strict=True))
-        flight.start(lambda batch=batch: writer.write(batch), truncated)  # type: ignore[misc]
-
-
-def _embedding_digest(item: Pending) -> str:
-    return "" if item.embedding is None else item.embedding.digest()
-
-
-def _batches(
-    items: list[Pending], digests: dict[str, Digest], encoder: M3Encoder, report: UpsertReport
-) -> Iterator[Batch]:
-    """The items with their embeddings, as many at a time as the encoder hands out."""
-    if not items:
-        return
-    if items[0].embedding is None:
-        outputs: Iterable[M3Output] = encoder.iter_documents(item.document.content for item in items)
-    else:
-        outputs = [M3Output.concatenate([item.embedding for item in items if item.embedding is not None])]
-    position = 0
-    for output in outputs:
-        documents = [item.document for item in items[position : position + len(output)]]
-        position += len(output)
-        if not _finite(output):  # the caller's, or those of a diverged model
-            good = [row for row in range(len(output)) if _finite(output[row])]
-            bad = [document.id for row, document in enumerate(documents) if row not in good]
-            report.failed += [FailedDocument(i, "embeddings must be finite, got NaN or infinity") for i in bad]
-            documents, output = [documents[row] for row in good], output.take(good)
-        if documents:
-            yield Batch(documents, [digests[document.id] for document in documents], output)

@@ -9,7 +9,8 @@ from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Document
 from m3plugins.retrieval.index import Ack, FailedDocument, UpsertReport
-from m3plugins.retrieval.ingest import Pending, checked, stream, windows
+from m3plugins.retrieval.ingest import checked
+from m3plugins.retrieval.streaming import Pending, Stream, windows
 from m3plugins.retrieval.writing import Writer
 
 
@@ -38,7 +39,7 @@ def ingest_passages(
         What became of the documents; `truncated` counts passages.
     """
     report = UpsertReport()
-    valid = (Pending(document, None) for document in _valid(documents, writer, report))
+    valid = (Pending(document) for document in _valid(documents, writer, report))
     for window in windows(valid):
         parts: dict[str, list[Document]] = {}
         for item in window:
@@ -103,7 +104,7 @@ def _store(
         written.update(owner_of[i] for i in ids if changed)
 
     inner = UpsertReport()
-    stream((Pending(piece, None) for pieces in parts.values() for piece in pieces), encoder, writer, inner, stored)
+    Stream(encoder, writer, inner, stored).run(Pending(piece) for pieces in parts.values() for piece in pieces)
     report.truncated += inner.truncated
     failed = {owner_of[failure.id]: f"passage {failure.id}: {failure.reason}" for failure in inner.failed}
     report.failed += [FailedDocument(i, reason) for i, reason in failed.items()]

@@ -9,7 +9,7 @@ from typing import Any
 
 from m3plugins.retrieval.document import Digest, Document
 from m3plugins.retrieval.index import Ack, FailedDocument, UpsertReport
-from m3plugins.retrieval.ingest import WINDOW
+from m3plugins.retrieval.streaming import WINDOW
 from m3plugins.retrieval.writing import Writer
 
 UNKNOWN = "there is no document of this id; index it first"

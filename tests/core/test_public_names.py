@@ -10,13 +10,15 @@ NAMES = {
         M3Output ModelMismatchError MultiVectorEmbeddings SparseEmbeddings""",
     "m3plugins.encoding": """EncoderOptions HEADS Head M3Encoder M3Output MultiVectorEmbeddings Passages
         SparseEmbeddings SparseVector""",
-    "m3plugins.scoring": "HeadScores dense_scores head_scores multi_vector_scores sparse_scores",
+    "m3plugins.scoring": "HeadScores LEGS Leg dense_scores head_scores multi_vector_scores sparse_scores",
     "m3plugins.compression": "BinaryCodec CODECS Codec Float16Codec Int8Codec get_codec",
     "m3plugins.fusion": "HybridWeights best_first ranks reciprocal_rank_fusion weighted_sum",
     "m3plugins.retrieval": """Candidate Document FailedDocument Hit HybridIndex HybridRetriever InMemoryHybridIndex
-        IndexNotFoundError ModelMismatchError UpsertReport filters""",
+        IndexNotFoundError ModelMismatchError ReembedError ReembedReport UpsertReport filters""",
     "m3plugins.reranking": "CrossEncoderReranker M3Reranker Reranker",
-    "m3plugins_milvus": "MilvusHybridIndex MilvusIndexError",
+    "m3plugins_milvus": """AttachedIndex Fields M3EmbeddingFunction M3RerankFunction MilvusHybridIndex
+        MilvusIndexError Reembedding RerankResult hybrid_index_params hybrid_ranker hybrid_rows hybrid_schema
+        hybrid_search_requests""",
 }
 
 

@@ -18,22 +18,16 @@ VERSIONS = {
 def test_every_way_to_state_a_version_is_read_or_taken_for_a_current_server(stated, version):
     able = capabilities(stated)
     assert (able.version, able.lite, able.fault) == (version, stated.startswith("milvus_lite"), None)
-    assert able.bm25 and able.nullable and able.partition_keys and able.dynamic_fields
 
 
 def test_a_row_is_replaced_by_upsert_on_servers_and_by_insert_on_lite():
     assert [capabilities(v).write for v in ("2.6.4", "milvus_lite-3.2.2")] == ["upsert", "insert"]
 
 
-def test_lite_is_asked_for_the_indexes_that_it_has_and_for_no_max_sim():
+def test_lite_is_asked_for_the_indexes_that_it_has():
     lite, server = capabilities("milvus_lite-3.2.2"), capabilities("2.6.4")
     assert lite.dense_indexes and "FLAT" in lite.dense_indexes and "DISKANN" not in lite.dense_indexes
-    assert (server.dense_indexes, server.max_sim, lite.max_sim) == (None, True, False)
-
-
-def test_what_came_later_is_not_asked_of_older_servers():
-    assert [capabilities(v).max_sim for v in ("2.5.13", "2.6.3", "2.6.4", "3.0.0-beta")] == [False, False, True, True]
-    assert [capabilities(v).partial_upsert for v in ("2.5.13", "2.6.2")] == [False, True]
+    assert server.dense_indexes is None
 
 
 @pytest.mark.parametrize(

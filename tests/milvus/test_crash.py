@@ -56,8 +56,14 @@ def test_an_index_whose_search_index_was_cut_short_opens(laboratory: Laboratory,
     assert outcome.killed and outcome.fine, outcome
 
 
-@pytest.mark.parametrize("point", ["after replace 1", "before remove 1", "after replace 2"])
-def test_rows_in_a_file_and_still_in_the_log_are_found_once(laboratory: Laboratory, course: Course, point: str) -> None:
+@pytest.mark.parametrize(
+    ("operation", "point"),
+    [("index", "after replace 1"), ("index", "before remove 1"), ("trickle", "after replace 5")],
+    ids=["documents", "before the log goes", "then compacted"],
+)
+def test_rows_in_a_file_and_still_in_the_log_are_found_once(
+    laboratory: Laboratory, course: Course, operation: str, point: str
+) -> None:
     """A flush commits its file and then deletes its log; killed in between, Lite reads both."""
-    outcome = laboratory.run(Trial("index", 0, point), course)
+    outcome = laboratory.run(Trial(operation, 0, point), course)
     assert outcome.killed and outcome.fine, outcome

@@ -3,7 +3,7 @@
 from m3plugins_milvus.attached import AttachedIndex, Fields
 from m3plugins_milvus.client import MilvusIndexError
 from m3plugins_milvus.functions import M3EmbeddingFunction, M3RerankFunction, RerankResult
-from m3plugins_milvus.index import MilvusHybridIndex
+from m3plugins_milvus.index import MilvusHybridIndex, Reembedding
 from m3plugins_milvus.own_schema import (
     hybrid_index_params,
     hybrid_ranker,
@@ -19,6 +19,7 @@ __all__ = [
     "M3RerankFunction",
     "MilvusHybridIndex",
     "MilvusIndexError",
+    "Reembedding",
     "RerankResult",
     "hybrid_index_params",
     "hybrid_ranker",

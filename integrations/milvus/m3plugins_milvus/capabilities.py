@@ -26,26 +26,12 @@ class Capabilities:
         write: The call that replaces a row whole. A server's insert keeps the old row as well; Lite's
             upsert keeps the old row's dynamic fields.
         dense_indexes: Types a dense index may have; None if that is for the server to say.
-        max_message: Bytes of the largest request it takes.
-        max_sim: Whether it scores multi-vectors itself.
-        partial_upsert: Whether a row's fields can be replaced one by one.
-        bm25: Whether it makes and searches BM25 vectors.
-        nullable: Whether scalar fields may be null.
-        partition_keys: Whether a field can divide a collection into partitions.
-        dynamic_fields: Whether rows may have fields that the schema lacks.
     """
 
     version: tuple[int, ...]
     lite: bool
     write: Literal["insert", "upsert"]
     dense_indexes: tuple[str, ...] | None
-    max_message: int
-    max_sim: bool
-    partial_upsert: bool
-    bm25: bool
-    nullable: bool
-    partition_keys: bool
-    dynamic_fields: bool
 
     @property
     def fault(self) -> str | None:
@@ -64,30 +50,19 @@ def capabilities(stated: str) -> Capabilities:
     """What `get_server_version()` stands for.
 
     Example:
-        >>> capabilities("v2.5.13").bm25, capabilities("milvus_lite-3.2.2").lite
-        (True, True)
+        >>> capabilities("v2.5.13").write, capabilities("milvus_lite-3.2.2").write
+        ('upsert', 'insert')
         >>> capabilities("Zilliz Cloud Vector Database(Compatible with Milvus 2.5)").version
         (2, 5)
     """
     lite = stated.startswith("milvus_lite")
     found = re.search(r"\d+(\.\d+)+", stated)
     version = tuple(map(int, found[0].split("."))) if found else CURRENT
-
-    def since(*first: int) -> bool:
-        return lite or version >= first
-
     return Capabilities(
         version=version,
         lite=lite,
         write="insert" if lite else "upsert",
         dense_indexes=LITE_DENSE_INDEXES if lite else None,
-        max_message=256 << 20 if lite else 64 << 20,
-        max_sim=not lite and since(2, 6, 4),
-        partial_upsert=since(2, 6, 2),
-        bm25=since(2, 5),
-        nullable=since(2, 5),
-        partition_keys=since(2, 2, 9),
-        dynamic_fields=since(2, 2, 9),
     )
 
 

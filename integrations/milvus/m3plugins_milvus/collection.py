@@ -15,7 +15,7 @@ from m3plugins_milvus import requests
 from m3plugins_milvus.client import Connection, errors
 from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.requests import MAX_KEYS, MAX_ROWS, MAX_WRITE, Consistency, Row, both, under
-from m3plugins_milvus.schema import KEY, search_params
+from m3plugins_milvus.schema import BM25, KEY, search_params
 
 __all__ = ["Collection", "Row"]
 
@@ -95,8 +95,10 @@ class Collection:
             with errors(f"search {self.name!r}"):
                 hits = self.connection.client.search(**request)[0]
             wanted = self._accepted([hit.pk for hit in hits], plan)
-            found = [Candidate(hit["entity"]["id"], float(hit["distance"])) for hit in hits if hit.pk in wanted]
-            settled = len(found) >= k and hits[-1]["distance"] < found[k - 1].score
+            scores = [abs(hit["distance"]) if index_type == BM25 else hit["distance"] for hit in hits]  # Lite: negative
+            pairs = zip(hits, scores, strict=True)
+            found = [Candidate(hit["entity"]["id"], float(score)) for hit, score in pairs if hit.pk in wanted]
+            settled = len(found) >= k and scores[-1] < found[k - 1].score
             if settled or len(hits) < limit:
                 break
             if limit == MAX_ROWS:

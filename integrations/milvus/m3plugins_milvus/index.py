@@ -29,6 +29,7 @@ from m3plugins.retrieval.reembedding import ReembedReport, reembed
 from m3plugins.retrieval.updating import update_metadata
 from m3plugins.scoring.heads import LEGS, HeadScores, Leg
 from m3plugins_milvus import lifecycle, reading
+from m3plugins_milvus.address import is_server
 from m3plugins_milvus.blocks import POINTER
 from m3plugins_milvus.client import Connection, MilvusIndexError, connect, writer_lock
 from m3plugins_milvus.collection import Collection
@@ -159,7 +160,7 @@ class MilvusHybridIndex(HybridIndex):
             ValueError: If the collection is not of ours.
             MilvusIndexError: If Milvus refuses or cannot be reached.
         """
-        if "://" not in str(uri) and not Path(uri).expanduser().exists():
+        if not is_server(uri) and not Path(uri).expanduser().exists():
             raise lifecycle.not_found(name, str(uri))  # connecting would make an empty one
         return cls._open(connect(uri, token), name, encoder, consistency)
 

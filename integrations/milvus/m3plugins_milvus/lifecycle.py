@@ -12,7 +12,7 @@ from m3plugins.encoding.output import M3Output
 from m3plugins.encoding.sparse import SparseEmbeddings
 from m3plugins.retrieval.index import IndexNotFoundError
 from m3plugins.retrieval.writing import Batch
-from m3plugins_milvus import schema
+from m3plugins_milvus import requests, schema
 from m3plugins_milvus.client import Connection, MilvusIndexError, errors
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.filters import Plan
@@ -28,11 +28,9 @@ def create(connection: Connection, name: str, identity: Identity) -> None:
         ValueError: If there is a collection of that name, or the dense index is none that Lite has.
     """
     schema.check_name(name)
-    if connection.lite and identity.dense_index["index_type"] not in schema.LITE_DENSE_INDEXES:
-        msg = (
-            f"dense_index on Milvus Lite must be one of {', '.join(schema.LITE_DENSE_INDEXES)}, "
-            f"got {identity.dense_index['index_type']!r}"
-        )
+    possible, asked = connection.capabilities.dense_indexes, identity.dense_index["index_type"]
+    if possible and asked not in possible:
+        msg = f"dense_index on Milvus Lite must be one of {', '.join(possible)}, got {asked!r}"
         raise ValueError(msg)
     documents, blocks = Collection(connection, name), Collection(connection, name + BLOCKS_SUFFIX)
     _clear_debris(documents, blocks)
@@ -131,7 +129,7 @@ def _clear_debris(documents: Collection, blocks: Collection) -> None:
 def _make(collection: Collection, fields: Any, index: Any) -> None:
     client = collection.connection.client
     with errors(f"create {collection.name!r}"):
-        client.create_collection(collection.name, schema=fields, index_params=index, consistency_level="Strong")
+        client.create_collection(**requests.create(collection.name, fields, index))
         described = client.describe_collection(collection.name)
     schema.check_created(described, fields)
 

@@ -13,6 +13,7 @@ from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import M3Output
 from m3plugins.scoring.heads import HeadScores, head_scores
+from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins_milvus.blocks import POINTER, join_vectors
 from m3plugins_milvus.collection import Row
 from m3plugins_milvus.filters import Plan
@@ -51,16 +52,24 @@ def scan_embeddings(store: Store, plan: Plan) -> Iterator[tuple[Document, M3Outp
 
 def score(store: Store, query: M3Output, ids: Sequence[str]) -> dict[str, HeadScores]:
     """Exact scores on the query's heads, in the order of `ids`."""
-    identity = store.identity
     late = query.multi_vector is not None
     fields = ["id", *(head for head in query.heads if head != "multi_vector"), *(POINTER if late else ())]
     rows = store.documents.fetch(keys_of(ids), fields)
     scores: dict[str, HeadScores] = {}
     found = store.complete(rows, fields, vectors=True) if late else (Complete(row, [], []) for row in rows.values())
     while some := list(islice(found, DOCUMENTS_PER_SCORE)):
-        outputs = _embeddings(some, identity) if late else to_output([one.row for one in some], identity.vocab_size)
-        scores |= dict(zip((one.row["id"] for one in some), head_scores(query, outputs), strict=True))
+        exact = head_scores(query, _output(some, store.identity))
+        if query.multi_vector is not None:
+            maxima = _multi_vector_scores(query.multi_vector, some, store.identity)
+            exact = [replace(one, multi_vector=score) for one, score in zip(exact, maxima, strict=True)]
+        scores |= dict(zip((one.row["id"] for one in some), exact, strict=True))
     return {i: scores[i] for i in ids if i in scores}
+
+
+def _multi_vector_scores(query: MultiVectorEmbeddings, found: Iterable[Complete], identity: Identity) -> list[float]:
+    """As of what the codec kept, without decoding it."""
+    codec = get_codec(identity.codec)
+    return [mean_of_maxima(codec.products(join_vectors(one.vectors), query.vectors)) for one in found]
 
 
 def bm25_scores(store: Store, text: str, ids: Sequence[str]) -> dict[str, float]:
@@ -75,5 +84,9 @@ def bm25_scores(store: Store, text: str, ids: Sequence[str]) -> dict[str, float]
 def _embeddings(found: Sequence[Complete], identity: Identity) -> M3Output:
     codec = get_codec(identity.codec)
     vectors = [codec.decode(join_vectors(one.vectors), identity.multi_vector_dim) for one in found]
-    output = to_output([one.row for one in found], identity.vocab_size)
-    return replace(output, multi_vector=MultiVectorEmbeddings.from_list(vectors))
+    return replace(_output(found, identity), multi_vector=MultiVectorEmbeddings.from_list(vectors))
+
+
+def _output(found: Sequence[Complete], identity: Identity) -> M3Output:
+    """The embeddings that are in the rows themselves."""
+    return to_output([one.row for one in found], identity.vocab_size)

@@ -33,6 +33,17 @@ def test_tokens_can_be_cut_apart_and_joined(name, vectors):
     assert codec.decode(pieces, dim).tobytes() == codec.decode(codec.encode(vectors), dim).tobytes()
 
 
+@pytest.mark.parametrize("name", CODECS)
+@given(vectors=VECTORS, queries=st.integers(0, 70), seed=st.integers(0, 9))
+def test_products_are_those_of_the_decoded_vectors(name, vectors, queries, seed):
+    codec, dim = get_codec(name), vectors.shape[1]
+    query = np.random.default_rng(seed).normal(size=(queries, dim)).astype(np.float32)
+    data = codec.encode(vectors)
+    products = codec.products(data, query)
+    assert products.dtype == np.float32
+    np.testing.assert_allclose(products, codec.decode(data, dim) @ query.T, atol=1e-5 * max(dim, 1))
+
+
 @given(VECTORS)
 def test_float16_is_within_half_a_unit_in_the_last_place(vectors):
     decoded = CODECS["float16"].decode(CODECS["float16"].encode(vectors), vectors.shape[1])
@@ -65,3 +76,5 @@ def test_bad_input_is_refused():
             codec.encode(np.zeros(3, np.float32))
         with pytest.raises(ValueError, match="codec or width is wrong"):
             codec.decode(b"xxx", 32)
+        with pytest.raises(ValueError, match="codec or width is wrong"):
+            codec.products(b"xxx", np.zeros((1, 32), np.float32))

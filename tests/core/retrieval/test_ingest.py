@@ -1,12 +1,13 @@
 """The road into an index, on the in-memory one: nothing lost, nothing stored twice, every failure named."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from m3plugins import Document, HybridIndex, InMemoryHybridIndex, M3Encoder, M3Output
-from m3plugins.retrieval import FailedDocument, filters, ingest, memory
+from m3plugins.retrieval import FailedDocument, filters, ingest, memory, streaming
 from tests.tiny import SENTENCES
 
 DOCUMENTS = [Document(id=f"d{i}", text=text, metadata={"i": i}) for i, text in enumerate(SENTENCES)]
@@ -49,7 +50,7 @@ def test_of_two_documents_with_one_id_the_later_wins(index):
 
 
 def test_acknowledged_means_stored(index, monkeypatch):
-    monkeypatch.setattr(ingest, "WINDOW", 5)
+    monkeypatch.setattr(streaming, "WINDOW", 5)
     acked = []
 
     def on_ack(ids):
@@ -178,6 +179,46 @@ def test_an_engine_that_fails_a_document_has_it_reported_and_not_acknowledged(en
     report = ingest.ingest(DOCUMENTS, None, encoder=encoder, writer=Refusing(), on_ack=acked.extend)
     assert (report.written, report.failed) == (11, [FailedDocument("d5", "refused")])
     assert "d5" not in acked
+
+
+def test_the_next_batch_is_encoded_while_the_last_one_is_written(encoder, monkeypatch):
+    """The first write ends only once the second window is being encoded."""
+    encoding, encode = threading.Event(), M3Encoder.iter_documents
+
+    class Waiting(memory._Store):
+        def write(self, batch):
+            assert encoding.wait(60)
+            super().write(batch)
+
+    def iter_documents(self, texts):
+        texts = list(texts)
+        if SENTENCES[-1] in texts:
+            encoding.set()
+        return encode(self, texts)
+
+    monkeypatch.setattr(streaming, "WINDOW", 6)
+    monkeypatch.setattr(M3Encoder, "iter_documents", iter_documents)
+    assert ingest.ingest(DOCUMENTS, None, encoder=encoder, writer=Waiting()).written == 12
+
+
+def test_a_document_that_changes_and_changes_back_is_as_it_was(index):
+    """The second change is compared with the first, which is still being written, not with what was there."""
+    index.upsert([Document(id="a", text="old")])
+    report = index.upsert([Document(id="a", text="new"), Document(id="a", text="old")])
+    assert report.written == 2
+    assert index.get(["a"])[0].text == "old"
+
+
+def test_what_was_written_before_an_error_is_acknowledged(index, monkeypatch):
+    def documents():
+        yield from DOCUMENTS[:5]
+        raise OSError("the source broke")
+
+    monkeypatch.setattr(streaming, "WINDOW", 2)
+    acked = []
+    with pytest.raises(OSError, match="the source broke"):
+        index.upsert(documents(), on_ack=acked.extend)
+    assert acked == [d.id for d in index.scan()] == ["d0", "d1", "d2", "d3"]
 
 
 def test_delete_by_ids_and_by_filter(index):

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from m3plugins import M3Encoder, MultiVectorEmbeddings, SparseEmbeddings
 from m3plugins.scoring import dense_scores, head_scores, multi_vector_scores, sparse_scores
+from m3plugins.scoring.multi_vector import mean_of_maxima
+from m3plugins.scoring.products import dot_products
 from tests.tiny import SENTENCES
 
 SPARSE = st.lists(st.dictionaries(st.integers(0, 12), st.floats(0.0625, 4, width=32), max_size=6), max_size=5)
@@ -44,6 +46,20 @@ def test_multi_vector_score_is_the_mean_of_maxima_whatever_the_chunk(query_lengt
             else:
                 expected = np.mean([max(q @ d for d in document) for q in query])
             assert scores[i, j] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("tokens", "queries"), [(0, 3), (3, 0), (1, 1), (70, 5), (200, 40), (40, 100)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
+def test_dot_products_do_not_depend_on_the_tiles(tokens, queries, dtype):
+    rng = np.random.default_rng(0)
+    some, query = rng.integers(-9, 9, (tokens, 1024)).astype(dtype), rng.integers(-9, 9, (queries, 1024))
+    expected = some.astype(np.int64) @ query.T  # whole numbers: exact in float32
+    np.testing.assert_array_equal(dot_products(some, query.astype(np.float32)), expected)
+
+
+def test_a_query_or_a_document_without_a_token_scores_as_in_multi_vector_scores():
+    assert mean_of_maxima(np.zeros((0, 2), np.float32)) == -np.inf
+    assert mean_of_maxima(np.zeros((2, 0), np.float32)) == mean_of_maxima(np.zeros((0, 0), np.float32)) == 0.0
 
 
 def test_padding_cannot_win_a_maximum():

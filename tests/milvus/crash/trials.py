@@ -64,6 +64,8 @@ class Outcome:
         killed: How often the operation was interrupted (it may have been done already).
         swept: Orphaned blocks that the interruption left.
         completed: Whether performing it again did all of it, and `sweep` left exactly what documents name.
+        findings: What was wrong before, or after it was performed again.
+        error: What kept the index from being opened, or the operation from being repeated.
     """
 
     trial: Trial
@@ -71,6 +73,7 @@ class Outcome:
     swept: int = 0
     completed: bool = False
     findings: Findings = field(default_factory=Findings)
+    error: str = ""
 
     @property
     def fine(self) -> bool:
@@ -95,7 +98,7 @@ class Laboratory:
 
     def course(self, operation: str) -> Course:
         """Lets an operation run to its end."""
-        process, parent = self._start(Trial(operation, 0), self._fresh(), encode=False)
+        process, parent = self._start(Trial(operation, 0), self.fresh(), encode=False)
         started = time.perf_counter()
         points = parent.recv()
         seconds = time.perf_counter() - started
@@ -104,11 +107,11 @@ class Laboratory:
 
     def run(self, trial: Trial, course: Course) -> Outcome:
         """Interrupts an operation and sees what is left."""
-        choose, outcome, uri = random.Random(trial.seed), Outcome(trial), self._fresh()
+        choose, outcome, uri = random.Random(trial.seed), Outcome(trial), self.fresh()
         encode = choose.random() < 0.2
         allowed: Allowed = {each.id: [each] for each in self.corpus.stored}
         sent = [pair for step in OPERATIONS[trial.operation](self.corpus, encode) for pair in step.sent]
-        known = _after(allowed, sent, Counter())
+        known = after(allowed, sent, Counter())
         for _ in range(trial.kills):
             process, _ = self._start(trial, uri, encode)
             if trial.point is None:
@@ -117,13 +120,13 @@ class Laboratory:
             process.join()
             assert process.exitcode in (0, -signal.SIGKILL), "the operation failed by itself"
             outcome.killed += process.exitcode != 0
-            allowed = _after(allowed, sent, Counter(acknowledged(self._witness)))
+            allowed = after(allowed, sent, Counter(acknowledged(self._witness)))
         try:
             with MilvusHybridIndex.open(NAME, encoder=self.encoder, uri=uri) as index:
                 outcome.findings += check(index, self.corpus, allowed, known)
-                self._again(trial, index, encode, outcome, _after(allowed, sent, Counter(i for i, _ in sent)), known)
-        except MilvusIndexError as err:
-            outcome.findings.lost.append(f"the index does not answer: {err}")
+                self._again(trial, index, encode, outcome, after(allowed, sent, Counter(i for i, _ in sent)), known)
+        except (MilvusIndexError, ValueError) as err:
+            outcome.error = f"{type(err).__name__}: {err}"
         return outcome
 
     def _again(
@@ -148,7 +151,8 @@ class Laboratory:
     def _witness(self) -> Path:
         return self.folder / "witness"
 
-    def _fresh(self) -> Path:
+    def fresh(self) -> Path:
+        """A copy of the index; the last one is gone."""
         uri = self.folder / "trial.db"
         shutil.rmtree(uri, ignore_errors=True)
         shutil.copytree(self.folder / "base.db", uri)
@@ -166,7 +170,7 @@ class Laboratory:
         return process, parent
 
 
-def _after(allowed: Allowed, sent: Sent, acked: Counter[str]) -> Allowed:
+def after(allowed: Allowed, sent: Sent, acked: Counter[str]) -> Allowed:
     """What may be stored when these were sent, of which so many were acknowledged."""
     versions = {i: list(some) for i, some in allowed.items()}
     seen: Counter[str] = Counter()

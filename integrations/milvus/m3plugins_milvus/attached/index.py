@@ -19,6 +19,7 @@ from m3plugins.retrieval.index import (
 from m3plugins.retrieval.ingest import ingest
 from m3plugins.retrieval.updating import update_metadata
 from m3plugins.scoring.heads import Leg
+from m3plugins_milvus.address import is_server
 from m3plugins_milvus.attached import reading
 from m3plugins_milvus.attached.computed import ComputedHeads
 from m3plugins_milvus.attached.expressions import plan
@@ -91,7 +92,7 @@ class AttachedIndex(HybridIndex):
             ModelMismatchError: If the vectors are not the encoder's.
             MilvusIndexError: If Milvus refuses or cannot be reached.
         """
-        if "://" not in str(uri) and not Path(uri).expanduser().exists():
+        if not is_server(uri) and not Path(uri).expanduser().exists():
             msg = f"there is no Milvus Lite file {str(uri)!r} to look for {name!r} in; check the path"
             raise IndexNotFoundError(msg)  # connecting would make an empty one
         connection = connect(uri, token)

@@ -1,0 +1,155 @@
+"""A stream of checked documents into an engine: skip what is unchanged, encode, write.
+
+While one batch is written, in a thread, the next one is encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.encoding.output import M3Output
+from m3plugins.retrieval.document import Digest, Document
+from m3plugins.retrieval.index import FailedDocument, UpsertReport
+from m3plugins.retrieval.writing import Batch, Failures, Writer
+
+WINDOW = 256
+"""Documents whose digests are compared, and that are then encoded together (sorted by length)."""
+
+WINDOW_CHARACTERS = 1 << 22
+"""Characters of text after which a window ends earlier."""
+
+Stored = Callable[[list[str], bool], None]
+"""Hears of ids that are stored, and whether they were written just now."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A document on its way, with the caller's embedding if there is one."""
+
+    document: Document
+    embedding: M3Output | None = None
+
+    def digest(self) -> Digest:
+        """The document's, with the embedding's in it."""
+        return self.document.digest("" if self.embedding is None else self.embedding.digest())
+
+
+def windows(items: Iterable[Pending]) -> Iterator[list[Pending]]:
+    """Runs of bounded size with distinct ids, so that of two documents with one id the later one wins."""
+    window: dict[str, Pending] = {}
+    characters = 0
+    for item in items:
+        full = len(window) == WINDOW or characters > WINDOW_CHARACTERS
+        if full or item.document.id in window:
+            yield list(window.values())
+            window, characters = {}, 0
+        window[item.document.id] = item
+        characters += len(item.document.text)
+    if window:
+        yield list(window.values())
+
+
+class Stream:
+    """Writes what is new or changed.
+
+    Args:
+        encoder: Encodes where no embeddings are given.
+        writer: The engine.
+        report: Hears of failures and of truncated texts.
+        stored: Hears, in the caller's thread, of what is stored.
+    """
+
+    def __init__(self, encoder: M3Encoder, writer: Writer, report: UpsertReport, stored: Stored) -> None:
+        self._encoder = encoder
+        self._writer = writer
+        self._report = report
+        self._stored = stored
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="m3-write")
+        self._write: Future[Failures] | None = None
+        self._truncated: dict[str, bool] = {}  # by id, of the documents that are being written
+
+    def run(self, items: Iterable[Pending]) -> None:
+        """Stores documents that are checked."""
+        with self._pool:
+            try:
+                for window in windows(items):
+                    self._send(window)
+            except BaseException:
+                with suppress(Exception):  # what ended the run is the error to tell
+                    self._finish()
+                raise
+            self._finish()
+
+    def _send(self, window: list[Pending]) -> None:
+        digests = {item.document.id: item.digest() for item in window}
+        if digests.keys() & self._truncated.keys():
+            self._finish()  # what is stored of these is not known before
+        before = self._writer.digests(list(digests))
+        if unchanged := [i for i, digest in digests.items() if before.get(i) == digest]:
+            self._stored(unchanged, False)
+        changed = [item for item in window if before.get(item.document.id) != digests[item.document.id]]
+        known = {i for i, digest in before.items() if digest.content == digests[i].content}
+        if annotated := [item.document for item in changed if item.document.id in known]:
+            new = [digests[document.id] for document in annotated]
+            write = partial(self._writer.annotate, annotated, new)
+            self._start(write, {document.id: False for document in annotated})
+        for batch in self._batches([item for item in changed if item.document.id not in known], digests):
+            ids = [document.id for document in batch.documents]
+            write = partial(self._writer.write, batch)
+            self._start(write, dict(zip(ids, batch.embeddings.truncated.tolist(), strict=True)))
+
+    def _start(self, write: Callable[[], Failures], truncated: dict[str, bool]) -> None:
+        """Writes in the thread, once the last write is done."""
+        self._finish()
+        self._write, self._truncated = self._pool.submit(write), truncated
+
+    def _finish(self) -> None:
+        """Waits for the write, if there is one, and tells what became of it."""
+        write, truncated = self._write, self._truncated
+        self._write, self._truncated = None, {}
+        if write is None:
+            return
+        failed = list(write.result() or ())
+        self._report.failed += failed
+        lost = {failure.id for failure in failed}
+        kept = [i for i in truncated if i not in lost]
+        self._report.truncated += sum(truncated[i] for i in kept)
+        if kept:
+            self._stored(kept, True)
+
+    def _batches(self, items: list[Pending], digests: dict[str, Digest]) -> Iterator[Batch]:
+        """The items with their embeddings, as many at a time as the encoder hands out."""
+        if not items:
+            return
+        if items[0].embedding is None:
+            outputs: Iterable[M3Output] = self._encoder.iter_documents(item.document.content for item in items)
+        else:
+            outputs = [M3Output.concatenate([item.embedding for item in items if item.embedding is not None])]
+        position = 0
+        for output in outputs:
+            documents = [item.document for item in items[position : position + len(output)]]
+            position += len(output)
+            if not _finite(output):  # the caller's, or those of a diverged model
+                good = [row for row in range(len(output)) if _finite(output[row])]
+                bad = [document.id for row, document in enumerate(documents) if row not in good]
+                self._report.failed += [FailedDocument(i, NOT_FINITE) for i in bad]
+                documents, output = [documents[row] for row in good], output.take(good)
+            if documents:
+                yield Batch(documents, [digests[document.id] for document in documents], output)
+
+
+NOT_FINITE = "embeddings must be finite, got NaN or infinity"
+
+
+def _finite(output: M3Output) -> bool:
+    arrays = [output.dense]
+    arrays += [output.sparse.values] if output.sparse is not None else []
+    arrays += [output.multi_vector.vectors] if output.multi_vector is not None else []
+    return all(np.isfinite(array).all() for array in arrays if array is not None)
