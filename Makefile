@@ -16,6 +16,7 @@ demo: $(BIN)/.demo  ## index the standard library's documentation, then search i
 
 test: $(BIN)/.dev  ## all tests, doctests and examples
 	$(BIN)/python -m pytest
+	M3_TEST_MILVUS_URI="$$(mktemp -d)/milvus.db" $(BIN)/python -m pytest -m integration tests/milvus/test_server.py
 	$(BIN)/python examples/quickstart.py
 
 lint: $(BIN)/.dev  ## ruff and mypy

@@ -4,7 +4,7 @@
 
 Embeddings have BGE-M3's shape and are random but for shared topics and Zipf-distributed tokens; queries are given
 encoded. 20,000 documents of 180 tokens take 5 GB of disk, as much memory (Milvus Lite holds all that it searches in
-memory) and about five minutes to index; `--folder` keeps them, and finds them there the next time. What is compared
+memory) and several minutes to index; `--folder` keeps them, and finds them there the next time. What is compared
 alternates, call by call.
 """
 

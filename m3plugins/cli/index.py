@@ -83,7 +83,8 @@ def index(
     else:
         typer.echo(
             f"{collection} at {without_credentials(uri)}: {done.written} written, {done.unchanged} unchanged, "
-            f"{len(done.failed)} failed in {done.seconds:.1f} s ({done.rate:.0f} docs/s); {done.documents} documents in all"
+            f"{len(done.failed)} failed in {done.seconds:.1f} s ({done.rate:.0f} docs/s); "
+            f"{done.documents} documents in all"
         )
         if done.truncated:
             typer.echo(f"{done.truncated} texts are longer than the model reads: only their beginning can be found")

@@ -22,8 +22,8 @@ from m3plugins.retrieval.writing import Batch, Failures, Writer
 WINDOW = 256
 """Documents whose digests are compared, and that are then encoded together (sorted by length)."""
 
-WINDOW_CHARACTERS = 1 << 22
-"""Characters of text after which a window ends earlier."""
+WINDOW_BYTES = 1 << 26
+"""Size of texts and embeddings after which a window ends earlier."""
 
 Stored = Callable[[list[str], bool], None]
 """Hears of ids that are stored, and whether they were written just now."""
@@ -36,6 +36,12 @@ class Pending:
     document: Document
     embedding: M3Output | None = None
 
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        vectors = None if self.embedding is None else self.embedding.multi_vector
+        return len(self.document.text) + (0 if vectors is None else vectors.vectors.nbytes)
+
     def digest(self) -> Digest:
         """The document's, with the embedding's in it."""
         return self.document.digest("" if self.embedding is None else self.embedding.digest())
@@ -44,14 +50,13 @@ class Pending:
 def windows(items: Iterable[Pending]) -> Iterator[list[Pending]]:
     """Runs of bounded size with distinct ids, so that of two documents with one id the later one wins."""
     window: dict[str, Pending] = {}
-    characters = 0
+    size = 0
     for item in items:
-        full = len(window) == WINDOW or characters > WINDOW_CHARACTERS
-        if full or item.document.id in window:
+        if len(window) == WINDOW or size > WINDOW_BYTES or item.document.id in window:
             yield list(window.values())
-            window, characters = {}, 0
+            window, size = {}, 0
         window[item.document.id] = item
-        characters += len(item.document.text)
+        size += item.size
     if window:
         yield list(window.values())
 

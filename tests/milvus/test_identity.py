@@ -5,7 +5,9 @@ import pytest
 from pymilvus import DataType, MilvusClient
 
 from m3plugins import M3Encoder, ModelMismatchError
+from m3plugins.encoding import Passages
 from m3plugins_milvus import MilvusHybridIndex
+from m3plugins_milvus.blocks import block_row
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.identity import IDENTITY_KEY, Identity
 from tests.milvus.conftest import random_documents
@@ -29,7 +31,7 @@ def other_identity(uri, encoder):
 
         def write(**changes):
             data = json.dumps({**json.loads(row["data"]), **changes})
-            blocks.upsert([{"key": IDENTITY_KEY, "data": data, "unused": [0.0, 0.0]}])
+            blocks.upsert([block_row(IDENTITY_KEY, data)])
 
         yield write
         write()
@@ -110,7 +112,18 @@ def test_options_are_checked(create, options, error):
 
 
 def test_identity_survives_storage(scratch, encoder):
-    assert Identity.read(scratch._store.blocks) == Identity.of(encoder, "int8", {"index_type": "FLAT"})
+    assert Identity.read(scratch._store.blocks) == Identity.of(encoder, codec="int8", dense_index={})
+
+
+def test_all_options_survive_storage(create, encoder):
+    options = {
+        "codec": "binary",
+        "dense_index": {"index_type": "HNSW", "params": {"M": 8}},
+        "passages": Passages(40, 8),
+        "tenant": "customer",
+        "bm25": {"tokenizer": "standard", "filter": [{"type": "stop", "stop_words": ["the"]}]},
+    }
+    assert Identity.read(create(**options)._store.blocks) == Identity.of(encoder, **options)
 
 
 def test_lite_dropping_a_field_is_noticed(create, monkeypatch):
@@ -118,8 +131,8 @@ def test_lite_dropping_a_field_is_noticed(create, monkeypatch):
 
     documents_schema = schema.documents_schema
 
-    def with_a_field_that_lite_lacks(dim):
-        fields = documents_schema(dim)
+    def with_a_field_that_lite_lacks(dim, **options):
+        fields = documents_schema(dim, **options)
         fields.add_field("lost", DataType.INT64)
         return fields
 

@@ -23,10 +23,11 @@ from m3plugins import Document, HybridRetriever, M3Encoder
 from m3plugins.retrieval import filters
 from m3plugins.retrieval.filters import matches
 from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError, requests
+from m3plugins_milvus.blocks import block_row
 from m3plugins_milvus.client import connect
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.filters import Plan
-from m3plugins_milvus.schema import KEY, MAX_VARCHAR, blocks_index, blocks_schema
+from m3plugins_milvus.schema import MAX_VARCHAR, blocks_index, blocks_schema
 from tests.milvus.conftest import random_documents
 from tests.milvus.test_filters import metadata, slow, trees
 from tests.milvus.test_index import INJECTIONS
@@ -261,7 +262,7 @@ def test_two_clients_write_at_once(make):
 
 def test_there_is_no_limit_on_rows(rows):
     keys = [hashlib.blake2b(str(n).encode(), digest_size=16).hexdigest() for n in range(20_000)]
-    rows.upsert({KEY: key, "data": str(n), "unused": [n / 20_000, 0.0]} for n, key in enumerate(keys))
+    rows.upsert(block_row(key, str(n)) for n, key in enumerate(keys))
     pages = list(rows.keys())
     assert sorted(key for page in pages for key in page) == sorted(keys)
     assert len(pages) > 1
@@ -276,7 +277,7 @@ def test_there_is_no_limit_on_rows(rows):
 def test_there_is_no_limit_on_bytes(rows):
     """50 MB, most of them three bytes a character: more than an RPC or an answer may have."""
     texts = {f"{n:032x}": ("狐" if n % 2 else "x") * (MAX_VARCHAR // 3) for n in range(1200)}
-    rows.upsert({KEY: key, "data": text, "unused": [0.0, 0.0]} for key, text in texts.items())
+    rows.upsert(block_row(key, text) for key, text in texts.items())
     assert {key: row["data"] for key, row in rows.fetch(list(texts), ["data"]).items()} == texts
 
 

@@ -12,8 +12,9 @@ from m3plugins.compression import get_codec
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.index import ModelMismatchError
+from m3plugins_milvus.blocks import block_row
 from m3plugins_milvus.collection import Collection
-from m3plugins_milvus.schema import FLAT, KEY
+from m3plugins_milvus.schema import FLAT
 
 FORMAT = 2
 IDENTITY_KEY = "identity"
@@ -121,7 +122,7 @@ class Identity:
 
     def write(self, blocks: Collection) -> None:
         """Stores it."""
-        blocks.upsert([{KEY: IDENTITY_KEY, "data": json.dumps(asdict(self)), "unused": [0.0, 0.0]}])
+        blocks.upsert([block_row(IDENTITY_KEY, json.dumps(asdict(self)))])
 
     def check(self, encoder: M3Encoder, name: str) -> None:
         """Compares the index with an encoder; a difference that changes no meaning warns.

@@ -91,9 +91,14 @@ def documents_index(dense_index: Mapping[str, Any], *, bm25: bool = False) -> In
 
 
 def blocks_schema() -> CollectionSchema:
-    """One row a block. Milvus Lite wants a vector field in every collection, so there is a small one."""
+    """One row a block, partitioned by the first digit of its key.
+
+    Milvus Lite merges the files of a partition in memory, and cannot once these hold 2 GiB of text. It also
+    wants a vector field in every collection, so there is a small one.
+    """
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field(KEY, DataType.VARCHAR, max_length=96, is_primary=True)
+    schema.add_field("shard", DataType.VARCHAR, max_length=1, is_partition_key=True)
     schema.add_field("data", DataType.VARCHAR, max_length=MAX_VARCHAR)
     schema.add_field("unused", DataType.FLOAT_VECTOR, dim=2)
     return schema

@@ -29,7 +29,7 @@ from m3plugins_milvus.rows import (
 )
 from m3plugins_milvus.schema import KEY
 
-BLOCKS_PER_READ = 256
+BLOCKS_PER_READ = 64
 DOCUMENTS_PER_READ = 128
 PARENTS_PER_READ = 256
 

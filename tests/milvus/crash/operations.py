@@ -14,7 +14,7 @@ from m3plugins import Document, M3Encoder
 from m3plugins.retrieval import filters
 from m3plugins.retrieval.index import Ack
 from m3plugins_milvus import MilvusHybridIndex
-from tests.milvus.crash.corpus import STORED, Corpus, annotated
+from tests.milvus.crash.corpus import Corpus, annotated
 
 Sent = list[tuple[str, Document | None]]
 
@@ -104,7 +104,7 @@ def _reembed(corpus: Corpus, encode: bool) -> list[Step]:
 
     def call(index: MilvusHybridIndex, ack: Ack) -> list[object]:
         encoder = M3Encoder(index.encoder.model, replace(index.encoder.options, document_max_length=64))
-        with index.reembed(encoder, into="other", sample=STORED).index as other:
+        with index.reembed(encoder, into="other", sample=4).index as other:
             right = encoder.encode_documents([each.content for each in index.scan()])
             wanted = dict(zip((each.id for each in index.scan()), right, strict=True))
             return [
