@@ -18,6 +18,9 @@ from m3plugins.cli.search import search
 COMMANDS = "m3plugins.commands"
 """Entry point group of further verbs: functions with typer's annotations that return an exit code or None."""
 
+_INTERRUPTED = 130
+"""What typer makes of Ctrl-C."""
+
 _VERBS = (index, search, evaluate, doctor)
 
 
@@ -29,7 +32,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command = get_command(build(arguments))
-        return command.main(arguments or ["--help"], prog_name="m3", standalone_mode=False) or 0
+        code = command.main(arguments or ["--help"], prog_name="m3", standalone_mode=False) or 0
+        return _fail("interrupted") if code == _INTERRUPTED else code
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted")
     except BrokenPipeError:

@@ -53,7 +53,7 @@ def load_encoder(model: str, dtype: str = "auto") -> M3Encoder:
 
 def without_credentials(uri: str) -> str:
     """The address as it may be shown."""
-    return re.sub(r"(?<=//)[^/@]*@", "", uri)
+    return re.sub(r"(?<=//)[^/]*@", "", uri)
 
 
 @contextmanager
@@ -73,6 +73,12 @@ def opened(
     try:
         try:
             index = engine.open(collection, encoder=encoder, uri=uri, token=token or None)
+            if passages is not None and index.passages != passages:
+                index.close()
+                msg = (
+                    f"the index {collection!r} has passages={index.passages}, not {passages}; name another --collection"
+                )
+                raise CallError(msg)
         except IndexNotFoundError:
             if not create:
                 raise

@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import M3Output
+from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate, Document
 from m3plugins.retrieval.filters import Filter
 from m3plugins.scoring.heads import HeadScores, Leg
@@ -103,6 +104,11 @@ class HybridIndex(Protocol):
     @property
     def encoder(self) -> M3Encoder:
         """What encodes the documents and must encode the queries."""
+
+    @property
+    def passages(self) -> Passages | None:
+        """How documents are cut into what is stored; None if they are stored as they are."""
+        return None
 
     def upsert(
         self, documents: Iterable[Document], embeddings: Iterable[M3Output] | None = None, on_ack: Ack | None = None

@@ -16,11 +16,19 @@ from m3plugins.encoding.output import M3Output
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate, Digest, Document
 from m3plugins.retrieval.filters import And, Comparison, Not, Or, matches
-from m3plugins.retrieval.index import Ack, AnyFilter, HybridIndex, UpsertReport, check_ids, check_one_of
+from m3plugins.retrieval.index import (
+    Ack,
+    AnyFilter,
+    FailedDocument,
+    HybridIndex,
+    UpsertReport,
+    check_ids,
+    check_one_of,
+)
 from m3plugins.retrieval.ingest import ingest
 from m3plugins.retrieval.passages import check_not_embedded, ingest_passages
 from m3plugins.retrieval.updating import update_metadata
-from m3plugins.retrieval.writing import Batch
+from m3plugins.retrieval.writing import REPLACED, Batch
 from m3plugins.scoring.dense import dense_scores
 from m3plugins.scoring.heads import HeadScores, Leg, head_scores
 from m3plugins.scoring.sparse import sparse_scores
@@ -42,6 +50,11 @@ class InMemoryHybridIndex(HybridIndex):
         self._passages = passages
         self._store = _Store()
         self._closed = False
+
+    @property
+    def passages(self) -> Passages | None:
+        """How documents are cut into what is stored; None if they are stored as they are."""
+        return self._passages
 
     @property
     def encoder(self) -> M3Encoder:
@@ -197,10 +210,16 @@ class _Store:
                 self.items[document.id] = _Stored(_own(document), digest, row)
             self._parts.append(batch.embeddings)
 
-    def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> None:
+    def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> list[FailedDocument]:
+        failed = []
         with self.lock:
             for document, digest in zip(documents, digests, strict=True):
-                self.items[document.id] = _Stored(_own(document), digest, self.items[document.id].row)
+                stored = self.items.get(document.id)
+                if stored is not None and stored.digest.content == digest.content:
+                    self.items[document.id] = _Stored(_own(document), digest, stored.row)
+                else:
+                    failed.append(FailedDocument(document.id, REPLACED))
+        return failed
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         with self.lock:

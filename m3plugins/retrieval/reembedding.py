@@ -41,6 +41,7 @@ class ReembedReport:
         failed: Documents that were not stored, each with the reason.
         compared: Documents found equal in both indexes.
         rescored: Documents whose stored embeddings were compared with fresh ones.
+        truncated: Documents of those written that the new model read only in part.
     """
 
     written: int = 0
@@ -49,6 +50,7 @@ class ReembedReport:
     failed: list[FailedDocument] = field(default_factory=list)
     compared: int = 0
     rescored: int = 0
+    truncated: int = 0
 
 
 def reembed(
@@ -69,7 +71,7 @@ def reembed(
         target: Where they go; its encoder encodes.
         writer: Of the target.
         codec: Of the target's token vectors.
-        on_ack: Called with the ids that are stored in the target.
+        on_ack: Called with the ids that the first pass finds stored in the target.
         sample: How many documents to encode once more, and compare with what is stored.
 
     Returns:
@@ -78,10 +80,14 @@ def reembed(
     Raises:
         ReembedError: If documents failed, or the indexes or the embeddings differ in the end.
     """
+    if sample < 0:
+        msg = f"sample must be a number of documents >= 0, got {sample}"
+        raise ValueError(msg)
     report = ReembedReport()
     for turn in range(PASSES):
         copied = ingest(source.scan(), None, encoder=target.encoder, writer=writer, on_ack=on_ack if not turn else None)
         report.written += copied.written
+        report.truncated += copied.truncated
         report.failed = copied.failed
         report.unchanged = report.unchanged if turn else copied.unchanged
         report.compared, different = 0, 0
@@ -92,17 +98,16 @@ def reembed(
             same = sum(now.get(document.id) == document for document in page)
             report.compared += same
             different += len(page) - len(gone) - same
-        if not different and source.count() == report.compared:
-            break
-        if report.failed:
+        missing = source.count() - report.compared
+        if report.failed or not (different or missing):
             break
     if report.failed:
         reasons = "; ".join(f"{failure.id}: {failure.reason}" for failure in report.failed[:3])
         msg = f"{len(report.failed)} documents could not be stored again ({reasons}); correct them and run this again"
         raise ReembedError(msg, report)
-    if different or source.count() != report.compared:
+    if different or missing:
         msg = (
-            f"after {PASSES} passes {source.count() - report.compared} documents still differ: the index is "
+            f"after {PASSES} passes {max(different, abs(missing))} documents still differ: the index is "
             "written to faster than it is copied; pause the writers and run this again"
         )
         raise ReembedError(msg, report)

@@ -45,7 +45,7 @@ class _Options:
         _check_positive("k", self.k)
         if self.per_parent is not None:
             _check_positive("per_parent", self.per_parent)
-        if isinstance(self.offset, bool) or not isinstance(self.offset, int) or self.offset < 0:
+        if isinstance(self.offset, bool) or not isinstance(self.offset, int | np.integer) or self.offset < 0:
             msg = f"offset must be an integer >= 0, got {self.offset!r}"
             raise ValueError(msg)
 
@@ -118,12 +118,14 @@ class HybridRetriever:
             weights: In place of the retriever's own.
             min_score: Leave out hits that score less.
             offset: How many of the best to pass over. Pages are consistent up to `candidates` and
-                `multi_vector_depth`; beyond, deeper pages consider more documents.
+                `multi_vector_depth`; beyond, and where `per_parent` needs more candidates, a deeper page
+                considers more documents.
             per_parent: How many passages of one parent to return at most, the best ones; 1 gives each
                 parent's best passage. A document without a parent is its own.
 
         Raises:
-            ValueError: If `k` or `per_parent` is not positive, or `offset` is negative.
+            ValueError: If `k` or `per_parent` is not positive, `offset` is negative, or a page is beyond
+                what is reranked.
         """
         options = _Options(k, filter, weights or self.weights, min_score, offset, per_parent)
         return self._search_many([query], options)[0]
@@ -222,11 +224,14 @@ class HybridRetriever:
     def _search(self, query: str, embedding: M3Output, options: _Options) -> list[Hit]:
         wanted = options.offset + options.k
         depth = wanted if self.reranker is None else max(wanted, self.rerank_depth)
+        if self.reranker is not None and options.offset and wanted > self.rerank_depth:
+            msg = f"pages of reranked hits end at rerank_depth={self.rerank_depth}, got offset + k = {wanted}; raise it"
+            raise ValueError(msg)
         reach = 1
         while True:
             ranking = self._rank(query, embedding, wanted, reach, options)
             hits = self._fetch(ranking.best, depth, options.per_parent)
-            if len(hits) >= wanted or options.per_parent is None or not ranking.may_grow:
+            if len(hits) >= depth or options.per_parent is None or not ranking.may_grow:
                 break
             reach *= 2  # many passages of few parents
         if self.reranker is not None:
@@ -260,7 +265,7 @@ class HybridRetriever:
         scores = self.index.score(first_stage, union, text=words)
         may_grow = any(len(leg) == limit for leg in proposed.values())
         if weights.multi_vector:
-            order = weights if weights.dense or weights.sparse or weights.bm25 else HybridWeights()
+            order = weights if weights.dense or weights.sparse else HybridWeights(bm25=weights.bm25)
             shortlist = best_first({i: weighted_sum(score, order) for i, score in scores.items()})
             late_depth = reach * max(self.multi_vector_depth, wanted)
             may_grow = may_grow or len(shortlist) > late_depth

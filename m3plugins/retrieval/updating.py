@@ -33,7 +33,7 @@ def update_metadata(
         documents = writer.get(list(owner_of))
         before = writer.digests([document.id for document in documents])
         failed = {i: UNKNOWN for i in {*ids} - {owner_of[i] for i in before}}
-        failed |= {i: fault for i in {*ids} - {*failed} if (fault := _fault(metadata[i], writer))}
+        failed |= {i: fault for i in {*ids} - {*failed} if (fault := _fault(i, metadata[i], writer))}
         changed: dict[str, Document] = {}
         digests: list[Digest] = []
         for document in documents:
@@ -54,10 +54,10 @@ def update_metadata(
     return report
 
 
-def _fault(metadata: Mapping[str, Any], writer: Writer) -> str | None:
+def _fault(id: str, metadata: Mapping[str, Any], writer: Writer) -> str | None:  # noqa: A002
     """Why an engine cannot keep these metadata."""
     try:
-        writer.check(Document(id="any", text="", metadata=metadata))
+        writer.check(Document(id=id, text="", metadata=metadata))
     except ValueError as err:
         return str(err)
     return None

@@ -10,6 +10,9 @@ from m3plugins.encoding.output import M3Output
 from m3plugins.retrieval.document import Digest, Document
 from m3plugins.retrieval.index import FailedDocument
 
+REPLACED = "it was replaced or deleted meanwhile; index it again"
+"""Why new metadata could not be stored."""
+
 Failures = Iterable[FailedDocument] | None
 
 
@@ -44,7 +47,7 @@ class Writer(Protocol):
         """Stores documents."""
 
     def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> Failures:
-        """Stores new metadata and parents of documents whose content is stored already."""
+        """Stores new metadata and parents of documents whose content is still the one of the digest."""
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The stored documents of these ids."""

@@ -11,6 +11,7 @@ import pytest
 
 from m3plugins import HybridRetriever, M3Encoder
 from m3plugins.cli.app import run
+from m3plugins.cli.options import without_credentials
 from m3plugins_milvus import MilvusHybridIndex
 from tests.tiny import SENTENCES, save_checkpoint
 
@@ -142,6 +143,19 @@ def test_passages_are_cut_and_found_once_a_document(m3: M3, tmp_path: Path, caps
     best = printed(capsys)["hits"]
     assert m3("search", "fox", "-k", "2", "--per-parent", "1", "--offset", "2", "--json") == 0
     assert {hit["parent_id"] for hit in [*best, *printed(capsys)["hits"]]} == {"d0", "d1", "d2"}
+
+
+def test_passages_of_an_index_without_them_are_a_wrong_call(
+    m3: M3, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert m3("index", "corpus.jsonl", "--json") == 0
+    assert m3("index", "corpus.jsonl", "--passages", "40") == 2
+    assert "has passages=None, not Passages(size=40, overlap=0); name another --collection" in capsys.readouterr().err
+
+
+def test_an_address_is_shown_without_its_password() -> None:
+    assert without_credentials("http://me:p@ss@host:19530/db") == "http://host:19530/db"
+    assert without_credentials("m3.db") == "m3.db"
 
 
 def test_an_overlap_without_passages_is_a_wrong_call(m3: M3, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,6 @@ import pytest
 from tests.milvus.crash.operations import OPERATIONS
 from tests.milvus.crash.trials import Course, Laboratory, Trial
 
-known = pytest.mark.xfail(strict=True, reason="a known bug, with a patch; delete this mark with the bug")
-
 WRITES = ("Insert", "Upsert", "Delete")
 
 
@@ -51,7 +49,6 @@ def test_blocks_without_a_row_are_swept(laboratory: Laboratory, course: Course) 
     assert outcome.fine and outcome.swept > 0, outcome
 
 
-@known
 @pytest.mark.parametrize("point", ["before save 1", "before save 2"])
 def test_an_index_whose_search_index_was_cut_short_opens(laboratory: Laboratory, course: Course, point: str) -> None:
     """Lite writes `indexes/*.idx` in place and loads what is there, also where a kill left it empty."""
@@ -59,7 +56,6 @@ def test_an_index_whose_search_index_was_cut_short_opens(laboratory: Laboratory,
     assert outcome.killed and outcome.fine, outcome
 
 
-@known
 @pytest.mark.parametrize(
     ("operation", "point"),
     [("index", "after replace 1"), ("index", "before remove 1"), ("trickle", "after replace 5")],

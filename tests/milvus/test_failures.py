@@ -26,8 +26,6 @@ from tests.milvus.crash.operations import OPERATIONS
 from tests.milvus.crash.trials import Laboratory, after, processes
 from tests.tiny import SENTENCES
 
-known = pytest.mark.xfail(strict=True, reason="a known bug, with a patch; delete this mark with the bug")
-
 Start = Callable[..., tuple[BaseProcess, Connection]]
 
 
@@ -116,7 +114,6 @@ def test_a_full_disk_is_a_clear_error_and_keeps_what_was_acknowledged(
         assert not check(index, laboratory.corpus, after(stored, sent, Counter(i for i, _ in sent)), known)
 
 
-@known
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "on the way"])
 def test_nothing_is_acknowledged_in_vain_after_the_disk_was_full(
     laboratory: Laboratory, uri: Path, start: Start, at_once: bool
@@ -153,7 +150,6 @@ def test_an_interrupted_upsert_ends_and_keeps_what_was_acknowledged(
         assert index.upsert(documents).unchanged == len(acked)
 
 
-@known
 def test_an_interrupted_command_says_so_in_a_line_and_goes_on_when_it_is_repeated(
     checkpoint: Path, start: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,7 +181,6 @@ def test_a_path_that_is_not_ours_is_a_clear_error_and_stays(encoder: M3Encoder, 
     assert file.read_text() == "theirs"
 
 
-@known
 def test_a_plain_file_is_not_said_to_be_in_use(encoder: M3Encoder, tmp_path: Path) -> None:
     (tmp_path / "other.db").write_text("theirs")
     for verb in (MilvusHybridIndex.open, MilvusHybridIndex.create):
@@ -194,7 +189,6 @@ def test_a_plain_file_is_not_said_to_be_in_use(encoder: M3Encoder, tmp_path: Pat
         assert "another process" not in str(caught.value)
 
 
-@known
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that even root cannot write to")
 def test_a_folder_that_cannot_be_written_to_is_not_said_to_be_in_use(encoder: M3Encoder) -> None:
     with pytest.raises((MilvusIndexError, ValueError)) as caught:

@@ -6,6 +6,7 @@ from pymilvus import DataType, MilvusClient
 
 from m3plugins import M3Encoder, ModelMismatchError
 from m3plugins.encoding import Passages
+from m3plugins.retrieval import IndexNotFoundError
 from m3plugins_milvus import MilvusHybridIndex
 from m3plugins_milvus.blocks import block_row
 from m3plugins_milvus.collection import Collection
@@ -139,4 +140,25 @@ def test_lite_dropping_a_field_is_noticed(create, monkeypatch):
     monkeypatch.setattr(MilvusClient, "describe_collection", lambda *_: {"fields": []})
     monkeypatch.setattr(schema, "documents_schema", with_a_field_that_lite_lacks)
     with pytest.raises(ValueError, match="without the field"):
+        create()
+
+
+def test_an_interrupted_creation_is_as_if_it_had_not_begun(create, encoder, tmp_path):
+    """Killed ahead of the identity: there is no index, and the name is free."""
+    index = create()
+    index._store.blocks.delete([IDENTITY_KEY])
+    index.close()
+    with pytest.raises(IndexNotFoundError):
+        MilvusHybridIndex.open("docs", encoder=encoder, uri=tmp_path / "m3.db")
+    assert create().upsert(random_documents(5)).written == 5
+
+
+def test_documents_whose_identity_is_lost_are_not_taken_for_an_interrupted_creation(create, encoder, tmp_path):
+    index = create()
+    index.upsert(random_documents(5))
+    index._store.blocks.delete([IDENTITY_KEY])
+    index.close()
+    with pytest.raises(ValueError, match="was not made by MilvusHybridIndex"):
+        MilvusHybridIndex.open("docs", encoder=encoder, uri=tmp_path / "m3.db")
+    with pytest.raises(ValueError, match="already"):
         create()

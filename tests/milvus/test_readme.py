@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from m3plugins import HybridIndex
+from m3plugins_milvus import MilvusHybridIndex
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,5 +19,5 @@ def test_snippets_run(readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for snippet in snippets:
         exec(compile(snippet, readme, "exec"), names)
     for index in names.values():
-        if isinstance(index, HybridIndex):
+        if isinstance(index, MilvusHybridIndex):
             index.close()

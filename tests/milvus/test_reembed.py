@@ -108,13 +108,14 @@ def test_a_document_that_cannot_be_stored_is_named_and_nothing_is_switched(blue,
 
 
 def test_the_target_must_be_another_index_of_that_model_and_these_options(blue, other, encoder, create):
-    with pytest.raises(ValueError, match="another index than this one"):
-        blue.reembed(other, into="blue")
+    for own_name in ("blue", "live"):
+        with pytest.raises(ValueError, match="into must name a new index, '.*' is this index"):
+            blue.reembed(encoder, into=own_name)
     with pytest.raises(ModelMismatchError):
         create("of_the_old_model")
         blue.reembed(other, into="of_the_old_model")
     create("other_options", codec="binary")
-    with pytest.raises(ValueError, match="has other options than 'blue'"):
+    with pytest.raises(ValueError, match="is an index with other options than 'blue'"):
         blue.reembed(encoder, into="other_options")
 
 
@@ -123,7 +124,7 @@ def test_live_searches_see_one_model_each_and_no_error(blue, other, encoder, tmp
     uri = tmp_path / "m3.db"
     answers: list[tuple[str, int]] = []
     failures: list[BaseException] = []
-    stop = threading.Event()
+    stop, swapped = threading.Event(), threading.Event()
 
     def search_once() -> None:
         for model in (encoder, other):
@@ -132,6 +133,8 @@ def test_live_searches_see_one_model_each_and_no_error(blue, other, encoder, tmp
                     hits = HybridRetriever(index).search("fox", k=5)
                     width = index.encoder.dim
                     answers.extend((index.name, width) for _ in hits)
+                    if index.name == "green":
+                        swapped.set()
             except ModelMismatchError:
                 continue
 
@@ -150,8 +153,7 @@ def test_live_searches_see_one_model_each_and_no_error(blue, other, encoder, tmp
         reader.start()
     with blue.reembed(other, into="green").index as green:
         assert green.swap("live") == "blue"
-        while not failures and ("green", 16) not in answers:
-            pass
+        assert swapped.wait(60)
         assert blue.swap("live") == "green"
         assert green.swap("live") == "blue"
         stop.set()
@@ -162,6 +164,15 @@ def test_live_searches_see_one_model_each_and_no_error(blue, other, encoder, tmp
     assert [hit.score for hit in HybridRetriever(pinned).search("fox")] == before
     assert pinned.name == "blue"
     pinned.close()
+
+
+def test_an_index_that_is_live_is_not_overwritten_by_a_late_repetition(blue, other):
+    with blue.reembed(other, into="green").index as green:
+        green.swap("live")
+        green.upsert([Document(id="new", text="written after the swap")])
+        with pytest.raises(ValueError, match="the alias live points at 'green', its changes would be lost"):
+            blue.reembed(other, into="green")
+        assert green.count() == 61
 
 
 def test_an_index_that_an_alias_names_is_not_dropped(blue, other):

@@ -15,6 +15,7 @@ import pymilvus
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
+from m3plugins_milvus import repair
 from m3plugins_milvus.address import Address, is_server, server_address
 from m3plugins_milvus.capabilities import Capabilities, capabilities
 
@@ -50,6 +51,24 @@ class Connection:
         """Whether this is Milvus Lite."""
         return self.capabilities.lite
 
+    @contextmanager
+    def calls(self, doing: str) -> Iterator[None]:
+        """`errors`, and no call to Lite after it failed to write a file.
+
+        Its log may then end within a batch, and its unwritten rows be forgotten until it is opened again: what it
+        accepts afterwards would be lost.
+        """
+        if self.address.uri in _failed:
+            msg = f"cannot {doing}: a write to {self.uri} failed before; close its indexes and open them again"
+            raise MilvusIndexError(msg)
+        try:
+            with errors(doing):
+                yield
+        except MilvusIndexError as err:
+            if self.lite and "[Errno" in str(err):
+                _failed.add(self.address.uri)
+            raise
+
     def close(self) -> None:
         """Ends the connection; the last one to a Lite file frees the file for other processes."""
         _close(self.client, self.address.uri)
@@ -59,8 +78,10 @@ class Connection:
 _registry = threading.RLock()
 _users: dict[str, int] = {}
 _started: set[str] = set()
+_failed: set[str] = set()
 _writers: dict[tuple[str, str], threading.RLock] = {}
 _handled: ContextVar[bool] = ContextVar("handled", default=False)
+_cause: ContextVar[BaseException | None] = ContextVar("cause", default=None)
 
 
 def connect(
@@ -85,10 +106,12 @@ def connect(
     if is_server(uri):
         address = server_address(str(uri), token, database)
     else:
-        address = Address(_lite_path(Path(uri)), token or "", database or "")
+        address = Address(lite_path(uri), token or "", database or "")
     seconds = CONNECT_SECONDS if timeout is None else timeout
     with _registry:
         running = is_server(uri) or _is_running(address.uri)
+        if not running:
+            repair.drop_written_logs(address.uri)
         with errors(f"open {address.place}"):
             client = _client(address, seconds)
         if not running:
@@ -124,7 +147,9 @@ def errors(doing: str) -> Iterator[None]:
     except MilvusException as err:
         message = getattr(err, "message", "") or str(err)
         if "Open local milvus failed" in message:
-            message = "another process has it open (Milvus Lite is for one process); close it there or use a server"
+            message = str(_cause.get())
+            if "another process holds the lock" in message:
+                message = "another process has it open (Milvus Lite is for one process); close it there or use a server"
         msg = f"cannot {doing}: {message}"
         raise MilvusIndexError(msg) from err
     except grpc.RpcError as err:
@@ -151,6 +176,7 @@ def _close(client: MilvusClient, uri: str) -> None:
         _users[uri] -= 1
         if not _users[uri]:
             del _users[uri]
+            _failed.discard(uri)
             # pymilvus leaves the engine running and the file locked.
             if uri in _started:
                 from milvus_lite.server_manager import server_manager_instance
@@ -159,10 +185,16 @@ def _close(client: MilvusClient, uri: str) -> None:
                 server_manager_instance.release_server(uri)
 
 
-def _lite_path(path: Path) -> str:
-    path = path.expanduser().resolve()
+def lite_path(uri: str | Path) -> str:
+    """The absolute path of a Milvus Lite file.
+
+    Raises:
+        ValueError: If it cannot be one.
+    """
+    path = Path(uri).expanduser().resolve()
     if path.suffix != ".db":
-        msg = f"uri must be a server's URL (http://localhost:19530) or a path that ends in .db, got {str(path)!r}"
+        got = "one with an @, which may hold a password" if "@" in str(uri) else repr(str(path))
+        msg = f"uri must be a server's URL (http://localhost:19530) or a path that ends in .db, got {got}"
         raise ValueError(msg)
     if not path.parent.is_dir():
         msg = f"the folder of a Milvus Lite file must exist, got {str(path)!r}; create {str(path.parent)!r} first"
@@ -184,6 +216,7 @@ class _HandledElsewhere(logging.Filter):
     """Drops the traceback of an error that `errors` turns into an exception."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        _cause.set(record.exc_info[1] if record.exc_info else None)  # pymilvus says only that it failed
         return not _handled.get()
 
 

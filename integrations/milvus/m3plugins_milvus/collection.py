@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.retrieval.document import Candidate
-from m3plugins_milvus import requests
-from m3plugins_milvus.client import Connection, errors
+from m3plugins_milvus import repair, requests
+from m3plugins_milvus.client import Connection, MilvusIndexError
 from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.requests import MAX_KEYS, MAX_ROWS, MAX_WRITE, Consistency, Row, both, under
 from m3plugins_milvus.schema import BM25, KEY, search_params
@@ -38,13 +38,13 @@ class Collection:
         """Stores rows, replacing those of the same key."""
         store = getattr(self.connection.client, self.connection.capabilities.write)
         for batch in bounded_runs(rows, requests.row_size, MAX_WRITE):
-            with errors(f"store rows in {self.name!r}"):
+            with self.connection.calls(f"store rows in {self.name!r}"):
                 store(**requests.write(self.name, batch))
 
     def delete(self, keys: Sequence[str]) -> None:
         """Deletes rows; unknown keys are none."""
         for chunk in _chunks(keys, MAX_KEYS):
-            with errors(f"delete rows in {self.name!r}"):
+            with self.connection.calls(f"delete rows in {self.name!r}"):
                 self.connection.client.delete(**requests.delete(self.name, chunk))
 
     def fetch(self, keys: Sequence[str], fields: Sequence[str], chunk: int = MAX_KEYS) -> dict[str, Row]:
@@ -66,7 +66,7 @@ class Collection:
 
     def count(self, expression: str = "") -> int:
         """How many rows match."""
-        with errors(f"count {self.name!r}"):
+        with self.connection.calls(f"count {self.name!r}"):
             rows = self.connection.client.query(**requests.count(self.name, expression))
         return int(rows[0]["count(*)"])
 
@@ -92,7 +92,7 @@ class Collection:
         while True:
             params = search_params(index_type, limit)
             request = requests.search(self.name, field, vector, expression, limit, params, consistency)
-            with errors(f"search {self.name!r}"):
+            with self.connection.calls(f"search {self.name!r}"):
                 hits = self.connection.client.search(**request)[0]
             wanted = self._accepted([hit.pk for hit in hits], plan)
             scores = [abs(hit["distance"]) if index_type == BM25 else hit["distance"] for hit in hits]  # Lite: negative
@@ -114,17 +114,26 @@ class Collection:
     def flush(self) -> None:
         """On Lite, indexes what was written (searching it otherwise takes 80 times as long)."""
         if self.connection.lite:
-            with errors(f"flush {self.name!r}"):
+            with self.connection.calls(f"flush {self.name!r}"):
                 self.connection.client.flush(self.name)
 
     def load(self) -> None:
-        """Makes it searchable."""
-        with errors(f"load {self.name!r}"):
+        """Makes it searchable; on Lite, after a crash as well."""
+        try:
+            self._load()
+        except MilvusIndexError:
+            if not self.connection.lite:
+                raise
+            repair.forget_indexes(self.connection.address.uri, self.name)  # one of them may have been cut short
+            self._load()
+
+    def _load(self) -> None:
+        with self.connection.calls(f"load {self.name!r}"):
             self.connection.client.load_collection(self.name)
 
     def drop(self) -> None:
         """Deletes the collection and all in it."""
-        with errors(f"drop {self.name!r}"):
+        with self.connection.calls(f"drop {self.name!r}"):
             self.connection.client.drop_collection(self.name)
 
     def _accepted(self, keys: Sequence[str], plan: Plan) -> Container[str]:
@@ -134,7 +143,7 @@ class Collection:
         return {key for key, row in self.fetch(keys, ["metadata"]).items() if plan.accepts(row["metadata"])}
 
     def _query(self, expression: str, fields: Sequence[str], limit: int) -> list[Row]:
-        with errors(f"read {self.name!r}"):
+        with self.connection.calls(f"read {self.name!r}"):
             return list(self.connection.client.query(**requests.query(self.name, expression, fields, limit)))
 
 

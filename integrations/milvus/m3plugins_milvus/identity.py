@@ -18,6 +18,7 @@ from m3plugins_milvus.schema import FLAT
 
 FORMAT = 2
 IDENTITY_KEY = "identity"
+DROPPED = "dropped"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,14 +112,24 @@ class Identity:
         Raises:
             ValueError: If it is of another format.
         """
-        rows = blocks.fetch([IDENTITY_KEY], ["data"])
-        if IDENTITY_KEY not in rows:
+        data = _stored(blocks)
+        if data in (None, DROPPED):
             return None
-        stored = json.loads(rows[IDENTITY_KEY]["data"])
+        stored = json.loads(data or "")
         if stored.get("format") != FORMAT:
             msg = f"this index has format {stored.get('format')}, this m3plugins-milvus reads {FORMAT}; use its version"
             raise ValueError(msg)
         return cls(**stored)
+
+    @staticmethod
+    def drop(blocks: Collection) -> None:
+        """Stores that the index is being dropped: whatever a killed drop leaves is no index."""
+        blocks.upsert([block_row(IDENTITY_KEY, DROPPED)])
+
+    @staticmethod
+    def is_dropped(blocks: Collection) -> bool:
+        """Whether a drop has begun."""
+        return _stored(blocks) == DROPPED
 
     def write(self, blocks: Collection) -> None:
         """Stores it."""
@@ -157,3 +168,8 @@ class Identity:
                 f"{encoder.document_max_length}; load it with document_max_length={self.document_max_length}"
             )
             raise ValueError(msg)
+
+
+def _stored(blocks: Collection) -> str | None:
+    rows = blocks.fetch([IDENTITY_KEY], ["data"])
+    return rows[IDENTITY_KEY]["data"] if IDENTITY_KEY in rows else None

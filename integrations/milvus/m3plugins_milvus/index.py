@@ -31,7 +31,7 @@ from m3plugins.scoring.heads import LEGS, HeadScores, Leg
 from m3plugins_milvus import lifecycle, reading
 from m3plugins_milvus.address import is_server
 from m3plugins_milvus.blocks import POINTER
-from m3plugins_milvus.client import Connection, MilvusIndexError, connect, writer_lock
+from m3plugins_milvus.client import Connection, MilvusIndexError, connect, lite_path, writer_lock
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.filters import Plan, compile_filter
 from m3plugins_milvus.identity import Identity
@@ -160,7 +160,7 @@ class MilvusHybridIndex(HybridIndex):
             ValueError: If the collection is not of ours.
             MilvusIndexError: If Milvus refuses or cannot be reached.
         """
-        if not is_server(uri) and not Path(uri).expanduser().exists():
+        if not is_server(uri) and not Path(lite_path(uri)).exists():
             raise lifecycle.not_found(name, str(uri))  # connecting would make an empty one
         return cls._open(connect(uri, token), name, encoder, consistency)
 
@@ -175,6 +175,11 @@ class MilvusHybridIndex(HybridIndex):
         except BaseException:
             connection.close()
             raise
+
+    @property
+    def passages(self) -> Passages | None:
+        """How documents are cut into what is stored; None if they are stored as they are."""
+        return self._store.identity.cut
 
     @property
     def name(self) -> str:
@@ -279,7 +284,7 @@ class MilvusHybridIndex(HybridIndex):
         self._check_text(text)
         plan = self._plan(filter)
         legs: dict[Leg, Future[list[Candidate]]] = {}
-        submit, search = self._legs.submit, partial(self._store.documents.search, consistency=self._consistency)
+        submit, search = self._submit, partial(self._store.documents.search, consistency=self._consistency)
         if query.dense is not None:
             legs["dense"] = submit(
                 search, "dense", query.dense[0], k, plan, self._store.identity.dense_index["index_type"]
@@ -316,13 +321,18 @@ class MilvusHybridIndex(HybridIndex):
             sample: How many documents to encode once more, and compare with what is stored.
 
         Raises:
-            ValueError: If `into` is this index, or an index with other options.
+            ValueError: If `into` is this index, one with other options, or one that an alias points at.
             ModelMismatchError: If `into` is an index of another model.
             ReembedError: If documents could not be stored, or the new index is not what this one is.
         """
         self._check_open()
         target = self._twin(encoder, into)
         try:
+            if aliases := lifecycle.aliases(target._store.documents):
+                msg = (
+                    f"the alias {', '.join(aliases)} points at {into!r}, its changes would be lost; name a new one"
+                )
+                raise ValueError(msg)
             with target._writing():
                 report = reembed(
                     self, target, target._store, codec=target._store.identity.codec, on_ack=on_ack, sample=sample
@@ -363,6 +373,7 @@ class MilvusHybridIndex(HybridIndex):
             msg = f"the alias {', '.join(aliases)} points at {self._name!r}; swap it to another index first"
             raise ValueError(msg)
         with self._lock:
+            Identity.drop(self._store.blocks)
             self._store.documents.drop()
             self._store.blocks.drop()
         self.close()
@@ -382,9 +393,6 @@ class MilvusHybridIndex(HybridIndex):
 
     def _twin(self, encoder: M3Encoder, name: str) -> MilvusHybridIndex:
         """An index with the options of this one and another encoder, made or opened."""
-        if name == self._name:
-            msg = f"into must be another index than this one, got {name!r}"
-            raise ValueError(msg)
         identity = self._store.identity.of_another(encoder)
         address = self._connection.address
         connect_again = partial(connect, address.uri, address.token, database=address.database)
@@ -392,11 +400,19 @@ class MilvusHybridIndex(HybridIndex):
             twin = self._open(connect_again(), name, encoder, self._consistency)
         except IndexNotFoundError:
             return self._create(connect_again(), name, identity, encoder, self._consistency)
-        if twin._store.identity != identity:
+        if twin.name == self._name or twin._store.identity != identity:
             twin.close()
-            msg = f"the index {name!r} has other options than {self._name!r}; name a new one"
+            what = "this index" if twin.name == self._name else f"an index with other options than {self._name!r}"
+            msg = f"into must name a new index, {name!r} is {what}"
             raise ValueError(msg)
         return twin
+
+    def _submit(self, *task: Any) -> Future[list[Candidate]]:
+        try:
+            return self._legs.submit(*task)
+        except RuntimeError:
+            self._check_open()  # another thread may have closed it
+            raise
 
     def _check_text(self, text: str | None) -> None:
         if text is not None and self._store.identity.bm25 is None:

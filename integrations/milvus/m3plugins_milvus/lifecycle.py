@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
+from pymilvus import CollectionSchema
+from pymilvus.milvus_client.index import IndexParams
 
 from m3plugins import Document
 from m3plugins.encoding.output import M3Output
 from m3plugins.encoding.sparse import SparseEmbeddings
 from m3plugins.retrieval.index import IndexNotFoundError
 from m3plugins.retrieval.writing import Batch
-from m3plugins_milvus import requests, schema
+from m3plugins_milvus import repair, requests, schema
 from m3plugins_milvus.client import Connection, MilvusIndexError, errors
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.identity import Identity
 from m3plugins_milvus.rows import key_of, to_row
 from m3plugins_milvus.schema import BLOCKS_SUFFIX
+
+_KNOWN = {"a": 1.0, "b": 0.5, "c": 0.125}
+"""The rows of `_check_sparse`, and their scores."""
 
 
 def create(connection: Connection, name: str, identity: Identity) -> None:
@@ -33,22 +37,26 @@ def create(connection: Connection, name: str, identity: Identity) -> None:
         msg = f"dense_index on Milvus Lite must be one of {', '.join(possible)}, got {asked!r}"
         raise ValueError(msg)
     documents, blocks = Collection(connection, name), Collection(connection, name + BLOCKS_SUFFIX)
-    _clear_debris(documents, blocks)
+    if connection.lite:
+        for collection in (documents, blocks):
+            repair.remove_unfinished(connection.address.uri, collection.name)
+    if _is_debris(documents, blocks):
+        _drop(documents, blocks)
     for collection in (documents, blocks):
         if _exists(collection):
             msg = f"there is a collection {collection.name!r} already; open it with MilvusHybridIndex.open, or drop it"
             raise ValueError(msg)
+    made: list[Collection] = []  # another process may be making the same
     try:
-        _make(blocks, schema.blocks_schema(), schema.blocks_index())
+        _make(blocks, schema.blocks_schema(), schema.blocks_index(), made)
         fields = schema.documents_schema(identity.dim, tenant=identity.tenant is not None, bm25=identity.bm25)
-        _make(documents, fields, schema.documents_index(identity.dense_index, bm25=identity.bm25 is not None))
+        _make(documents, fields, schema.documents_index(identity.dense_index, bm25=identity.bm25 is not None), made)
         if connection.lite:
             _check_sparse(documents, identity)
         identity.write(blocks)
     except BaseException:
-        for collection in (documents, blocks):
-            with suppress(MilvusIndexError):
-                collection.drop()
+        with suppress(MilvusIndexError):
+            _drop(*made)
         raise
 
 
@@ -61,23 +69,16 @@ def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A0
     """
     client = connection.client
     with errors(f"look for {name!r}"):
-        exists = client.has_collection(name)
-        name = client.describe_collection(name)["collection_name"] if exists else name
-        ours = exists and client.has_collection(name + BLOCKS_SUFFIX)
-    if not exists:
+        if client.has_collection(name):
+            name = client.describe_collection(name)["collection_name"]
+    documents, blocks = Collection(connection, name), Collection(connection, name + BLOCKS_SUFFIX)
+    if not _exists(documents) or _is_debris(documents, blocks):
         raise not_found(name, connection.uri)
-    identity = None
-    if ours:
-        blocks = Collection(connection, name + BLOCKS_SUFFIX)
-        blocks.load()
-        identity = Identity.read(blocks)
+    identity = _identity(blocks)
     if identity is None:
-        msg = (
-            f"the collection {name!r} was not made by MilvusHybridIndex.create, or that was interrupted; "
-            "choose another name, or drop it"
-        )
+        msg = f"the collection {name!r} was not made by MilvusHybridIndex.create; choose another name, or attach to it"
         raise ValueError(msg)
-    Collection(connection, name).load()
+    documents.load()
     return name, identity
 
 
@@ -117,38 +118,74 @@ def _exists(collection: Collection) -> bool:
         return bool(collection.connection.client.has_collection(collection.name))
 
 
-def _clear_debris(documents: Collection, blocks: Collection) -> None:
-    """Drops what a `create` or `drop` that was killed left: our blocks' collection without its documents'."""
-    if not _exists(documents) and _exists(blocks):
-        with errors(f"describe {blocks.name!r}"):
-            described = blocks.connection.client.describe_collection(blocks.name)
-        if {field["name"] for field in described["fields"]} == {field.name for field in schema.blocks_schema().fields}:
-            blocks.drop()
+def _is_debris(documents: Collection, blocks: Collection) -> bool:
+    """Whether a `create` or `drop` that was killed left these: ours, without an identity or without documents."""
+    if not _has_fields(blocks, schema.blocks_schema()):
+        return False
+    if not _exists(documents):
+        return True
+    if not _has_fields(documents, schema.documents_schema(1)) or _identity(blocks) is not None:
+        return False
+    if _is_loadable(blocks) and Identity.is_dropped(blocks):
+        return True
+    if not documents.connection.lite:
+        return False  # another process may be making them
+    with errors(f"list the indexes of {documents.name!r}"):
+        if not {"dense", "sparse"} <= set(documents.connection.client.list_indexes(documents.name)):
+            return True  # nothing is stored before there are both
+    documents.load()
+    return documents.count() <= len(_KNOWN)
 
 
-def _make(collection: Collection, fields: Any, index: Any) -> None:
+def _has_fields(collection: Collection, fields: CollectionSchema) -> bool:
+    if not _exists(collection):
+        return False
+    with errors(f"describe {collection.name!r}"):
+        described = collection.connection.client.describe_collection(collection.name)
+    return {field.name for field in fields.fields} <= {field["name"] for field in described["fields"]}
+
+
+def _identity(blocks: Collection) -> Identity | None:
+    if not _has_fields(blocks, schema.blocks_schema()) or not _is_loadable(blocks):
+        return None
+    blocks.load()
+    return Identity.read(blocks)
+
+
+def _is_loadable(collection: Collection) -> bool:
+    with errors(f"list the indexes of {collection.name!r}"):
+        return bool(collection.connection.client.list_indexes(collection.name))
+
+
+def _drop(*collections: Collection) -> None:
+    for collection in collections:
+        if _exists(collection):
+            collection.drop()
+
+
+def _make(collection: Collection, fields: CollectionSchema, index: IndexParams, made: list[Collection]) -> None:
     client = collection.connection.client
     with errors(f"create {collection.name!r}"):
         client.create_collection(**requests.create(collection.name, fields, index))
+        made.append(collection)
         described = client.describe_collection(collection.name)
     schema.check_created(described, fields)
 
 
 def _check_sparse(documents: Collection, identity: Identity) -> None:
     """Searches three known rows: Lite 3.0 to 3.2.1 scored inner products as if they were BM25."""
-    weights = {"a": 1.0, "b": 0.5, "c": 0.125}
-    known = [Document(id=i, text="", metadata={identity.tenant: i} if identity.tenant else {}) for i in weights]
+    known = [Document(id=i, text="", metadata={identity.tenant: i} if identity.tenant else {}) for i in _KNOWN]
     output = M3Output(
-        dense=np.zeros((len(weights), identity.dim), np.float32),
-        sparse=SparseEmbeddings.from_dicts([{0: w, 1: 1.0} for w in weights.values()], vocab_size=identity.vocab_size),
+        dense=np.zeros((len(_KNOWN), identity.dim), np.float32),
+        sparse=SparseEmbeddings.from_dicts([{0: w, 1: 1.0} for w in _KNOWN.values()], vocab_size=identity.vocab_size),
         multi_vector=None,
-        token_counts=np.zeros(len(weights), np.int32),
-        truncated=np.zeros(len(weights), np.bool_),
+        token_counts=np.zeros(len(_KNOWN), np.int32),
+        truncated=np.zeros(len(_KNOWN), np.bool_),
     )
     batch = Batch(known, [document.digest() for document in known], output)
     documents.upsert(to_row(batch, position, b"", identity)[0] for position in range(len(known)))
     found = documents.search("sparse", {0: 1.0}, 3, Plan(), schema.SPARSE_INDEX)
-    documents.delete([key_of(i) for i in weights])
-    if {hit.id: hit.score for hit in found} != weights:
+    documents.delete([key_of(i) for i in _KNOWN])
+    if {hit.id: hit.score for hit in found} != _KNOWN:
         msg = f"Milvus Lite must rank sparse vectors by their inner product, got {found}; upgrade milvus-lite"
         raise MilvusIndexError(msg)

@@ -12,7 +12,7 @@ from m3plugins.compression import get_codec
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.retrieval.document import Digest
 from m3plugins.retrieval.index import FailedDocument, check_ids
-from m3plugins.retrieval.writing import Batch
+from m3plugins.retrieval.writing import REPLACED, Batch
 from m3plugins_milvus.blocks import POINTER, BlockKeys, block_rows, orphans
 from m3plugins_milvus.client import MilvusIndexError
 from m3plugins_milvus.collection import Collection, Row
@@ -89,19 +89,23 @@ class Store:
         fields = (*UNCHANGED, *(["content"] if self.identity.bm25 is not None else []))
         with self.lock:
             kept = self.documents.fetch(keys_of([d.id for d in documents]), fields, DOCUMENTS_PER_READ)
-            there = [pair for pair in zip(documents, digests, strict=True) if key_of(pair[0].id) in kept]
+            there = [
+                (document, digest)
+                for document, digest in zip(documents, digests, strict=True)
+                if kept.get(key_of(document.id), {}).get("revision") == digest.content
+            ]
             self.documents.upsert(
                 {**kept[key_of(document.id)], **attributes(document, digest, self.identity)}
                 for document, digest in there
             )
         gone = {document.id for document in documents} - {document.id for document, _ in there}
-        return [FailedDocument(i, "it was deleted meanwhile; index it again") for i in gone]
+        return [FailedDocument(i, REPLACED) for i in gone]
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in this order; unknown ids are left out."""
         rows = self.documents.fetch(keys_of(ids), DOCUMENT, DOCUMENTS_PER_READ)
         found = {done.row["id"]: to_document(done.row, done.text) for done in self.complete(rows, DOCUMENT, text=True)}
-        return [found[i] for i in ids if i in found]
+        return [found[i] for i in check_ids(ids) if i in found]
 
     def passages_of(self, parent_ids: Sequence[str]) -> dict[str, str]:
         """The parent's id, by the id of each stored document that has one of these parents."""

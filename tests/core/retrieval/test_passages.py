@@ -4,6 +4,7 @@ import pytest
 
 from m3plugins import Document, HybridRetriever, HybridWeights, InMemoryHybridIndex
 from m3plugins.encoding import Passages
+from m3plugins.reranking import M3Reranker
 from m3plugins.retrieval import memory
 from tests.tiny import SENTENCES
 
@@ -142,6 +143,14 @@ def test_offset_gives_the_next_page(families):
     assert retriever.search("fox", k=5, offset=28) == []
     grouped = retriever.search("fox", k=4, per_parent=1)
     assert retriever.search("fox", k=2, offset=2, per_parent=1) == grouped[2:]
+
+
+def test_pages_of_reranked_hits_end_where_reranking_does(families, encoder):
+    retriever = HybridRetriever(families, reranker=M3Reranker(encoder), rerank_depth=6)
+    pages = [retriever.search("fox", k=3, offset=start) for start in (0, 3)]
+    assert [hit.id for page in pages for hit in page] == [hit.id for hit in retriever.search("fox", k=6)]
+    with pytest.raises(ValueError, match="end at rerank_depth=6, got offset .* = 9; raise it"):
+        retriever.search("fox", k=3, offset=6)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from m3plugins_milvus.attached.rows import to_vector
 from m3plugins_milvus.attached.table import Table
 from m3plugins_milvus.attached.verify import check_model
 from m3plugins_milvus.attached.writing import TableWriter
-from m3plugins_milvus.client import Connection, connect, writer_lock
+from m3plugins_milvus.client import Connection, connect, lite_path, writer_lock
 from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.rows import sparse_row
 
@@ -92,7 +92,7 @@ class AttachedIndex(HybridIndex):
             ModelMismatchError: If the vectors are not the encoder's.
             MilvusIndexError: If Milvus refuses or cannot be reached.
         """
-        if not is_server(uri) and not Path(uri).expanduser().exists():
+        if not is_server(uri) and not Path(lite_path(uri)).exists():
             msg = f"there is no Milvus Lite file {str(uri)!r} to look for {name!r} in; check the path"
             raise IndexNotFoundError(msg)  # connecting would make an empty one
         connection = connect(uri, token)
@@ -199,6 +199,12 @@ class AttachedIndex(HybridIndex):
         self._check_open()
         reading.check_query(query, text)
         plan, indexes = self._plan(filter), self._table.layout.indexes
+        if not {*query.heads} & {*indexes}:
+            stored, asked = ", ".join(indexes), ", ".join(query.heads)
+            msg = (
+                f"one of the stored heads must propose documents, these are {stored}, the query has {asked}"
+            )
+            raise ValueError(msg)
         found: dict[Leg, list[Candidate]] = {}
         if query.dense is not None and (index := indexes.get("dense")):
             found["dense"] = self._table.search(index, to_vector(query.dense[0], index), k, plan)

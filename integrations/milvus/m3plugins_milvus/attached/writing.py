@@ -9,7 +9,7 @@ from m3plugins import Document
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.retrieval.document import Digest
 from m3plugins.retrieval.index import FailedDocument
-from m3plugins.retrieval.writing import Batch
+from m3plugins.retrieval.writing import REPLACED, Batch
 from m3plugins_milvus.attached.expressions import EXPRESSION_LENGTH, among, is_unicode
 from m3plugins_milvus.attached.rows import check_document, to_document, to_rows, vector_rows
 from m3plugins_milvus.attached.table import Table
@@ -48,12 +48,14 @@ class TableWriter:
         """Stores the documents with the vectors that they have."""
         fields = list(self._layout.fields.heads.values())
         with self._lock:
-            old = self._table.fetch([document.id for document in documents], [*self._layout.foreign, *fields])
-            there = [document for document in documents if document.id in old]
+            contents = {document.id: document.digest().content for document in self.get([d.id for d in documents])}
+            there = [document for document in documents if contents.get(document.id) == document.digest().content]
+            old = self._table.fetch([document.id for document in there], [*self._layout.foreign, *fields])
+            there = [document for document in there if document.id in old]
             vectors = [{field: old[document.id][field] for field in fields} for document in there]
             failed = self._table.store(to_rows(there, vectors, old, self._layout))
-        gone = [document.id for document in documents if document.id not in old]
-        return failed + [FailedDocument(i, "it was deleted meanwhile; index it again") for i in gone]
+        gone = {document.id for document in documents} - {document.id for document in there}
+        return failed + [FailedDocument(i, REPLACED) for i in gone]
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in this order."""
