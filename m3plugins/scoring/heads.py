@@ -33,6 +33,17 @@ class HeadScores:
     bm25: float | None = None
 
 
+def check_one_text(query: M3Output) -> None:
+    """Refuses a query that is none or several.
+
+    Raises:
+        ValueError: If `query` is not of length 1.
+    """
+    if len(query) != 1:
+        msg = f"query must hold one text, got {len(query)}; slice it, as in output[i]"
+        raise ValueError(msg)
+
+
 def head_scores(query: M3Output, documents: M3Output) -> list[HeadScores]:
     """Scores one query with n documents, on the heads that both have.
 
@@ -46,9 +57,7 @@ def head_scores(query: M3Output, documents: M3Output) -> list[HeadScores]:
     Raises:
         ValueError: If `query` is not of length 1.
     """
-    if len(query) != 1:
-        msg = f"query must hold one text, got {len(query)}; slice it, as in output[i]"
-        raise ValueError(msg)
+    check_one_text(query)
     columns = {}
     if query.dense is not None and documents.dense is not None:
         columns["dense"] = dense_scores(query.dense, documents.dense)[0].tolist()

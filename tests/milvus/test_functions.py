@@ -136,7 +136,7 @@ def test_an_encoder_reranks_with_its_three_heads(encoder):
 
 
 def test_a_name_is_a_cross_encoders():
-    reranker = M3RerankFunction("some/reranker").reranker
+    reranker = M3RerankFunction(model_name="some/reranker", device="cpu").reranker
     assert isinstance(reranker, CrossEncoderReranker)
     assert (reranker.model, reranker.normalize) == ("some/reranker", True)
 

@@ -142,14 +142,18 @@ class M3RerankFunction:
     """What `BGERerankFunction` does: a query and documents in, the best documents out.
 
     Args:
-        model: An encoder, whose three heads rerank (`M3Reranker`); the name of a cross-encoder, whose scores
-            are put through a sigmoid (`CrossEncoderReranker`); or any reranker of m3plugins.
+        model_name: The name of a cross-encoder, whose scores are put through a sigmoid
+            (`CrossEncoderReranker`); an encoder, whose three heads rerank (`M3Reranker`); or any reranker of
+            m3plugins.
+        device: Of the cross-encoder, as torch names it; None is the first accelerator, or the CPU.
     """
 
-    def __init__(self, model: M3Encoder | Reranker | str = "BAAI/bge-reranker-v2-m3") -> None:
-        if isinstance(model, str):
-            model = CrossEncoderReranker(model, normalize=True)
-        self.reranker: Reranker = M3Reranker(model) if isinstance(model, M3Encoder) else model
+    def __init__(
+        self, model_name: M3Encoder | Reranker | str = "BAAI/bge-reranker-v2-m3", *, device: str | None = None
+    ) -> None:
+        if isinstance(model_name, str):
+            model_name = CrossEncoderReranker(model_name, normalize=True, device=device or "auto")
+        self.reranker: Reranker = M3Reranker(model_name) if isinstance(model_name, M3Encoder) else model_name
 
     def __call__(self, query: str, documents: Sequence[str], top_k: int | None = 5) -> list[RerankResult]:
         """The best documents, best first, equal ones in their order.

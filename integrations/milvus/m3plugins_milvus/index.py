@@ -27,7 +27,7 @@ from m3plugins.retrieval.ingest import ingest
 from m3plugins.retrieval.passages import check_not_embedded, ingest_passages
 from m3plugins.retrieval.reembedding import ReembedReport, reembed
 from m3plugins.retrieval.updating import update_metadata
-from m3plugins.scoring.heads import LEGS, HeadScores, Leg
+from m3plugins.scoring.heads import LEGS, HeadScores, Leg, check_one_text
 from m3plugins_milvus import lifecycle, reading
 from m3plugins_milvus.address import is_server
 from m3plugins_milvus.blocks import POINTER
@@ -280,7 +280,7 @@ class MilvusHybridIndex(HybridIndex):
     ) -> dict[Leg, list[Candidate]]:
         """The best k documents of each leg; see `HybridIndex.candidates`. The legs are searched in parallel."""
         self._check_open()
-        _check_query(query)
+        check_one_text(query)
         self._check_text(text)
         plan = self._plan(filter)
         legs: dict[Leg, Future[list[Candidate]]] = {}
@@ -300,7 +300,7 @@ class MilvusHybridIndex(HybridIndex):
     def score(self, query: M3Output, ids: Sequence[str], *, text: str | None = None) -> dict[str, HeadScores]:
         """Exact scores (of what the codec kept), on the heads that `query` has; unknown ids are left out."""
         self._check_open()
-        _check_query(query)
+        check_one_text(query)
         self._check_text(text)
         scores = reading.score(self._store, query, ids)
         if text is None:
@@ -329,9 +329,7 @@ class MilvusHybridIndex(HybridIndex):
         target = self._twin(encoder, into)
         try:
             if aliases := lifecycle.aliases(target._store.documents):
-                msg = (
-                    f"the alias {', '.join(aliases)} points at {into!r}, its changes would be lost; name a new one"
-                )
+                msg = f"the alias {', '.join(aliases)} points at {into!r}, its changes would be lost; name a new one"
                 raise ValueError(msg)
             with target._writing():
                 report = reembed(
@@ -436,9 +434,3 @@ class MilvusHybridIndex(HybridIndex):
                 self._store.flush()
             raise
         self._store.flush()
-
-
-def _check_query(query: M3Output) -> None:
-    if len(query) != 1:
-        msg = f"query must hold one text, got {len(query)}; slice it, as in output[i]"
-        raise ValueError(msg)

@@ -15,7 +15,8 @@ from pymilvus import AnnSearchRequest, CollectionSchema, DataType, MilvusClient,
 from pymilvus.milvus_client.index import IndexParams
 
 from m3plugins import HybridWeights, M3Encoder, M3Output
-from m3plugins_milvus.rows import SENTINEL_WEIGHT, sparse_row
+from m3plugins.scoring.heads import check_one_text
+from m3plugins_milvus.rows import sparse_row, stored_sparse
 from m3plugins_milvus.schema import FLAT, MAX_VARCHAR, SPARSE_INDEX
 
 
@@ -94,9 +95,8 @@ def hybrid_rows(
         for row, vector in zip(rows, embeddings.dense, strict=True):
             row[dense_field] = vector
     if embeddings.sparse is not None:
-        vocab_size = embeddings.sparse.vocab_size
         for row, weights in zip(rows, embeddings.sparse, strict=True):
-            row[sparse_field] = sparse_row(weights, vocab_size) or {vocab_size: SENTINEL_WEIGHT}
+            row[sparse_field] = stored_sparse(weights, embeddings.sparse.vocab_size)
     return rows
 
 
@@ -125,9 +125,7 @@ def hybrid_search_requests(
     Raises:
         ValueError: If `query` is not of length 1.
     """
-    if len(query) != 1:
-        msg = f"query must hold one text, got {len(query)}; slice it, as in output[i]"
-        raise ValueError(msg)
+    check_one_text(query)
     asked: list[tuple[str, Any, Mapping[str, Any]]] = []
     if query.dense is not None:
         asked.append((dense_field, query.dense[0].tolist(), dense_params or {}))

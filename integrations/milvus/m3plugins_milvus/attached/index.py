@@ -201,9 +201,7 @@ class AttachedIndex(HybridIndex):
         plan, indexes = self._plan(filter), self._table.layout.indexes
         if not {*query.heads} & {*indexes}:
             stored, asked = ", ".join(indexes), ", ".join(query.heads)
-            msg = (
-                f"one of the stored heads must propose documents, these are {stored}, the query has {asked}"
-            )
+            msg = f"one of the stored heads must propose documents, these are {stored}, the query has {asked}"
             raise ValueError(msg)
         found: dict[Leg, list[Candidate]] = {}
         if query.dense is not None and (index := indexes.get("dense")):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from m3plugins import Document, HeadScores, M3Encoder, M3Output
 from m3plugins.encoding.output import HEADS, Head
-from m3plugins.scoring.heads import head_scores
+from m3plugins.scoring.heads import check_one_text, head_scores
 from m3plugins_milvus.attached.computed import ComputedHeads
 from m3plugins_milvus.attached.fields import Layout
 from m3plugins_milvus.attached.rows import to_document, to_output
@@ -63,9 +63,7 @@ def check_query(query: M3Output, text: str | None) -> None:
     Raises:
         ValueError: If the query is not of length 1, or comes with its text.
     """
-    if len(query) != 1:
-        msg = f"query must hold one text, got {len(query)}; slice it, as in output[i]"
-        raise ValueError(msg)
+    check_one_text(query)
     if text is not None:
         msg = "this collection has no BM25 leg, it is attached; leave the weight of bm25 at 0"
         raise ValueError(msg)

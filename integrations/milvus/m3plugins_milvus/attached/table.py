@@ -20,10 +20,9 @@ from m3plugins_milvus.attached.fields import Layout, VectorIndex
 from m3plugins_milvus.attached.rows import Row, integer_ids, to_metadata
 from m3plugins_milvus.client import Connection, MilvusIndexError, errors
 from m3plugins_milvus.filters import Plan
-from m3plugins_milvus.requests import both
+from m3plugins_milvus.requests import MAX_ROWS, both
 from m3plugins_milvus.schema import search_params
 
-MAX_ROWS = 16_384
 ROWS_PER_READ = 128
 ROWS_PER_WRITE = 64
 
@@ -185,10 +184,9 @@ class Table:
             )
 
     def _store(self, rows: Sequence[Row]) -> None:
-        # A server would keep both rows of an insert. Lite replaces; its upsert keeps the old row's dynamic fields.
-        client = self.connection.client
+        store = getattr(self.connection.client, self.connection.capabilities.write)
         with errors(f"store rows in {self.name!r}"):
-            (client.insert if self.connection.lite else client.upsert)(self.name, list(rows))
+            store(self.name, list(rows))
 
     def _try(self, row: Row) -> FailedDocument | None:
         try:
