@@ -125,7 +125,7 @@ def main() -> int:
     RESULTS.mkdir(exist_ok=True)
     about = f"Python {platform.python_version()}, milvus-lite {version('milvus-lite')}, pymilvus {version('pymilvus')}"
     title = f"# Durability, {date.today()}\n\nseed {arguments.seed}, {about}\n\n"
-    (RESULTS / f"soak-{date.today()}.md").write_text(title + result, encoding="utf-8")
+    (RESULTS / f"{date.today()}-soak.md").write_text(title + result, encoding="utf-8")
     return not all(outcome.fine for tally in tallies.values() for outcome in tally.outcomes)
 
 
