@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -35,11 +35,13 @@ class Connection:
         client: The only pymilvus class used here (the ORM goes away in pymilvus 3.1).
         address: Of the other side.
         capabilities: What the other side can do.
+        closed: Set once it was closed.
     """
 
     client: MilvusClient
     address: Address
     capabilities: Capabilities
+    closed: threading.Event = field(default_factory=threading.Event)
 
     @property
     def uri(self) -> str:
@@ -68,9 +70,15 @@ class Connection:
             if self.lite and "[Errno" in str(err):
                 _failed.add(self.address.uri)
             raise
+        except Exception as err:  # pymilvus' versions have many for a closed client
+            if not self.closed.is_set():
+                raise
+            msg = f"cannot {doing}: it was closed meanwhile"
+            raise MilvusIndexError(msg) from err
 
     def close(self) -> None:
         """Ends the connection; the last one to a Lite file frees the file for other processes."""
+        self.closed.set()
         _close(self.client, self.address.uri)
 
 

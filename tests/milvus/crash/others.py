@@ -70,6 +70,7 @@ def limit_files(size: int) -> None:
 
 def upsert_forever(uri: Path, checkpoint: Path, parent: Connection) -> None:
     """Sends the ids that are acknowledged."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     with MilvusHybridIndex.open(NAME, encoder=load_encoder(checkpoint), uri=uri) as index:
         index.upsert((endless(n) for n in itertools.count()), on_ack=parent.send)
 
@@ -80,6 +81,7 @@ def endless(number: int) -> Document:
 
 def m3(arguments: list[str], stderr: Path, parent: Connection) -> None:
     """The command, its stderr in a file; tells the parent of each write that Lite has done."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     from milvus_lite.adapter.grpc.servicer import MilvusServicer
 
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
