@@ -17,6 +17,9 @@ from m3plugins.retrieval.document import Hit
 from m3plugins.retrieval.index import AnyFilter, HybridIndex
 from m3plugins.scoring.heads import HeadScores
 
+_REACH = (1, 4, 16)
+"""Times the candidates, until there are passages of enough parents."""
+
 
 @dataclass(frozen=True)
 class _Ranked:
@@ -121,7 +124,8 @@ class HybridRetriever:
                 `multi_vector_depth`; beyond, and where `per_parent` needs more candidates, a deeper page
                 considers more documents.
             per_parent: How many passages of one parent to return at most, the best ones; 1 gives each
-                parent's best passage. A document without a parent is its own.
+                parent's best passage. A document without a parent is its own. Where few parents have all
+                the best passages, up to 16 times as many candidates are looked at.
 
         Raises:
             ValueError: If `k` or `per_parent` is not positive, `offset` is negative, or a page is beyond
@@ -227,13 +231,11 @@ class HybridRetriever:
         if self.reranker is not None and options.offset and wanted > self.rerank_depth:
             msg = f"pages of reranked hits end at rerank_depth={self.rerank_depth}, got offset + k = {wanted}; raise it"
             raise ValueError(msg)
-        reach = 1
-        while True:
+        for reach in _REACH if options.per_parent else _REACH[:1]:
             ranking = self._rank(query, embedding, wanted, reach, options)
             hits = self._fetch(ranking.best, depth, options.per_parent)
-            if len(hits) >= depth or options.per_parent is None or not ranking.may_grow:
+            if len(hits) >= depth or not ranking.may_grow:
                 break
-            reach *= 2  # many passages of few parents
         if self.reranker is not None:
             hits = rerank(self.reranker, query, hits)
         page = hits[options.offset : wanted]
