@@ -1,6 +1,6 @@
 """Indexing rate on Milvus Lite against its two parts, which it overlaps: bare encoding and bare insertion.
 
-    python benchmarks/indexing.py [--documents 300] [--layers 2] [--repetitions 3]
+    python benchmarks/indexing.py [--documents 500] [--layers 1] [--repetitions 2]
 
 The bare insert stores the same rows with MilvusClient directly, of embeddings made before. No overlap can be faster
 than the slower part, nor than the CPU time of both shared by all cores: "of the limit" is the rate against the
@@ -86,9 +86,9 @@ def measure(encoder: M3Encoder, texts: Sequence[str], repetitions: int) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=300)
-    parser.add_argument("--layers", type=int, default=2, help="of the random model of BGE-M3's width")
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--documents", type=int, default=500)
+    parser.add_argument("--layers", type=int, default=1, help="of the random model of BGE-M3's width")
+    parser.add_argument("--repetitions", type=int, default=2)
     arguments = parser.parse_args()
     texts, cores = list(mixed_texts(arguments.documents)), len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
