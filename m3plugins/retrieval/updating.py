@@ -40,9 +40,10 @@ def update_metadata(
             owner, digest = owner_of[document.id], before.get(document.id)
             if digest is not None and owner not in failed:
                 new = replace(document, metadata=metadata[owner])
-                if new.digest().attributes != digest.attributes:
+                attributes = new.digest().attributes
+                if attributes != digest.attributes:
                     changed[new.id] = new
-                    digests.append(digest._replace(attributes=new.digest().attributes))
+                    digests.append(digest._replace(attributes=attributes))
         failed |= {owner_of[i]: reason for i, reason in writer.annotate(list(changed.values()), digests) or ()}
         written = {owner_of[i] for i in changed} - failed.keys()
         stored = [i for i in ids if i not in failed]

@@ -72,10 +72,10 @@ def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A0
         if client.has_collection(name):
             name = client.describe_collection(name)["collection_name"]
     documents, blocks = Collection(connection, name), Collection(connection, name + BLOCKS_SUFFIX)
-    if not _exists(documents) or _is_debris(documents, blocks):
-        raise not_found(name, connection.uri)
-    identity = _identity(blocks)
+    identity = _identity(blocks) if _exists(documents) else None
     if identity is None:
+        if not _exists(documents) or _is_debris(documents, blocks):
+            raise not_found(name, connection.uri)
         msg = f"the collection {name!r} was not made by MilvusHybridIndex.create; choose another name, or attach to it"
         raise ValueError(msg)
     documents.load()

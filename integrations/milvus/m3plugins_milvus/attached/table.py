@@ -18,7 +18,8 @@ from m3plugins.retrieval.index import FailedDocument
 from m3plugins_milvus.attached.expressions import EXPRESSION_LENGTH, Key, Span, among, literal, to_key
 from m3plugins_milvus.attached.fields import Layout, VectorIndex
 from m3plugins_milvus.attached.rows import Row, integer_ids, to_metadata
-from m3plugins_milvus.client import Connection, MilvusIndexError, errors
+from m3plugins_milvus.client import Connection, MilvusIndexError
+from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.requests import MAX_ROWS, both
 from m3plugins_milvus.schema import search_params
@@ -67,16 +68,12 @@ class Table:
 
     def count(self, expression: str) -> int:
         """How many rows match."""
-        with errors(f"count {self.name!r}"):
-            rows = self.connection.client.query(
-                self.name, filter=expression, output_fields=["count(*)"], consistency_level=STRONG
-            )
-        return int(rows[0]["count(*)"])
+        return self._collection.count(expression)
 
     def delete(self, ids: Iterable[str]) -> None:
         """Deletes rows; unknown ids are none."""
         for keys in self._runs(ids):
-            with errors(f"delete rows in {self.name!r}"):
+            with self.connection.calls(f"delete rows in {self.name!r}"):
                 self.connection.client.delete(self.name, filter=among(self._pk, keys))
 
     def store(self, rows: Sequence[Row]) -> list[FailedDocument]:
@@ -89,7 +86,7 @@ class Table:
             except MilvusIndexError as err:
                 if not isinstance(err.__cause__, MilvusException):
                     raise
-                with errors(f"reach {self.name!r}"):  # if Milvus still answers, then it is a row that it refuses
+                with self.connection.calls(f"reach {self.name!r}"):  # if it still answers, it is a row that it refuses
                     self.connection.client.describe_collection(self.name)
                 failed += [failure for row in some if (failure := self._try(row))]
         return failed
@@ -106,15 +103,16 @@ class Table:
         return sorted(best, key=lambda hit: (-hit.score, hit.id))[:k]
 
     def flush(self) -> None:
-        """On Lite, indexes what was written (searching it otherwise takes 80 times as long)."""
-        if self.connection.lite:
-            with errors(f"flush {self.name!r}"):
-                self.connection.client.flush(self.name)
+        """On Lite, indexes what was written; see `Collection.flush`."""
+        self._collection.flush()
 
     def load(self) -> None:
-        """Makes it searchable."""
-        with errors(f"load {self.name!r}"):
-            self.connection.client.load_collection(self.name)
+        """Makes it searchable; on Lite, after a crash as well."""
+        self._collection.load()
+
+    @property
+    def _collection(self) -> Collection:
+        return Collection(self.connection, self.name)
 
     @property
     def _pk(self) -> str:
@@ -148,7 +146,7 @@ class Table:
         """
         limit = min(k + 1, MAX_ROWS)
         while True:
-            with errors(f"search {self.name!r}"):
+            with self.connection.calls(f"search {self.name!r}"):
                 hits = self.connection.client.search(
                     self.name,
                     data=[vector],
@@ -172,7 +170,7 @@ class Table:
             limit = min(4 * limit, MAX_ROWS)
 
     def _query(self, expression: str, fields: Sequence[str], limit: int) -> list[Row]:
-        with errors(f"read {self.name!r}"):
+        with self.connection.calls(f"read {self.name!r}"):
             return list(
                 self.connection.client.query(
                     self.name,
@@ -185,7 +183,7 @@ class Table:
 
     def _store(self, rows: Sequence[Row]) -> None:
         store = getattr(self.connection.client, self.connection.capabilities.write)
-        with errors(f"store rows in {self.name!r}"):
+        with self.connection.calls(f"store rows in {self.name!r}"):
             store(self.name, list(rows))
 
     def _try(self, row: Row) -> FailedDocument | None:
