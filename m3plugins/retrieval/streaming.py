@@ -76,7 +76,7 @@ class Stream:
         self._writer = writer
         self._report = report
         self._stored = stored
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="m3-write")
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="m3-write")
         self._write: Future[Failures] | None = None
         self._truncated: dict[str, bool] = {}  # by id, of the documents that are being written
 
@@ -96,7 +96,8 @@ class Stream:
         digests = {item.document.id: item.digest() for item in window}
         if digests.keys() & self._truncated.keys():
             self._finish()  # what is stored of these is not known before
-        before = self._writer.digests(list(digests))
+        # In a thread as well: Ctrl-C inside a gRPC call of the main thread leaves the other calls hanging.
+        before = self._pool.submit(self._writer.digests, list(digests)).result()
         if unchanged := [i for i, digest in digests.items() if before.get(i) == digest]:
             self._stored(unchanged, False)
         changed = [item for item in window if before.get(item.document.id) != digests[item.document.id]]
