@@ -174,7 +174,7 @@ def train(tasks: list[Task], features: dict[str, tuple[Features, Features]]) -> 
         passages = [document for pair in pairs for document in pair]
         known = torch.tensor([[document in task.positives[row] for document in passages] for row in rows])
         asked, found = heads(*features[task.name][0].padded(rows)), heads(*features[task.name][1].padded(passages))
-        loss = losses.m3_loss(asked, found, OPTIONS, false_negatives=known, self_distillation=True)
+        loss = losses.m3_loss(asked, found, OPTIONS, false_negatives=known, teacher=losses.live_ensemble)
         optimizer.zero_grad()
         loss.total.backward()
         nn.utils.clip_grad_norm_(heads.parameters(), 1.0)

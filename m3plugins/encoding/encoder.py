@@ -37,9 +37,12 @@ class M3Encoder:
     Args:
         model: A checkpoint folder, a hub id, or "m3-mini".
         options: How to run it.
+        loaded: The model, if it is in memory already.
     """
 
-    def __init__(self, model: str | Path, options: EncoderOptions | None = None) -> None:
+    def __init__(
+        self, model: str | Path, options: EncoderOptions | None = None, *, loaded: LoadedModel | None = None
+    ) -> None:
         if "://" in str(model):
             msg = (
                 f"model must be a folder, a hub id or m3-mini, got the URL {model}; this version has no remote backend"
@@ -48,7 +51,7 @@ class M3Encoder:
         self.model = str(model)
         self.options = options or EncoderOptions()
         self._loading = threading.Lock()
-        self._loaded: LoadedModel | None = None
+        self._loaded = loaded
 
     @classmethod
     def from_pretrained(

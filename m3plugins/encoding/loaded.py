@@ -27,12 +27,15 @@ class LoadedModel:
     Args:
         checkpoint: The model.
         options: How to run it.
+        replicas: Where it runs, if it is in memory already.
 
     Raises:
         ValueError: If the options ask for more CLS tokens and the model does not pool by CLS.
     """
 
-    def __init__(self, checkpoint: Checkpoint, options: EncoderOptions) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, options: EncoderOptions, replicas: Sequence[Backend] | None = None
+    ) -> None:
         if options.mcls is not None and checkpoint.pooling != "cls":
             msg = (
                 f"mcls needs a model that pools by cls, {checkpoint.folder} pools by {checkpoint.pooling}; "
@@ -41,7 +44,7 @@ class LoadedModel:
             raise ValueError(msg)
         self.tokenizer, self._special = load_tokenizer(checkpoint.folder)
         self.text_tokenizer = lru_cache(maxsize=8)(self._text_tokenizer)
-        self._replicas = _load_replicas(checkpoint, options, self._special.pad)
+        self._replicas = replicas or _load_replicas(checkpoint, options, self._special.pad)
         self._batch_tokens = options.batch_tokens or self._replicas[0].batch_tokens
         self._pool = ThreadPoolExecutor(len(self._replicas), thread_name_prefix="m3-encode")
         self._free: queue.SimpleQueue[Backend] = queue.SimpleQueue()
@@ -98,4 +101,6 @@ class LoadedModel:
 def _load_replicas(checkpoint: Checkpoint, options: EncoderOptions, pad_id: int) -> list[Backend]:
     from m3plugins.encoding.backends.torch import TorchBackend
 
-    return [TorchBackend(checkpoint, device=device, dtype=options.dtype, pad_id=pad_id) for device in options.devices]
+    return [
+        TorchBackend.load(checkpoint, device=device, dtype=options.dtype, pad_id=pad_id) for device in options.devices
+    ]

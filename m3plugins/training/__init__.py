@@ -1,13 +1,48 @@
-"""Fine-tuning of M3 models: losses over the dense, sparse and multi-vector heads."""
+"""Fine-tuning of M3 models: joint training of the dense, sparse and multi-vector heads, with self-distillation."""
 
-from m3plugins.training.losses import (
-    LossOptions,
-    M3Loss,
-    PerHead,
-    Representations,
-    TokenVectors,
-    TokenWeights,
-    m3_loss,
+from importlib.util import find_spec
+
+if find_spec("accelerate") is None or find_spec("peft") is None:
+    msg = 'training needs accelerate and peft: pip install "m3plugins[train]"'
+    raise ImportError(msg)
+
+from m3plugins.training.arguments import SelfDistillationArguments
+from m3plugins.training.batch import Batch, TokenBatch
+from m3plugins.training.checkpointing import CheckpointError
+from m3plugins.training.dataset import M3Dataset
+from m3plugins.training.losses import LossOptions, M3Loss, PerHead, m3_loss
+from m3plugins.training.model import M3Model
+from m3plugins.training.representations import Representations, TokenVectors, TokenWeights
+from m3plugins.training.teachers import (
+    FrozenEnsemble,
+    LiveEnsemble,
+    MovingAverage,
+    NoisyEnsemble,
+    StoredScores,
+    Teacher,
 )
+from m3plugins.training.trainer import DivergedError, SelfDistillationTrainer
 
-__all__ = ["LossOptions", "M3Loss", "PerHead", "Representations", "TokenVectors", "TokenWeights", "m3_loss"]
+__all__ = [
+    "Batch",
+    "CheckpointError",
+    "DivergedError",
+    "FrozenEnsemble",
+    "LiveEnsemble",
+    "LossOptions",
+    "M3Dataset",
+    "M3Loss",
+    "M3Model",
+    "MovingAverage",
+    "NoisyEnsemble",
+    "PerHead",
+    "Representations",
+    "SelfDistillationArguments",
+    "SelfDistillationTrainer",
+    "StoredScores",
+    "Teacher",
+    "TokenBatch",
+    "TokenVectors",
+    "TokenWeights",
+    "m3_loss",
+]

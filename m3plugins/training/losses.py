@@ -7,11 +7,17 @@ P = Q·G all passages, L and T tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from m3plugins.training.representations import Representations, TokenVectors, TokenWeights
+
+TeacherLogits = Callable[[Mapping[str, Tensor]], "Tensor | None"]
+"""From the student's logits (Q, C), by head and for the `ensemble`, to the teacher's, or None for no opinion."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,8 @@ class LossOptions:
         distillation_weights: Weights of the self-distillation losses; `ensemble` is not read.
         teacher_weight: Weight of the external teacher's loss, added to every InfoNCE.
         in_batch_negatives: Compare each query with all passages of the batch instead of its own group only.
+        false_negative_ratio: A passage whose ensemble score is above this share of the positive's is no negative
+            (0.95 in NV-Retriever, arXiv 2407.15831); None keeps all.
         max_elements: Most token similarities that MaxSim holds at a time.
 
     Raises:
@@ -53,6 +61,7 @@ class LossOptions:
     distillation_weights: PerHead = PerHead(sparse=0.1)
     teacher_weight: float = 1.0
     in_batch_negatives: bool = True
+    false_negative_ratio: float | None = None
     max_elements: int = 2**24
 
     def __post_init__(self) -> None:
@@ -63,37 +72,6 @@ class LossOptions:
     def temperature_of(self, name: str) -> float:
         """Return τ of the head called `name`."""
         return self.temperature[name] if isinstance(self.temperature, PerHead) else self.temperature
-
-
-@dataclass(frozen=True)
-class TokenWeights:
-    """Sparse head: `weights` (B, L) floating, after relu; `input_ids` (B, L) integer; `mask` (B, L) 1 on tokens."""
-
-    weights: Tensor
-    input_ids: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True)
-class TokenVectors:
-    """Multi-vector head: `vectors` (B, T, d) floating, unit, without CLS; `mask` (B, T) 1 on tokens."""
-
-    vectors: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Representations:
-    """Padded outputs of a batch of B texts, `dense` (B, H) floating, unit; None is a head that is not trained."""
-
-    dense: Tensor | None = None
-    sparse: TokenWeights | None = None
-    multi_vector: TokenVectors | None = None
-
-    @property
-    def heads(self) -> tuple[str, ...]:
-        """Names of the heads present."""
-        return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)
 
 
 @dataclass(frozen=True)
@@ -158,75 +136,28 @@ def max_sim(queries: TokenVectors, passages: TokenVectors, *, max_elements: int 
 
 
 def distillation(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over rows of -Σ softmax(teacher)·log_softmax(student), both (Q, C) logits; -inf excludes a candidate.
+    """Mean over rows of -Σ softmax(teacher)·log_softmax(student), both (Q, C) logits.
 
-    This is the KL divergence plus the entropy of the teacher, which is detached.
+    This is the KL divergence plus the entropy of the teacher, which is detached. A candidate at -inf in either is
+    left out of both.
     """
-    log_probabilities = student.log_softmax(-1).masked_fill(student.isneginf(), 0.0)
-    return -(teacher.detach().softmax(-1) * log_probabilities).sum(-1).mean()
+    excluded = student.isneginf() | teacher.isneginf()
+    log_probabilities = student.masked_fill(excluded, float("-inf")).log_softmax(-1).masked_fill(excluded, 0.0)
+    target = teacher.detach().masked_fill(excluded, float("-inf")).softmax(-1)
+    return -(target * log_probabilities).sum(-1).mean()
 
 
-def m3_loss(
-    queries: Representations,
-    passages: Representations,
-    options: LossOptions,
-    *,
-    false_negatives: Tensor | None = None,
-    teacher_scores: Tensor | None = None,
-    self_distillation: bool = False,
-) -> M3Loss:
-    """Contrastive loss of all heads together: L, or with self-distillation (L + L')/2.
+def live_ensemble(logits: Mapping[str, Tensor]) -> Tensor | None:
+    """M3's own teacher: the ensemble of the student's heads; a single head has none."""
+    return logits.get("ensemble")
 
-    With three heads: `s_ens = s_d + 0.3·s_l + s_m`, `L = (L_d + 0.1·L_l + L_m + L_ens)/4` and
-    `L' = (KD_d + 0.1·KD_l + KD_m)/3`, where KD_h distils the ensemble into head h. With two heads the ensemble is of
-    those two and the divisors are 3 and 2. A single head has no ensemble: `L = w_h·L_h`, and there is no L'.
 
-    Args:
-        queries: Q queries.
-        passages: P passages grouped by query, the positive first in each group.
-        options: Temperatures, weights and the choice of negatives.
-        false_negatives: (Q, P), nonzero where a passage is no negative of the query; its own positive always stays.
-        teacher_scores: (Q, G) logits of an external teacher, such as a cross-encoder. Every term gets its
-            `distillation` over the query's group beside InfoNCE (`kl_div` in the reference).
-        self_distillation: Add L'. The paper does so after a warm-up.
+def m3_scores(queries: Representations, passages: Representations, options: LossOptions) -> dict[str, Tensor]:
+    """Scores (Q, P) of each head and, of two heads or more, of their weighted sum, the `ensemble`.
 
     Raises:
-        ValueError: The sides differ in their heads or have none, P is no multiple of Q, or a shape is wrong.
+        ValueError: The sides differ in their heads or have none.
     """
-    scores = _scores(queries, passages, options)
-    if len(scores) > 1:
-        scores["ensemble"] = torch.stack([options.score_weights[head] * scores[head] for head in scores]).sum(0)
-
-    group = _groups(next(iter(scores.values())))
-    excluded = torch.zeros_like(next(iter(scores.values())), dtype=torch.bool)
-    if not options.in_batch_negatives:
-        excluded = (~excluded).scatter(1, group, False)
-    if false_negatives is not None:
-        _check_shape("false_negatives", false_negatives, excluded.shape)
-        excluded = (excluded | false_negatives.bool()).scatter(1, group[:, :1], False)
-    logits = {
-        name: (score / options.temperature_of(name)).masked_fill(excluded, float("-inf"))
-        for name, score in scores.items()
-    }
-
-    terms = {name: F.cross_entropy(logit, group[:, 0]) for name, logit in logits.items()}
-    if teacher_scores is not None:
-        _check_shape("teacher_scores", teacher_scores, group.shape)
-        teacher = teacher_scores.masked_fill(excluded.gather(1, group), float("-inf"))
-        for name, logit in logits.items():
-            terms[name] = terms[name] + options.teacher_weight * distillation(logit.gather(1, group), teacher)
-    total = torch.stack([options.loss_weights[name] * term for name, term in terms.items()]).mean()
-
-    if self_distillation and "ensemble" in logits:
-        distilled = {head: distillation(logits[head], logits["ensemble"]) for head in queries.heads}
-        weighted = [options.distillation_weights[head] * term for head, term in distilled.items()]
-        total = (total + torch.stack(weighted).mean()) / 2
-        terms |= {f"{head}_distillation": term for head, term in distilled.items()}
-    return M3Loss(total, {name: term.detach() for name, term in terms.items()})
-
-
-def _scores(queries: Representations, passages: Representations, options: LossOptions) -> dict[str, Tensor]:
-    """Scores (Q, P) of each head."""
     if queries.heads != passages.heads or not queries.heads:
         msg = f"queries and passages need the same heads, at least one, got {queries.heads} and {passages.heads}"
         raise ValueError(msg)
@@ -238,16 +169,94 @@ def _scores(queries: Representations, passages: Representations, options: LossOp
     if queries.multi_vector is not None and passages.multi_vector is not None:
         tokens = (queries.multi_vector, passages.multi_vector)
         scores["multi_vector"] = max_sim(*tokens, max_elements=options.max_elements)
+    if len(scores) > 1:
+        scores["ensemble"] = torch.stack([options.score_weights[head] * scores[head] for head in scores]).sum(0)
     return scores
 
 
-def _groups(scores: Tensor) -> Tensor:
+def m3_logits(
+    scores: Mapping[str, Tensor], options: LossOptions, temperatures: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The scores divided by their temperatures; `temperatures`, scalars by head, go before those of the options."""
+    learned = temperatures or {}
+    return {name: score / learned.get(name, options.temperature_of(name)) for name, score in scores.items()}
+
+
+def m3_loss(
+    queries: Representations,
+    passages: Representations,
+    options: LossOptions,
+    *,
+    group_size: int | None = None,
+    false_negatives: Tensor | None = None,
+    teacher_scores: Tensor | None = None,
+    teacher: TeacherLogits | None = None,
+    temperatures: Mapping[str, Tensor] | None = None,
+) -> M3Loss:
+    """Contrastive loss of all heads together: L, or with self-distillation (L + L')/2.
+
+    With three heads: `s_ens = s_d + 0.3·s_l + s_m`, `L = (L_d + 0.1·L_l + L_m + L_ens)/4` and
+    `L' = (KD_d + 0.1·KD_l + KD_m)/3`, where KD_h distils the teacher into head h. With two heads the ensemble is of
+    those two and the divisors are 3 and 2. A single head has no ensemble: `L = w_h·L_h`.
+
+    Args:
+        queries: Q queries.
+        passages: P passages; the first Q·G grouped by query, the positive first in each group, the rest (other
+            devices') negatives of all.
+        options: Temperatures, weights and the choice of negatives.
+        group_size: G; by default P/Q.
+        false_negatives: (Q, P), nonzero where a passage is no negative of the query; its own positive always stays.
+        teacher_scores: (Q, G) logits of an external teacher, such as a cross-encoder. Every term gets its
+            `distillation` over the query's group beside InfoNCE (`kl_div` in the reference).
+        teacher: Whom L' distils, `live_ensemble` in the paper; None, and a teacher that returns None, is no L'.
+        temperatures: Learned τ, scalars by head, in place of those of the options.
+
+    Raises:
+        ValueError: The sides differ in their heads or have none, P is no multiple of Q, or a shape is wrong.
+    """
+    scores = m3_scores(queries, passages, options)
+    decisive = scores.get("ensemble", next(iter(scores.values())))
+    group = _groups(decisive, group_size)
+    excluded = torch.zeros_like(decisive, dtype=torch.bool)
+    if not options.in_batch_negatives:
+        excluded = (~excluded).scatter(1, group, False)
+    if false_negatives is not None:
+        _check_shape("false_negatives", false_negatives, excluded.shape)
+        excluded = excluded | false_negatives.bool()
+    if options.false_negative_ratio is not None:
+        positive = decisive.detach().gather(1, group[:, :1])
+        excluded = excluded | (decisive.detach() > positive - (1 - options.false_negative_ratio) * positive.abs())
+    excluded = excluded.scatter(1, group[:, :1], False)
+    logits = {
+        name: logit.masked_fill(excluded, float("-inf"))
+        for name, logit in m3_logits(scores, options, temperatures).items()
+    }
+
+    terms = {name: F.cross_entropy(logit, group[:, 0]) for name, logit in logits.items()}
+    if teacher_scores is not None:
+        _check_shape("teacher_scores", teacher_scores, group.shape)
+        for name, logit in logits.items():
+            terms[name] = terms[name] + options.teacher_weight * distillation(logit.gather(1, group), teacher_scores)
+    total = torch.stack([options.loss_weights[name] * term for name, term in terms.items()]).mean()
+
+    target = teacher(logits) if teacher is not None else None
+    if target is not None:
+        _check_shape("the teacher's logits", target, excluded.shape)
+        distilled = {head: distillation(logits[head], target) for head in queries.heads}
+        weighted = [options.distillation_weights[head] * term for head, term in distilled.items()]
+        total = (total + torch.stack(weighted).mean()) / 2
+        terms |= {f"{head}_distillation": term for head, term in distilled.items()}
+    return M3Loss(total, {name: term.detach() for name, term in terms.items()})
+
+
+def _groups(scores: Tensor, size: int | None) -> Tensor:
     """Column numbers (Q, G) of each query's own passages in scores (Q, P)."""
     queries, passages = scores.shape
-    if not queries or not passages or passages % queries:
+    grouped = passages if size is None else queries * size
+    if not queries or not grouped or grouped % queries or grouped > passages:
         msg = f"passages must be a positive multiple of queries, got {passages} passages for {queries} queries"
         raise ValueError(msg)
-    return torch.arange(passages, device=scores.device).view(queries, -1)
+    return torch.arange(grouped, device=scores.device).view(queries, -1)
 
 
 def _check_shape(name: str, tensor: Tensor, shape: torch.Size) -> None:

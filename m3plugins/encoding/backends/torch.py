@@ -26,26 +26,45 @@ _ACCELERATOR_BATCH_TOKENS = 1 << 16
 class TorchBackend:
     """One replica of the model on one device.
 
-    The encoder runs in the given precision, the heads in float32.
+    The encoder runs in the precision of its weights, the heads in float32.
 
     Args:
-        checkpoint: What to load.
-        device: A torch device, or "auto".
-        dtype: Precision of the encoder, or "auto".
+        encoder: The transformer, where it shall run.
+        sparse: The linear layer of the sparse head, there too.
+        multi_vector: That of the multi-vector head.
+        pooling: How the dense vector is made.
         pad_id: Token id that fills batches up.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str, dtype: Dtype, pad_id: int) -> None:
-        self.device = torch_device(device)
+    def __init__(
+        self, encoder: PreTrainedModel, *, sparse: nn.Linear, multi_vector: nn.Linear, pooling: Pooling, pad_id: int
+    ) -> None:
+        self.device = sparse.weight.device
         self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _ACCELERATOR_BATCH_TOKENS)
-        self._pad_id = pad_id
-        self._pooling: Pooling = checkpoint.pooling
-        self._encoder = load_encoder(checkpoint).to(device=self.device, dtype=torch_dtype(dtype)).eval()
-        self._sparse = load_linear(checkpoint, SPARSE_HEAD).to(self.device).eval()
-        self._multi_vector = load_linear(checkpoint, MULTI_VECTOR_HEAD).to(self.device).eval()
-        self.dim = int(self._encoder.config.hidden_size)
-        self.multi_vector_dim = self._multi_vector.out_features
-        self.vocab_size = int(self._encoder.config.vocab_size)
+        self._encoder, self._sparse, self._multi_vector = encoder, sparse, multi_vector
+        self._pooling, self._pad_id = pooling, pad_id
+        self.dim = int(encoder.config.hidden_size)
+        self.multi_vector_dim = multi_vector.out_features
+        self.vocab_size = int(encoder.config.vocab_size)
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, *, device: str, dtype: Dtype, pad_id: int) -> TorchBackend:
+        """Loads a checkpoint.
+
+        Args:
+            checkpoint: What to load.
+            device: A torch device, or "auto".
+            dtype: Precision of the encoder, or "auto".
+            pad_id: Token id that fills batches up.
+        """
+        where = torch_device(device)
+        return cls(
+            load_encoder(checkpoint).to(device=where, dtype=torch_dtype(dtype)).eval(),
+            sparse=load_linear(checkpoint, SPARSE_HEAD).to(where).eval(),
+            multi_vector=load_linear(checkpoint, MULTI_VECTOR_HEAD).to(where).eval(),
+            pooling=checkpoint.pooling,
+            pad_id=pad_id,
+        )
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[TokenizedText], heads: Sequence[Head]) -> BatchOutput:
@@ -117,12 +136,14 @@ def load_encoder(checkpoint: Checkpoint) -> PreTrainedModel:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the bar that transformers shows while it reads weights."""
-    shown = logging.is_progress_bar_enabled()
+    """Without the bars that transformers shows for weights, and without its report of a pooler that nobody uses."""
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 

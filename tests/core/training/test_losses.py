@@ -21,6 +21,7 @@ from m3plugins.training.losses import (
     TokenWeights,
     distillation,
     lexical_vectors,
+    live_ensemble,
     m3_loss,
     max_sim,
 )
@@ -170,7 +171,7 @@ def test_loss_and_gradients_equal_the_reference(reference: Any, self_distillatio
         encode(model, PASSAGE_FEATURES),
         OPTIONS,
         teacher_scores=teacher if with_teacher else None,
-        self_distillation=self_distillation,
+        teacher=live_ensemble if self_distillation else None,
     ).total
     # the reference turns the teacher's list into float32
     tolerance = {"rtol": 1e-6, "atol": 1e-7} if with_teacher else {"rtol": 1e-9, "atol": 1e-10}
@@ -181,7 +182,7 @@ def test_loss_and_gradients_equal_the_reference(reference: Any, self_distillatio
 @pytest.mark.parity
 def test_own_group_loss_equals_the_reference_where_that_works(reference: Any) -> None:
     """Without in-batch negatives the reference slices its ensemble scores twice and loses that term."""
-    model = configure(reference, self_distillation=False)
+    model = configure(reference, teacher=None)
     theirs = model(QUERY_FEATURES, PASSAGE_FEATURES, no_in_batch_neg_flag=True).loss
     options = replace(OPTIONS, in_batch_negatives=False, loss_weights=PerHead(sparse=0.1, ensemble=0.0))
     ours = m3_loss(encode(model, QUERY_FEATURES), encode(model, PASSAGE_FEATURES), options).total
@@ -241,7 +242,7 @@ def test_sparse_takes_the_largest_weight_of_an_id_and_drops_specials_and_padding
 
 def test_no_tensor_has_the_size_of_the_vocabulary(queries: Representations, passages: Representations) -> None:
     with LargestTensor() as largest:
-        m3_loss(queries, passages, OPTIONS, self_distillation=True).total.backward()
+        m3_loss(queries, passages, OPTIONS, teacher=live_ensemble).total.backward()
     assert largest.numel < 2_000
 
 
@@ -250,7 +251,7 @@ def test_no_tensor_has_the_size_of_the_vocabulary(queries: Representations, pass
 
 def test_own_group_only_ignores_the_other_queries_passages(queries: Representations, passages: Representations) -> None:
     options = replace(OPTIONS, in_batch_negatives=False)
-    together = m3_loss(queries, passages, options, self_distillation=True).total
+    together = m3_loss(queries, passages, options, teacher=live_ensemble).total
     dense = queries.dense @ passages.dense.T / 0.02
     expected = torch.stack([dense[i, 2 * i] - dense[i, 2 * i : 2 * i + 2].logsumexp(0) for i in range(3)])
     terms = m3_loss(Representations(dense=queries.dense), Representations(dense=passages.dense), options).terms
@@ -268,7 +269,7 @@ def test_false_negatives_do_not_count(
     dense = queries.dense @ passages.dense.T / 0.02
     kept = {True: [[0, 2, 3, 5], range(6), range(6)], False: [[0], [2, 3], [4, 5]]}[in_batch_negatives]
     expected = torch.stack([dense[i, 2 * i] - dense[i, list(kept[i])].logsumexp(0) for i in range(3)])
-    loss = m3_loss(queries, passages, options, false_negatives=masked, self_distillation=True)
+    loss = m3_loss(queries, passages, options, false_negatives=masked, teacher=live_ensemble)
     torch.testing.assert_close(loss.terms["dense"], -expected.mean())
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss.total, leaves(queries, passages)))
 
@@ -276,7 +277,7 @@ def test_false_negatives_do_not_count(
 def test_masked_passage_gets_no_gradient(queries: Representations, passages: Representations) -> None:
     masked = torch.zeros(3, 6)
     masked[:, 1] = 1
-    loss = m3_loss(queries, passages, OPTIONS, false_negatives=masked, self_distillation=True,
+    loss = m3_loss(queries, passages, OPTIONS, false_negatives=masked, teacher=live_ensemble,
                    teacher_scores=torch.randn(3, 2, dtype=torch.float64))  # fmt: skip
     loss.total.backward()
     assert passages.dense.grad[1].abs().sum() == 0
@@ -307,7 +308,7 @@ def only(side: Representations, *heads: str) -> Representations:
 
 
 def test_total_is_the_published_formula(queries: Representations, passages: Representations) -> None:
-    loss = m3_loss(queries, passages, OPTIONS, self_distillation=True)
+    loss = m3_loss(queries, passages, OPTIONS, teacher=live_ensemble)
     t = loss.terms
     contrastive = (t["dense"] + 0.1 * t["sparse"] + t["multi_vector"] + t["ensemble"]) / 4
     distilled = t["dense_distillation"] + 0.1 * t["sparse_distillation"] + t["multi_vector_distillation"]
@@ -318,7 +319,7 @@ def test_total_is_the_published_formula(queries: Representations, passages: Repr
 def test_two_heads_divide_by_what_is_present(
     queries: Representations, passages: Representations, heads: tuple[str, str]
 ) -> None:
-    loss = m3_loss(only(queries, *heads), only(passages, *heads), OPTIONS, self_distillation=True)
+    loss = m3_loss(only(queries, *heads), only(passages, *heads), OPTIONS, teacher=live_ensemble)
     t, weight = loss.terms, {"dense": 1.0, "sparse": 0.1, "multi_vector": 1.0}
     contrastive = (sum(weight[head] * t[head] for head in heads) + t["ensemble"]) / 3
     distilled = sum(weight[head] * t[f"{head}_distillation"] for head in heads) / 2
@@ -329,7 +330,7 @@ def test_two_heads_divide_by_what_is_present(
 def test_a_single_head_has_neither_ensemble_nor_self_distillation(
     queries: Representations, passages: Representations, head: str, weight: float
 ) -> None:
-    loss = m3_loss(only(queries, head), only(passages, head), OPTIONS, self_distillation=True)
+    loss = m3_loss(only(queries, head), only(passages, head), OPTIONS, teacher=live_ensemble)
     assert set(loss.terms) == {head}
     everything = m3_loss(queries, passages, OPTIONS).terms
     torch.testing.assert_close(loss.total, weight * everything[head])
@@ -356,7 +357,7 @@ def test_self_distillation_does_not_train_its_teacher(queries: Representations, 
         loss_weights=PerHead(dense=0, sparse=0, multi_vector=0, ensemble=0),
         distillation_weights=PerHead(dense=0, sparse=1, multi_vector=0),
     )
-    m3_loss(queries, passages, options, self_distillation=True).total.backward()
+    m3_loss(queries, passages, options, teacher=live_ensemble).total.backward()
     assert queries.dense.grad.abs().sum() == 0
     assert queries.sparse.weights.grad.abs().sum() > 0
 
@@ -381,7 +382,7 @@ def test_gradients_are_correct(queries: Representations, passages: Representatio
 
 def test_texts_without_tokens_give_finite_loss_and_gradients() -> None:
     queries, passages = representations([5, 1, 0], seed=1), representations([6, 0, 1, 8, 1, 2], seed=2)
-    loss = m3_loss(queries, passages, OPTIONS, self_distillation=True)
+    loss = m3_loss(queries, passages, OPTIONS, teacher=live_ensemble)
     assert loss.total.isfinite()
     assert max_sim(queries.multi_vector, passages.multi_vector)[:, 1].tolist() == [0, 0, 0]
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss.total, leaves(queries, passages)))

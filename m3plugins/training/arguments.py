@@ -1,0 +1,136 @@
+"""Settings of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any, Literal, get_args
+
+from transformers import TrainingArguments
+
+from m3plugins.encoding.output import HEADS, check_heads
+from m3plugins.training.losses import LossOptions, PerHead
+
+EncoderTraining = Literal["full", "lora", "frozen"]
+
+
+@dataclass
+class SelfDistillationArguments(TrainingArguments):
+    """Settings of `SelfDistillationTrainer`, beside those of transformers' `TrainingArguments`.
+
+    `per_device_train_batch_size` counts queries. The defaults of the loss are M3's.
+
+    Attributes:
+        heads: Which heads are trained; the others are saved as they were.
+        train_encoder: "full", "lora" (merged when saved) or "frozen" (the two linear heads alone).
+        head_learning_rate: Learning rate of the two linear heads and of learned temperatures; None: `learning_rate`.
+        lora_rank: Rank of the LoRA matrices.
+        lora_alpha: Their scale is alpha / rank.
+        lora_dropout: Dropout ahead of them.
+        query_max_length: Tokens a query is cut to, special tokens included.
+        passage_max_length: Tokens a passage is cut to.
+        negatives: Hard negatives drawn per query and epoch.
+        in_batch_negatives: Compare a query with all passages of the batch, not with its own only.
+        cross_device_negatives: The batch is that of all processes together.
+        same_source: The queries of a batch come from one source (a file, a collection).
+        mask_known_positives: A passage that equals a positive of the query is no negative of it.
+        false_negative_ratio: Nor is one whose ensemble score is above this share of the positive's; None: off.
+        batch_tokens: Most tokens of a batch, as estimated from the texts' sizes: batches of long texts get fewer
+            queries. None: every batch has the same number of queries.
+        chunk_tokens: Tokens whose activations are held at a time. A larger batch is encoded in chunks, twice
+            (GradCache, arXiv 2101.06983): the gradient is the same. None: what the free memory allows.
+        temperature: τ, one for all or one per head.
+        learn_temperature: Train τ of each head, from these values on.
+        score_weights: Weights of the heads in the ensemble.
+        loss_weights: Weights of the contrastive losses.
+        distillation_weights: Weights of the self-distillation losses.
+        self_distillation: Distil the teacher into each head.
+        distillation_start_step: Optimizer steps without it at the start (about 6,000 in the paper). The count is the
+            trainer's `global_step`, which a checkpoint keeps.
+        teacher_weight: Weight of FlagEmbedding's `knowledge_distillation`: the divergence from the data's `pos_scores`
+            and `neg_scores`, added to every contrastive loss. 0: off.
+        state_cache_bytes: Memory for the token states of a frozen encoder, so that later epochs do not encode again.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+
+    output_dir: str = "m3-run"
+    per_device_train_batch_size: int = 32
+    learning_rate: float = 1e-5
+    warmup_steps: float = 0.1
+    logging_steps: float = 10
+    report_to: None | str | list[str] = "none"
+    heads: tuple[str, ...] = HEADS
+    train_encoder: EncoderTraining = "full"
+    head_learning_rate: float | None = None
+    lora_rank: int = 16
+    lora_alpha: float = 32
+    lora_dropout: float = 0.0
+    query_max_length: int = 512
+    passage_max_length: int = 512
+    negatives: int = 7
+    in_batch_negatives: bool = True
+    cross_device_negatives: bool = True
+    same_source: bool = True
+    mask_known_positives: bool = True
+    false_negative_ratio: float | None = None
+    batch_tokens: int | None = None
+    chunk_tokens: int | None = None
+    temperature: float | PerHead = 0.02
+    learn_temperature: bool = False
+    score_weights: PerHead = field(default_factory=lambda: PerHead(sparse=0.3))
+    loss_weights: PerHead = field(default_factory=lambda: PerHead(sparse=0.1))
+    distillation_weights: PerHead = field(default_factory=lambda: PerHead(sparse=0.1))
+    self_distillation: bool = True
+    distillation_start_step: int = 0
+    teacher_weight: float = 0.0
+    state_cache_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.heads = check_heads(self.heads)
+        for name in ("temperature", "score_weights", "loss_weights", "distillation_weights"):
+            if isinstance(given := getattr(self, name), Mapping):
+                setattr(self, name, PerHead(**given))
+        self._check()
+        super().__post_init__()
+
+    def loss_options(self, special_ids: tuple[int, ...]) -> LossOptions:
+        """The settings of `m3_loss`."""
+        return LossOptions(
+            special_ids=special_ids,
+            temperature=self.temperature,
+            score_weights=self.score_weights,
+            loss_weights=self.loss_weights,
+            distillation_weights=self.distillation_weights,
+            teacher_weight=self.teacher_weight,
+            in_batch_negatives=self.in_batch_negatives,
+            false_negative_ratio=self.false_negative_ratio,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON can hold them."""
+        plain: dict[str, Any] = super().to_dict()
+        return {name: asdict(value) if is_dataclass(value) else value for name, value in plain.items()}  # type: ignore[arg-type]
+
+    def _check(self) -> None:
+        if not self.heads:
+            msg = f"heads must name at least one of {', '.join(HEADS)}, got none"
+            raise ValueError(msg)
+        if self.train_encoder not in get_args(EncoderTraining):
+            msg = f"train_encoder must be one of {', '.join(get_args(EncoderTraining))}, got {self.train_encoder!r}"
+            raise ValueError(msg)
+        if self.train_encoder == "frozen" and self.heads == ("dense",):
+            msg = 'nothing to train: the dense head of a frozen encoder has no weights; use train_encoder="lora"'
+            raise ValueError(msg)
+        smallest = {"query_max_length": 3, "passage_max_length": 3, "negatives": 0, "lora_rank": 1, "chunk_tokens": 1}
+        smallest |= {"batch_tokens": 1, "distillation_start_step": 0, "teacher_weight": 0, "state_cache_bytes": 0}
+        for name, least in smallest.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                msg = f"{name} must be at least {least}, got {value}"
+                raise ValueError(msg)
+        if self.state_cache_bytes and self.train_encoder != "frozen":
+            msg = f'state_cache_bytes needs train_encoder="frozen", got {self.train_encoder!r}: its states change'
+            raise ValueError(msg)
+        self.loss_options(())

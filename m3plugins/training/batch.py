@@ -1,0 +1,82 @@
+"""What one training step reads: the token ids of its queries and passages, and what is known of the pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatch:
+    """Token ids of B texts.
+
+    Attributes:
+        input_ids: (B, L) int64, special tokens included, padded on the right.
+        mask: (B, L) bool, True on tokens.
+    """
+
+    input_ids: Tensor
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each text, (B,) int64."""
+        return self.mask.sum(1)
+
+    def select(self, rows: Tensor) -> TokenBatch:
+        """These texts, padded to the longest of them."""
+        mask = self.mask[rows]
+        width = int(mask.sum(1).max())
+        return TokenBatch(self.input_ids[rows, :width], mask[:, :width])
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Q queries and their Q·G passages, grouped by query: its positive first, then G - 1 negatives.
+
+    Where a query has fewer negatives than asked for, passages of its group repeat; the loss counts each text once.
+
+    Attributes:
+        queries: Q texts.
+        passages: Q·G texts.
+        passage_keys: (Q·G,) int64; equal for equal texts.
+        positive_keys: (Q, K) int64, the keys of all known positives of a query, drawn or not; filled up with -1.
+        teacher_scores: (Q, G) float32, an external teacher's scores (higher is better), or None.
+        truncated: How many of the texts were cut to their maximum length.
+    """
+
+    queries: TokenBatch
+    passages: TokenBatch
+    passage_keys: Tensor
+    positive_keys: Tensor
+    teacher_scores: Tensor | None = None
+    truncated: int = 0
+
+    @property
+    def group_size(self) -> int:
+        """G, passages per query."""
+        return len(self.passages) // len(self.queries)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory; the data loader calls it where a GPU will read."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(
+            queries=TokenBatch(change(self.queries.input_ids), change(self.queries.mask)),
+            passages=TokenBatch(change(self.passages.input_ids), change(self.passages.mask)),
+            passage_keys=change(self.passage_keys),
+            positive_keys=change(self.positive_keys),
+            teacher_scores=None if self.teacher_scores is None else change(self.teacher_scores),
+            truncated=self.truncated,
+        )

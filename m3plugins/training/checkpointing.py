@@ -1,0 +1,122 @@
+"""Checkpoints that are whole or are not used: a manifest, written last, names every file with its size and hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be resumed from; the message says which file is wrong and what to do."""
+
+
+def seal(folder: Path) -> None:
+    """Writes the manifest of a checkpoint whose files are all there; they are on the disk when it is."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
+        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    writing = folder / f".{MANIFEST}"
+    with writing.open("w", encoding="utf-8") as file:
+        json.dump({"format": 1, "files": files}, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    writing.replace(folder / MANIFEST)
+
+
+def verify(folder: Path) -> None:
+    """Refuses a checkpoint that is not complete and unchanged.
+
+    Raises:
+        CheckpointError: A file is missing or not what was written.
+    """
+    if not (folder / MANIFEST).is_file():
+        msg = f"{folder} was not saved to its end: it has no {MANIFEST}; resume from an earlier checkpoint"
+        raise CheckpointError(msg)
+    for name, stated in json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"].items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != stated["bytes"] or _sha256(path) != stated["sha256"]:
+            fault = "is missing" if not path.is_file() else "is not what was written"
+            msg = f"the checkpoint {folder} is damaged: {name} {fault}; remove the folder to resume from an earlier one"
+            raise CheckpointError(msg)
+
+
+def newest(output: Path) -> Path | None:
+    """The newest checkpoint of a run that was saved to its end; None if there is none."""
+    whole = [path for path in _checkpoints(output) if (path / MANIFEST).is_file()]
+    return whole[-1] if whole else None
+
+
+def last_checkpoint(output: Path) -> Path | None:
+    """As `newest`, and unchanged since.
+
+    Raises:
+        CheckpointError: It was damaged afterwards.
+    """
+    found = newest(output)
+    if found is not None:
+        verify(found)
+    return found
+
+
+def prune(output: Path, limit: int, *, best: str | None) -> None:
+    """Removes the oldest checkpoints until `limit` are left; the newest and the best stay."""
+    folders = _checkpoints(output)
+    kept = {folders[-1], Path(best) if best else folders[-1]}
+    removable = [folder for folder in folders if folder not in kept]
+    for folder in removable[: max(0, len(folders) - max(limit, len(kept)))]:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A folder to write into, whose files go to `folder` when all are written; after an error none does."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield building
+        for path in sorted(path for path in building.rglob("*") if path.is_file()):
+            target = folder / path.relative_to(building)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Says which settings of a resumed run are not those it was started with."""
+    ignored = {"output_dir", "logging_dir", "run_name", "resume_from_checkpoint"}
+    changed = sorted(name for name in before if name not in ignored and before[name] != now.get(name))
+    if changed:
+        details = ", ".join(f"{name} {before[name]!r} -> {now.get(name)!r}" for name in changed)
+        logger.warning("the resumed run has other settings than before: %s", details)
+
+
+def _checkpoints(output: Path) -> list[Path]:
+    """The checkpoint folders of a run, oldest first."""
+    found = {int(match[1]): path for path in output.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))}
+    return [found[step] for step in sorted(found)]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

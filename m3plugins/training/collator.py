@@ -1,0 +1,158 @@
+"""From drawn examples to the batch that a training step reads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from m3plugins.encoding.checkpoint import Checkpoint
+from m3plugins.encoding.tokenizing import Layout, TextTokenizer, TokenizedText, load_tokenizer
+from m3plugins.training.batch import Batch, TokenBatch
+from m3plugins.training.dataset import M3Dataset
+from m3plugins.training.sampling import Draw
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """An example as one step sees it.
+
+    Attributes:
+        query: With its prompt.
+        passages: One of its positives, then as many negatives as asked for.
+        positives: All of its positives.
+        scores: An external teacher's, one a passage, or None.
+    """
+
+    query: str
+    passages: tuple[str, ...]
+    positives: tuple[str, ...]
+    scores: tuple[float, ...] | None
+
+
+class Draws(Dataset[Drawn]):
+    """The groups of passages of a dataset: what is drawn depends on seed, epoch and row alone.
+
+    Args:
+        dataset: The examples.
+        negatives: Per query, drawn without replacement. Where there are fewer, all are drawn and then repeated;
+            where there is none, the positive is.
+        seed: Of the choices.
+
+    Raises:
+        ValueError: If `negatives` or `seed` is negative.
+    """
+
+    def __init__(self, dataset: M3Dataset, negatives: int, seed: int = 0) -> None:
+        if negatives < 0 or seed < 0:
+            msg = f"negatives and seed must be at least 0, got {negatives} and {seed}"
+            raise ValueError(msg)
+        self._dataset, self._negatives, self._seed = dataset, negatives, seed
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, draw: Draw) -> Drawn:
+        example = self._dataset[draw.row]
+        random = np.random.default_rng((self._seed, *draw))
+        positive = int(random.integers(len(example.positives)))
+        count = len(example.negatives)
+        chosen = np.resize(random.permutation(count), self._negatives) if count else [-1] * self._negatives
+        negatives = [int(position) for position in chosen]
+        passages = (example.positives[positive], *example.negatives)
+        scores = None
+        if example.positive_scores is not None and example.negative_scores is not None:
+            all_scores = (example.positive_scores[positive], *example.negative_scores)
+            scores = (all_scores[0], *(all_scores[1 + position] for position in negatives))
+        return Drawn(
+            query=example.prompted_query,
+            passages=(passages[0], *(passages[1 + position] for position in negatives)),
+            positives=example.positives,
+            scores=scores,
+        )
+
+
+class M3Collator:
+    """Makes a `Batch` of drawn examples, each text encoded as `M3Encoder` does. Worker processes may share it.
+
+    Args:
+        checkpoint: Whose tokenizer it is.
+        query_max_length: Tokens a query is cut to, special tokens included.
+        passage_max_length: The same for a passage.
+        with_scores: Pass on the external teacher's scores.
+
+    Raises:
+        ValueError: If the checkpoint has no fast tokenizer.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, query_max_length: int, passage_max_length: int, with_scores: bool = False
+    ) -> None:
+        tokenizer, special = load_tokenizer(checkpoint.folder)
+        self._queries = TextTokenizer(tokenizer, Layout(query_max_length))
+        self._passages = TextTokenizer(tokenizer, Layout(passage_max_length))
+        self._pad_id, self._with_scores = special.pad, with_scores
+
+    def __call__(self, examples: Sequence[Drawn]) -> Batch:
+        """Tokenises and pads.
+
+        Args:
+            examples: One a query, all with as many passages.
+
+        Returns:
+            The batch. Examples of the same query know each other's positives.
+
+        Raises:
+            ValueError: If scores are asked for, and an example has none.
+        """
+        texts = [passage for example in examples for passage in example.passages]
+        queries = self._queries.tokenize([example.query for example in examples])
+        passages = self._passages.tokenize(texts)
+        return Batch(
+            queries=_padded(queries, self._pad_id),
+            passages=_padded(passages, self._pad_id),
+            passage_keys=torch.tensor([text_key(text) for text in texts]),
+            positive_keys=_positive_keys(examples),
+            teacher_scores=torch.tensor([_scores(example) for example in examples]) if self._with_scores else None,
+            truncated=sum(text.truncated for text in queries + passages),
+        )
+
+
+def text_key(text: str) -> int:
+    """A number of 63 bits that stands for a text, the same in every process.
+
+    Example:
+        >>> text_key("fox") == text_key("fox"), text_key("fox") == text_key("dog"), text_key("fox") < 0
+        (True, False, False)
+    """
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _padded(texts: Sequence[TokenizedText], pad_id: int) -> TokenBatch:
+    lengths = np.array([len(text.ids) for text in texts])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    input_ids = np.full(mask.shape, pad_id, np.int64)
+    input_ids[mask] = np.concatenate([text.ids for text in texts])
+    return TokenBatch(torch.from_numpy(input_ids), torch.from_numpy(mask))
+
+
+def _positive_keys(examples: Sequence[Drawn]) -> torch.Tensor:
+    known: dict[str, dict[int, None]] = {}
+    for example in examples:
+        known.setdefault(example.query, {}).update(dict.fromkeys(map(text_key, example.positives)))
+    widest = max(map(len, known.values()))
+    return torch.tensor([[*known[example.query], *[-1] * (widest - len(known[example.query]))] for example in examples])
+
+
+def _scores(example: Drawn) -> tuple[float, ...]:
+    if example.scores is None:
+        msg = (
+            f"with_scores needs pos_scores and neg_scores of every example, got none for {example.query!r:.80}; "
+            "leave it out, or score the data"
+        )
+        raise ValueError(msg)
+    return example.scores

@@ -1,0 +1,185 @@
+"""The examples that a model is trained on, by number."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3plugins.training.examples import DatasetError, Example
+from m3plugins.training.parts import Findings, InMemory, JsonLines, Part, Sources
+
+logger = logging.getLogger(__name__)
+
+
+class M3Dataset:
+    """Examples by number; make one with `from_jsonl`, `from_beir` or `from_examples`, join several with `+`.
+
+    Negatives that are blank, repeated or also positives of their query are left out, and counted in a warning.
+    It pickles, and threads and the worker processes of a data loader may share it.
+
+    Example:
+        >>> row = {"query": "who jumps?", "pos": ["The fox."], "neg": ["The dog.", "The cat."]}
+        >>> dataset = M3Dataset.from_examples([row])
+        >>> dataset[0].negatives
+        ('The dog.', 'The cat.')
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = tuple(parts)
+        self._starts = np.array([0, *accumulate(map(len, self._parts))], np.int64)
+
+    @classmethod
+    def from_jsonl(cls, *paths: str | Path) -> M3Dataset:
+        """Examples in FlagEmbedding's format (see `Example.from_row`), one a line, which stay on disk.
+
+        Args:
+            paths: Files, or folders of `*.jsonl`. Each file is one source: its name without the extension, or the
+                whole path where several files have that name.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            DatasetError: If lines are wrong (the first 10 are named, all are counted), or a file has none.
+        """
+        if not paths:
+            msg = "from_jsonl needs at least one path, got none"
+            raise DatasetError(msg)
+        files = [file for path in paths for file in _files(Path(path))]
+        stems, findings = Counter(file.stem for file in set(files)), Findings()
+        parts = [JsonLines(file, file.stem if stems[file.stem] == 1 else str(file), findings) for file in files]
+        return cls._of(parts, findings, ", ".join(map(str, paths)))
+
+    @classmethod
+    def from_beir(cls, folder: str | Path, split: str = "train") -> M3Dataset:
+        """The judged queries of a BEIR collection, in memory; the source is the folder's name.
+
+        Documents judged above 0 are positives, the other judged ones negatives; a query without positives is left
+        out. A document's text is its title and its text, as `Document.content`.
+
+        Raises:
+            ImportError: If the `evaluation` extra, whose reader this is, is not installed.
+            FileNotFoundError: If a file is missing.
+            DatasetError: If a line is malformed, or the corpus lacks a judged document.
+        """
+        from m3plugins.evaluation import dataset as beir
+
+        try:
+            collection = beir.Dataset.load(folder, split)
+            judged = {document for judgements in collection.qrels.values() for document in judgements}
+            texts = {document.id: document.content for document in collection.documents() if document.id in judged}
+        except beir.DatasetError as err:
+            raise DatasetError(str(err)) from err
+        if missing := sorted(judged - texts.keys()):
+            msg = f"{folder}: corpus.jsonl lacks {len(missing)} judged documents, such as {missing[0]!r}"
+            raise DatasetError(msg)
+        findings, examples, unanswered = Findings(), [], 0
+        for query, judgements in collection.qrels.items():
+            positives = tuple(texts[document] for document, relevance in judgements.items() if relevance > 0)
+            negatives = tuple(texts[document] for document, relevance in judgements.items() if relevance <= 0)
+            unanswered += not positives
+            if positives:
+                with findings.at(f"{folder}: query {query!r}"):
+                    example = Example(
+                        collection.queries[query], positives, negatives, source=Path(folder).resolve().name
+                    )
+                    examples.append(findings.distinct(example))
+        if unanswered:
+            logger.warning("%s: %d queries without a relevant document were left out", folder, unanswered)
+        return cls._of([InMemory(examples)], findings, f"split {split!r} of {folder}")
+
+    @classmethod
+    def from_examples(cls, examples: Iterable[Example | Mapping[str, Any]], source: str = "") -> M3Dataset:
+        """Examples in memory.
+
+        Args:
+            examples: `Example`s, or rows in FlagEmbedding's format (see `Example.from_row`).
+            source: Of the examples that name none.
+
+        Raises:
+            DatasetError: If some are wrong (named by number, from 1), or there is none.
+        """
+        findings, kept = Findings(), []
+        for number, item in enumerate(examples, start=1):
+            with findings.at(f"example {number}"):
+                kept.append(findings.distinct(_example(item, source)))
+        return cls._of([InMemory(kept)], findings, "the examples given")
+
+    @classmethod
+    def _of(cls, parts: Sequence[Part], findings: Findings, place: str) -> M3Dataset:
+        findings.check()
+        for part in parts:
+            if not len(part):
+                msg = f"training data must hold at least one example, got none in {getattr(part, 'path', place)}"
+                raise DatasetError(msg)
+        if findings.dropped:
+            reason = "blank, repeated or also positives of their query"
+            logger.warning("%s: %d negatives were left out: %s", place, findings.dropped, reason)
+        return cls(parts)
+
+    def __add__(self, other: M3Dataset) -> M3Dataset:
+        """These examples, then the other's; sources of one name become one."""
+        return M3Dataset(self._parts + other._parts) if isinstance(other, M3Dataset) else NotImplemented
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, row: int) -> Example:
+        """One example; negative numbers count from the end.
+
+        Raises:
+            IndexError: If there is no such row.
+            DatasetError: If its file has changed since the dataset was made.
+        """
+        if not -len(self) <= row < len(self):
+            msg = f"row must be below {len(self)}, the number of examples, got {row}"
+            raise IndexError(msg)
+        row %= len(self)
+        part = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._parts[part][row - int(self._starts[part])]
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[row] for row in range(len(self)))
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes in UTF-8 of each query with its prompt and of the longest of its passages, (n, 2)."""
+        return np.concatenate([part.sizes for part in self._parts])
+
+    @cached_property
+    def sources(self) -> Sources:
+        """Which collection each example is from."""
+        all_of = [part.sources for part in self._parts]
+        joined = Sources.of([name for sources in all_of for name in sources.names])
+        starts = accumulate((len(sources.names) for sources in all_of), initial=0)
+        rows = [joined.rows[start + sources.rows] for start, sources in zip(starts, all_of, strict=False)]
+        return Sources(joined.names, np.concatenate(rows))
+
+    @cached_property
+    def has_scores(self) -> bool:
+        """Whether every example has a teacher's scores."""
+        return all(part.has_scores for part in self._parts)
+
+
+def _files(path: Path) -> list[Path]:
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files or not all(file.is_file() for file in files):
+        msg = f"training data must be a file or a folder of *.jsonl, got {path}, where there is none"
+        raise FileNotFoundError(msg)
+    return files
+
+
+def _example(item: Example | Mapping[str, Any], source: str) -> Example:
+    if isinstance(item, Example):
+        return item if item.source else replace(item, source=source)
+    if isinstance(item, Mapping):
+        return Example.from_row(item, source)
+    msg = f"must be an Example or a mapping, got {type(item).__name__}"
+    raise ValueError(msg)

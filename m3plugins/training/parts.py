@@ -1,0 +1,172 @@
+"""Where a dataset's examples lie: in memory, or in a file that is read whenever one is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3plugins.training.examples import DatasetError, Example
+
+REASONS_SHOWN = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Which collection each example is from.
+
+    Attributes:
+        names: Of the collections.
+        rows: For each example the position of its collection in `names`, (n,) int64.
+    """
+
+    names: tuple[str, ...]
+    rows: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Sources:
+        """The sources of examples whose collections have these names, (n,)."""
+        positions = {name: position for position, name in enumerate(dict.fromkeys(names))}
+        return cls(tuple(positions), np.array([positions[name] for name in names], np.int64))
+
+
+class Part(Protocol):
+    """Some examples of a dataset by number, and what `M3Dataset` tells of them."""
+
+    @property
+    def sizes(self) -> NDArray[np.int64]: ...  # noqa: D102
+    @property
+    def sources(self) -> Sources: ...  # noqa: D102
+    @property
+    def has_scores(self) -> bool: ...  # noqa: D102
+    def __len__(self) -> int: ...
+    def __getitem__(self, row: int, /) -> Example: ...
+
+
+@dataclass
+class Findings:
+    """What is wrong with examples, and what was left out of them.
+
+    Attributes:
+        dropped: Negatives left out: blank, repeated or also positives.
+        wrong: How many places hold no example.
+        reasons: Of the first of them.
+    """
+
+    dropped: int = 0
+    wrong: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def at(self, place: str) -> Iterator[None]:
+        """Notes a ValueError that is raised within, and lets no further."""
+        try:
+            yield
+        except ValueError as err:
+            self.wrong += 1
+            if self.wrong <= REASONS_SHOWN:
+                self.reasons.append(f"{place}: {err}")
+
+    def distinct(self, example: Example) -> Example:
+        """`Example.distinct`, counted."""
+        distinct = example.distinct()
+        self.dropped += len(example.negatives) - len(distinct.negatives)
+        return distinct
+
+    def check(self) -> None:
+        """Raises DatasetError if anything was wrong."""
+        if self.wrong:
+            count = "1 example is" if self.wrong == 1 else f"{self.wrong} examples are"
+            further = [f"and {self.wrong - REASONS_SHOWN} more"] if self.wrong > REASONS_SHOWN else []
+            raise DatasetError("\n".join([f"{count} wrong:", *self.reasons, *further]))
+
+
+class InMemory:
+    """Examples in memory."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+        self.sizes: NDArray[np.int64] = np.array([example.sizes for example in examples], np.int64).reshape(-1, 2)
+        self.sources = Sources.of([example.source for example in examples])
+        self.has_scores = all(example.has_scores for example in examples)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, row: int, /) -> Example:
+        return self._examples[row]
+
+
+class JsonLines:
+    """The examples of one file, of one source. It keeps no file open, so threads and processes may share it.
+
+    Args:
+        path: The file, which is read once to find where its examples are.
+        source: Their source.
+        findings: Hears of lines that are wrong.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+
+    def __init__(self, path: Path, source: str, findings: Findings) -> None:
+        self.path, self._source, self.has_scores = path, source, True
+        offsets, sizes, end = array("q"), array("q"), 0
+        with path.open("rb") as file:
+            self._state = _state(file.fileno())
+            for number, line in enumerate(file, start=1):
+                start, end = end, end + len(line)
+                if line.strip():
+                    with findings.at(f"{path}:{number}"):
+                        example = findings.distinct(_parse(line, source))
+                        offsets.append(start)
+                        sizes.extend(example.sizes)
+                        self.has_scores = self.has_scores and example.has_scores
+        self._offsets = np.array(offsets, np.int64)
+        self.sizes: NDArray[np.int64] = np.array(sizes, np.int64).reshape(-1, 2)
+
+    @property
+    def sources(self) -> Sources:
+        """The one source."""
+        return Sources((self._source,), np.zeros(len(self), np.int64))
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, row: int, /) -> Example:
+        """Reads and parses one line.
+
+        Raises:
+            DatasetError: If the file has changed since its lines were found.
+        """
+        with self.path.open("rb") as file:
+            if _state(file.fileno()) != self._state:
+                msg = f"{self.path} has changed since the dataset was made; make the dataset anew"
+                raise DatasetError(msg)
+            file.seek(int(self._offsets[row]))
+            return _parse(file.readline(), self._source).distinct()
+
+
+def _state(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns
+
+
+def _parse(line: bytes, source: str) -> Example:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as err:
+        msg = f"not a line of JSON in UTF-8: {err}"
+        raise ValueError(msg) from err
+    if not isinstance(row, dict):
+        msg = f"a line must hold a JSON object, got {type(row).__name__}"
+        raise ValueError(msg)
+    return Example.from_row(row, source)

@@ -1,0 +1,153 @@
+"""Which examples make up a training step: of similar length, within a token budget, the same on every process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+logger = logging.getLogger(__name__)
+
+SPREAD = 1.5
+"""Most that the longest example of a bucket exceeds the shortest by, as a factor, in a bucket of many examples."""
+
+
+class Draw(NamedTuple):
+    """An example of the dataset, as it is drawn in one epoch."""
+
+    epoch: int
+    row: int
+
+
+class LengthGroupedBatches(Sampler[list[Draw]]):
+    """Batches of examples of similar length, shuffled by seed and epoch alone.
+
+    Each process passes its own rank and gets its part of every global batch, as many queries as the others. The
+    examples are cut, longest first, into buckets of at least one global batch each. A bucket's batches are of equal
+    size, give or take one query a device. Every example comes once an epoch; where a bucket does not divide evenly
+    among the processes, up to `world_size - 1` of its examples come again.
+
+    Args:
+        lengths: Tokens of each example with all its passages, estimated, (n,) integer.
+        sources: Collection of each example, (n,) integer; see `same_source`.
+        batch_size: Most queries per device and batch.
+        token_budget: Most tokens per device and batch, each example counted as long as the longest of its bucket. An
+            example over it is a batch of its own. None for no limit.
+        same_source: Draw every global batch from one source.
+        seed: Of the shuffling.
+        rank: Of this process.
+        world_size: Number of processes.
+        drop_last: Leave out, every epoch anew, examples that do not fill a global batch of their bucket.
+
+    Raises:
+        ValueError: If an argument is out of its range, or `drop_last` leaves nothing.
+
+    Example:
+        >>> lengths, sources = np.array([9, 1, 8, 1, 1, 1]), np.zeros(6, np.int64)
+        >>> batches = LengthGroupedBatches(lengths, sources, batch_size=4, token_budget=18)
+        >>> sorted(sorted(int(lengths[draw.row]) for draw in batch) for batch in batches)
+        [[1, 1, 1, 1], [8, 9]]
+    """
+
+    def __init__(
+        self,
+        lengths: NDArray[np.int64],
+        sources: NDArray[np.int64],
+        *,
+        batch_size: int,
+        token_budget: int | None = None,
+        same_source: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
+    ) -> None:
+        _check_at_least("batch_size", batch_size, 1)
+        _check_at_least("world_size", world_size, 1)
+        _check_at_least("seed", seed, 0)
+        if token_budget is not None:
+            _check_at_least("token_budget", token_budget, 1)
+        if not 0 <= rank < world_size:
+            msg = f"rank must be from 0 to {world_size - 1}, below world_size, got {rank}"
+            raise ValueError(msg)
+        if not len(lengths) or np.shape(lengths) != np.shape(sources):
+            msg = f"lengths and sources must be of the same n >= 1 examples, got {len(lengths)} and {len(sources)}"
+            raise ValueError(msg)
+        self._seed, self._rank, self._world_size, self._epoch = seed, rank, world_size, 0
+        self._batch_size, self._token_budget = batch_size, token_budget
+        groups = sources if same_source else np.zeros(len(lengths), np.int64)
+        self._buckets: list[_Bucket] = []
+        for group in np.unique(groups):
+            rows = np.flatnonzero(groups == group)
+            rows = rows[np.argsort(-lengths[rows], kind="stable")]
+            self._buckets += self._cut(rows, lengths[rows], drop_last)
+        if never := sum(len(bucket.rows) for bucket in self._buckets if not bucket.batches):
+            logger.warning("%d examples are never drawn: drop_last, and they fill no global batch", never)
+        if not len(self):
+            msg = f"drop_last leaves no batch of {batch_size} queries on {world_size} devices; lower batch_size"
+            raise ValueError(msg)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the shuffling that the next iteration follows."""
+        _check_at_least("epoch", epoch, 0)
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return sum(bucket.batches for bucket in self._buckets)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        random, epoch = np.random.default_rng((self._seed, self._epoch)), self._epoch
+        steps = []
+        for bucket in self._buckets:
+            rows = np.resize(random.permutation(bucket.rows), (bucket.shares, self._world_size))
+            steps += np.array_split(rows, bucket.batches) if bucket.batches else []
+        for step in random.permutation(len(steps)):
+            yield [Draw(epoch, int(row)) for row in steps[step][:, self._rank]]
+
+    def _cut(self, rows: NDArray[np.int64], lengths: NDArray[np.int64], drop_last: bool) -> list[_Bucket]:
+        """The buckets of rows that come longest first.
+
+        A bucket takes what is `SPREAD` times shorter than its longest, and if that is no global batch yet, the next
+        longest too. What is left at the end and fills no global batch joins the last bucket. So one long example
+        makes only its own global batch small.
+        """
+        buckets, start = [], 0
+        while start < len(rows):
+            size = self._size(int(lengths[start]))
+            similar = np.searchsorted(-lengths, -lengths[start] / SPREAD, side="right")
+            end = max(int(similar), start + size * self._world_size)
+            if len(rows) - end < self._size(int(lengths[min(end, len(rows) - 1)])) * self._world_size:
+                end = len(rows)
+            if drop_last:
+                batches = (end - start) // (size * self._world_size)
+                shares = batches * size
+            else:
+                shares = -(-(end - start) // self._world_size)
+                batches = -(-shares // size)
+            buckets.append(_Bucket(rows[start:end], shares, batches))
+            start = end
+        return buckets
+
+    def _size(self, length: int) -> int:
+        """Queries per device in a bucket whose longest example is of this length."""
+        if self._token_budget is None:
+            return self._batch_size
+        return min(self._batch_size, max(1, self._token_budget // max(1, length)))
+
+
+class _Bucket(NamedTuple):
+    """Rows of similar length, the queries that each process gets of them in an epoch, and in how many batches."""
+
+    rows: NDArray[np.int64]
+    shares: int
+    batches: int
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        msg = f"{name} must be at least {least}, got {value}"
+        raise ValueError(msg)

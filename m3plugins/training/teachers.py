@@ -1,0 +1,180 @@
+"""Whom the heads learn from: what self-distillation takes as its target.
+
+A teacher of your own is a few lines:
+
+    class Lexical(Teacher):
+        def scores(self, student, representations, batch):
+            return student["sparse"]
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from m3plugins.training.batch import Batch, TokenBatch
+from m3plugins.training.grad_cache import Pair
+from m3plugins.training.losses import LossOptions, live_ensemble, m3_logits, m3_scores
+from m3plugins.training.memory import encoder_dropout
+from m3plugins.training.model import M3Model
+from m3plugins.training.representations import Representations
+
+
+class Teacher:
+    """Gives each query a distribution over the candidates of its batch. Every method but `scores` may be left out."""
+
+    def start(self, model: M3Model, options: LossOptions) -> None:
+        """Called once, before the first step, with the model as it will be trained and the settings of its loss."""
+        self.model, self.options = model, options
+
+    def encode(self, chunk: TokenBatch) -> Representations | None:
+        """The teacher's own view of b texts, computed without gradient; None if it needs none."""
+        return None
+
+    def scores(self, student: Mapping[str, Tensor], representations: Pair | None, batch: Batch) -> Tensor | None:
+        """The teacher's logits (Q, C), whose softmax over the candidates is the target of every head.
+
+        Args:
+            student: Logits (Q, C) of the heads and of their `ensemble`, temperature applied, -inf for what is no
+                candidate. The first Q·G columns are the batch's own passages; the passages of other processes follow.
+            representations: What `encode` gave for the queries and for the C candidates.
+            batch: The batch of this process.
+
+        Returns:
+            Floating logits; -inf leaves a candidate out of this comparison. None: nothing to teach in this batch.
+        """
+        raise NotImplementedError
+
+    def update(self, step: int) -> None:
+        """Called after every optimizer step."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint must keep of the teacher."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+
+
+class LiveEnsemble(Teacher):
+    """M3's own (arXiv 2402.03216, section 3.3): the weighted sum of the student's scores, as they are."""
+
+    def scores(self, student: Mapping[str, Tensor], representations: Pair | None, batch: Batch) -> Tensor | None:
+        """The ensemble's logits; None where one head is trained alone."""
+        return live_ensemble(student)
+
+
+class _EncodingTeacher(Teacher):
+    """A teacher with a forward pass of its own, whose ensemble is the target."""
+
+    def scores(self, student: Mapping[str, Tensor], representations: Pair | None, batch: Batch) -> Tensor | None:
+        if representations is None:
+            return None
+        scores = m3_scores(representations.queries, representations.passages, self.options)
+        logits = m3_logits(scores, self.options)
+        return logits.get("ensemble", next(iter(logits.values())))
+
+
+class FrozenEnsemble(_EncodingTeacher):
+    """The ensemble of a model that does not change: by default the student as it was before the first step.
+
+    Args:
+        model: Another M3 model, with the student's tokenizer.
+    """
+
+    def __init__(self, model: M3Model | None = None) -> None:
+        self._given = model
+
+    def start(self, model: M3Model, options: LossOptions) -> None:
+        """Copies the student, unless a model was given."""
+        super().start(model, options)
+        self.teacher = self._given or copy.deepcopy(model)
+        self.teacher.__dict__.pop("forward", None)  # accelerate's, of an earlier run, would call the student
+        self.teacher.to(next(model.parameters()).device).requires_grad_(False).eval()
+
+    def encode(self, chunk: TokenBatch) -> Representations | None:
+        """The frozen model's representations."""
+        return self.teacher.represent(chunk)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The frozen model, unless it was given: a resumed run starts from a student that has moved on."""
+        return {} if self._given else _changing(self.teacher, self.model)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Puts the frozen model back."""
+        self.teacher.load_state_dict(dict(state), strict=False)
+
+
+class MovingAverage(FrozenEnsemble):
+    """The ensemble of an exponential moving average of the student's weights (mean teacher, arXiv 1703.01780).
+
+    Args:
+        decay: Share of the average that stays at each step.
+
+    Raises:
+        ValueError: The decay is not between 0 and 1.
+    """
+
+    def __init__(self, decay: float = 0.99) -> None:
+        if not 0 <= decay < 1:
+            msg = f"decay must be at least 0 and below 1, got {decay}"
+            raise ValueError(msg)
+        super().__init__()
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Moves the average towards the student; over the first steps it is their plain mean."""
+        decay = min(self._decay, step / (step + 1))
+        averages = dict(self.teacher.named_parameters())
+        for name, parameter in self.model.trainable_state().items():
+            averages[name].lerp_(parameter, 1 - decay)
+
+
+class NoisyEnsemble(_EncodingTeacher):
+    """The ensemble of a second pass of the student with other dropout (noisy self-distillation, arXiv 2009.07032).
+
+    Raises:
+        ValueError: At the start, if the model has no dropout: both passes would be the same.
+    """
+
+    def start(self, model: M3Model, options: LossOptions) -> None:
+        """Checks that there is dropout."""
+        super().start(model, options)
+        if model.frozen or not encoder_dropout(model.encoder):
+            msg = "NoisyEnsemble needs an encoder that is trained with dropout, this one has none; use LiveEnsemble"
+            raise ValueError(msg)
+
+    def encode(self, chunk: TokenBatch) -> Representations | None:
+        """The student's representations under fresh dropout."""
+        return self.model.represent(chunk)
+
+
+class StoredScores(Teacher):
+    """The data's own `pos_scores` and `neg_scores`, of a cross-encoder or of BM25, over each query's group.
+
+    Args:
+        temperature: Divides the scores.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        self._temperature = temperature
+
+    def scores(self, student: Mapping[str, Tensor], representations: Pair | None, batch: Batch) -> Tensor | None:
+        """The stored scores, -inf for the passages of other queries; None where the batch has none."""
+        if batch.teacher_scores is None:
+            return None
+        any_logits = next(iter(student.values()))
+        queries, group = batch.teacher_scores.shape
+        columns = torch.arange(queries * group, device=any_logits.device).view(queries, group)
+        scores = (batch.teacher_scores / self._temperature).to(any_logits)
+        return torch.full_like(any_logits, float("-inf")).scatter(1, columns, scores)
+
+
+def _changing(copied: M3Model, student: M3Model) -> dict[str, Tensor]:
+    """The copied parameters that training changes in the student."""
+    copies = dict(copied.named_parameters())
+    return {name: copies[name].detach() for name in student.trainable_state()}

@@ -1,0 +1,66 @@
+"""Estimated lengths: near what the tokenizer counts, at the price of a sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from m3plugins.encoding.tokenizing import load_tokenizer
+from m3plugins.training.dataset import M3Dataset
+from m3plugins.training.lengths import SAMPLE, estimated_lengths
+from tests.tiny import SENTENCES
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+MAXIMA = {"max_query_length": 8192, "max_passage_length": 8192}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(checkpoint: Path) -> Tokenizer:
+    return load_tokenizer(checkpoint)[0]
+
+
+def language(position: int, count: int) -> M3Dataset:
+    """Queries of one sentence, passages of one to eight in the same language."""
+    sentence = SENTENCES[position]
+    rows = [{"query": sentence, "pos": [" ".join([sentence] * (1 + number % 8))]} for number in range(count)]
+    return M3Dataset.from_examples(rows, source=str(position))
+
+
+def test_estimates_are_near_the_truth_in_every_script(tokenizer: Tokenizer) -> None:
+    dataset = language(0, 16)
+    for position in range(1, len(SENTENCES)):
+        dataset += language(position, 16)
+    estimates = estimated_lengths(dataset, tokenizer, **MAXIMA, group_size=3)
+    truth = [
+        len(tokenizer.encode(example.query).ids) + 3 * len(tokenizer.encode(example.longest_passage).ids)
+        for example in dataset
+    ]
+    assert estimates.dtype == np.int64
+    np.testing.assert_allclose(estimates, truth, rtol=0.15)
+
+
+def test_estimates_are_cut_at_the_maxima(tokenizer: Tokenizer) -> None:
+    dataset = M3Dataset.from_examples([{"query": "fox " * 500, "pos": ["fox " * 500]}])
+    lengths = estimated_lengths(dataset, tokenizer, max_query_length=16, max_passage_length=64, group_size=8)
+    assert lengths.tolist() == [16 + 8 * 64]
+
+
+def test_only_a_sample_is_tokenised(tokenizer: Tokenizer) -> None:
+    class Counting:
+        texts = 0
+
+        def encode(self, *args: Any, **kwargs: Any) -> Any:
+            self.texts += 1
+            return tokenizer.encode(*args, **kwargs)
+
+        def num_special_tokens_to_add(self, pair: bool) -> int:
+            return tokenizer.num_special_tokens_to_add(pair)
+
+    counting: Any = Counting()
+    estimated_lengths(language(0, 1000) + language(1, 10), counting, **MAXIMA, group_size=2)
+    assert counting.texts == 2 * (SAMPLE + 10)
