@@ -14,6 +14,7 @@ from m3plugins.cli.doctor import doctor
 from m3plugins.cli.evaluate import evaluate
 from m3plugins.cli.index import index
 from m3plugins.cli.search import search
+from m3plugins.cli.train import train
 
 COMMANDS = "m3plugins.commands"
 """Entry point group of further verbs: functions with typer's annotations that return an exit code or None."""
@@ -21,7 +22,7 @@ COMMANDS = "m3plugins.commands"
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
 
-_VERBS = (index, search, evaluate, doctor)
+_VERBS = (index, search, evaluate, train, doctor)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -6,10 +6,12 @@ if find_spec("accelerate") is None or find_spec("peft") is None:
     msg = 'training needs accelerate and peft: pip install "m3plugins[train]"'
     raise ImportError(msg)
 
+from m3plugins.evaluation.dataset import DatasetError
 from m3plugins.training.arguments import SelfDistillationArguments
 from m3plugins.training.batch import Batch, TokenBatch
 from m3plugins.training.checkpointing import CheckpointError
 from m3plugins.training.dataset import M3Dataset
+from m3plugins.training.examples import Example
 from m3plugins.training.losses import LossOptions, M3Loss, PerHead, m3_loss
 from m3plugins.training.model import M3Model
 from m3plugins.training.representations import Representations, TokenVectors, TokenWeights
@@ -26,7 +28,9 @@ from m3plugins.training.trainer import DivergedError, SelfDistillationTrainer
 __all__ = [
     "Batch",
     "CheckpointError",
+    "DatasetError",
     "DivergedError",
+    "Example",
     "FrozenEnsemble",
     "LiveEnsemble",
     "LossOptions",

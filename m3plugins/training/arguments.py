@@ -114,9 +114,6 @@ class SelfDistillationArguments(TrainingArguments):
         return {name: asdict(value) if is_dataclass(value) else value for name, value in plain.items()}  # type: ignore[arg-type]
 
     def _check(self) -> None:
-        if not self.heads:
-            msg = f"heads must name at least one of {', '.join(HEADS)}, got none"
-            raise ValueError(msg)
         if self.train_encoder not in get_args(EncoderTraining):
             msg = f"train_encoder must be one of {', '.join(get_args(EncoderTraining))}, got {self.train_encoder!r}"
             raise ValueError(msg)

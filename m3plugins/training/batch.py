@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from m3plugins.encoding.tokenizing import TokenizedText
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +23,15 @@ class TokenBatch:
 
     input_ids: Tensor
     mask: Tensor
+
+    @classmethod
+    def of(cls, texts: Sequence[TokenizedText], pad_id: int) -> TokenBatch:
+        """Tokenised texts, one at least, padded to the longest."""
+        lengths = np.array([len(text.ids) for text in texts])
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        input_ids = np.full(mask.shape, pad_id, np.int64)
+        input_ids[mask] = np.concatenate([text.ids for text in texts])
+        return cls(torch.from_numpy(input_ids), torch.from_numpy(mask))
 
     def __len__(self) -> int:
         return len(self.input_ids)

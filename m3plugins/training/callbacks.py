@@ -1,28 +1,22 @@
-"""What a training run watches on fixed texts: whether the sparse head collapses, how far the heads move.
-
-A measurement of your own is a `Probe` of a few lines:
-
-    class Longest(Probe):
-        def measure(self, encoder):
-            output = encoder.encode_documents(self.texts, heads=("sparse",))
-            return {"sparse_entries": float(max(map(len, output.sparse)))}
-"""
+"""What a training run watches on fixed texts: whether the sparse head collapses, how far the heads move."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.encoding.sparse import SparseVector
 from m3plugins.encoding.tokenizing import Layout, TextTokenizer, load_tokenizer
 from m3plugins.training.arguments import SelfDistillationArguments
-from m3plugins.training.collator import Drawn
 from m3plugins.training.development import live_encoder
 from m3plugins.training.model import M3Model
 from m3plugins.training.sampling import Draw
@@ -33,12 +27,12 @@ PASSAGES = 64
 """Passages of the training data that are measured where no texts are given."""
 
 
-class Probe(TrainerCallback):  # type: ignore[misc]
-    """Measures the model in training on fixed texts, and adds what it finds to the logs. Subclasses say what.
+class Probe(TrainerCallback):
+    """Measures the model in training on fixed texts and adds what it finds to the logs. Subclasses say what.
 
-    It measures with the first log, then with the first log after every `every` steps, and with that of the last step.
-    Training goes on as if it had not been measured: the model runs without dropout and is put back into its mode, and
-    no random number is drawn. Every process measures, so that all of them stop or none does.
+    It measures with the first log, with the first one after every further `every` steps, and with that of the last
+    step. Training goes on as if it had not: the model runs without dropout, its mode and the random numbers
+    are put back. Every process measures the same model, so that all of them stop or none does.
 
     Args:
         texts: What to encode, as passages; None takes positives from all over the training data.
@@ -48,8 +42,8 @@ class Probe(TrainerCallback):  # type: ignore[misc]
         texts: What is encoded.
 
     Raises:
-        ValueError: If there is no text, or `every` is not positive.
         TypeError: If `texts` is a single string.
+        ValueError: If there is no text, or `every` is not positive.
     """
 
     def __init__(self, texts: Sequence[str] | None = None, *, every: int = 100) -> None:
@@ -66,74 +60,62 @@ class Probe(TrainerCallback):  # type: ignore[misc]
         self._every, self._due = every, 0
 
     def start(self, encoder: M3Encoder) -> None:
-        """Called before the first step, with an encoder that runs the model in training."""
-
-    def measure(self, encoder: M3Encoder) -> dict[str, float]:
-        """The figures to log, by name.
+        """Called before the first step; `M3Encoder(encoder.model, encoder.options)` is the model before any training.
 
         Args:
-            encoder: Runs the model as it is now; a passage is cut to `passage_max_length`.
+            encoder: Runs the model in training, as it is at each call.
         """
+
+    def measure(self, encoder: M3Encoder) -> dict[str, float]:
+        """The figures to log, by name."""
         raise NotImplementedError
 
     def judge(self, found: Mapping[str, float], state: TrainerState, control: TrainerControl) -> None:
         """Called with what was measured; `control.should_training_stop = True` ends the training."""
 
     def on_train_begin(
-        self,
-        args: SelfDistillationArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        *,
-        model: M3Model,
-        train_dataloader: Any,
-        **kwargs: Any,
+        self, args: SelfDistillationArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Chooses the texts and prepares the encoder."""
-        self.texts = self.texts or _passages(train_dataloader.dataset)
+        model: M3Model = kwargs["model"]
+        drawn = kwargs["train_dataloader"].dataset
+        if not self.texts:
+            rows = np.linspace(0, len(drawn) - 1, min(PASSAGES, len(drawn)), dtype=np.int64)
+            self.texts = [drawn[Draw(0, int(row))].passages[0] for row in rows]
         self._due = -(-state.global_step // self._every) * self._every
-        training = model.training
-        named = M3Encoder.from_pretrained(model.checkpoint.folder, document_max_length=args.passage_max_length)
-        self._encoder = live_encoder(model, named)
-        self.start(self._encoder)
-        model.train(training)
+        folder, device, length = model.checkpoint.folder, str(args.device), args.passage_max_length
+        with _undisturbed(model, args.device):
+            self._encoder = live_encoder(
+                model, M3Encoder.from_pretrained(folder, devices=device, document_max_length=length)
+            )
+            self.start(self._encoder)
 
     def on_log(
-        self,
-        args: SelfDistillationArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        *,
-        logs: dict[str, float],
-        model: M3Model,
-        **kwargs: Any,
+        self, args: SelfDistillationArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measures, if it is time to, and adds the figures to the logs and to their history."""
+        """Measures, if it is time to."""
+        logs, model = kwargs["logs"], kwargs["model"]
         if "loss" not in logs or state.global_step < min(self._due, state.max_steps):
             return
         self._due = (state.global_step // self._every + 1) * self._every
-        training = model.training
-        model.eval()
-        try:
+        with _undisturbed(model, args.device):
             found = self.measure(self._encoder)
-        finally:
-            model.train(training)
         logs.update(found)
         state.log_history[-1].update(found)
         self.judge(found, state, control)
 
 
 class SparseCollapseAlarm(Probe):
-    """Warns when the sparse head stops telling tokens apart, which the loss need not show.
+    """Warns when the sparse head stops telling tokens apart, which the loss of the ensemble need not show.
 
     It logs `sparse_empty`, the share of the texts without a positive weight, and `sparse_entropy`: the entropy of the
     weights of a text's distinct tokens over its maximum, on average; 1 is all tokens alike, 0 is one token alone.
 
     Args:
         texts: As for `Probe`.
-        max_empty: More empty texts than this share are a collapse.
-        min_entropy: So is an entropy below this.
-        max_entropy: Or above this.
+        max_empty: A larger share of empty texts is a collapse,
+        min_entropy: so is a lower entropy,
+        max_entropy: and a higher one.
         every: Steps between two measurements.
         stop: End the training too.
 
@@ -163,58 +145,79 @@ class SparseCollapseAlarm(Probe):
         """Counts the distinct tokens of each text that may have a weight."""
         tokenizer, special = load_tokenizer(encoder.checkpoint.folder)
         texts = TextTokenizer(tokenizer, Layout(encoder.document_max_length)).tokenize(list(self.texts))
-        self._distinct = [len(set(text.ids.tolist()) - special.ids) for text in texts]
+        self._tokens = [len(set(text.ids.tolist()) - special.ids) for text in texts]
 
     def measure(self, encoder: M3Encoder) -> dict[str, float]:
         """`sparse_empty` and `sparse_entropy`."""
-        rows = list(encoder.encode_documents(self.texts, heads=("sparse",)).sparse or ())
-        entropies = [
-            _entropy(row.values) / np.log(tokens)
-            for row, tokens in zip(rows, self._distinct, strict=True)
-            if len(row) and tokens > 1
-        ]
+        rows = list(_encode(encoder, self.texts, ("sparse",)).sparse or ())
+        pairs = [(row, tokens) for row, tokens in zip(rows, self._tokens, strict=True) if len(row) and tokens > 1]
+        entropies = [_entropy(row.values) / np.log(tokens) for row, tokens in pairs]
         empty = sum(not len(row) for row in rows) / len(rows)
         return {"sparse_empty": empty, "sparse_entropy": float(np.mean(entropies)) if entropies else 0.0}
 
     def judge(self, found: Mapping[str, float], state: TrainerState, control: TrainerControl) -> None:
         """Warns at the onset of a collapse."""
-        empty, entropy = found["sparse_empty"], found["sparse_entropy"]
-        least, most = self._entropy
+        empty, entropy, (least, most) = found["sparse_empty"], found["sparse_entropy"], self._entropy
         before, self._collapsed = self._collapsed, empty > self._max_empty or not least <= entropy <= most
         if self._collapsed and not before and state.is_world_process_zero:
             logger.warning(
-                "the sparse head has collapsed at step %d: %.0f%% of %d texts have no weight (at most %.0f%%), the "
-                "entropy of the weights is %.3f (from %g to %g); lower head_learning_rate, raise the sparse "
-                "loss weight or start from a trained head%s",
-                *(state.global_step, 100 * empty, len(self.texts), 100 * self._max_empty, entropy, least, most),
-                "; training stops here" if self._stop else "",
+                "the sparse head has collapsed at step %d: sparse_empty is %.2f (at most %g), sparse_entropy %.4f "
+                "(from %g to %g); lower head_learning_rate, or raise the sparse head's temperature or loss weight%s",
+                *(state.global_step, empty, self._max_empty, entropy, least, most),
+                "; training stops" if self._stop else "",
             )
-        if self._collapsed and self._stop:
-            control.should_training_stop = True
+        control.should_training_stop |= self._collapsed and self._stop
 
 
 class Drift(Probe):
-    """Logs how far each head has moved from the model that training started from.
+    """Logs how far each head has moved from the model that training started from: 0 is unmoved.
 
-    `drift_dense`, `drift_sparse` and `drift_multi_vector` are 1 less the mean cosine of a text's dense vectors, of its
-    sparse vectors and of a token's vectors, then and now: 0 is unmoved. The model it starts from is that of the
-    checkpoint folder, in a resumed run too; it is in memory at the start only.
+    `drift_dense`, `drift_sparse` and `drift_multi_vector` are 1 less the mean cosine of then and now, of a text's
+    dense vectors, of its sparse vectors, and of a token's vectors. In a resumed run "then" is before its first part.
     """
 
     def start(self, encoder: M3Encoder) -> None:
-        """Encodes the texts with the model as it was before any training."""
-        device = str(next(iter(encoder.devices)))
-        self._base = M3Encoder.from_pretrained(encoder.model, devices=device).encode_documents(self.texts)
+        """Encodes the texts with the model as it was; it is in memory for that long."""
+        self._then = _encode(M3Encoder(encoder.model, encoder.options), self.texts)
 
     def measure(self, encoder: M3Encoder) -> dict[str, float]:
         """The three drifts."""
-        raise NotImplementedError
+        then, now = self._then, _encode(encoder, self.texts)
+        similarity = {}
+        if then.dense is not None and now.dense is not None:
+            similarity["dense"] = (then.dense * now.dense).sum(1)
+        if then.sparse is not None and now.sparse is not None:
+            similarity["sparse"] = np.array([_cosine(*pair) for pair in zip(then.sparse, now.sparse, strict=True)])
+        if then.multi_vector is not None and now.multi_vector is not None:
+            similarity["multi_vector"] = (then.multi_vector.vectors * now.multi_vector.vectors).sum(1)
+        return {f"drift_{head}": 1 - float(values.mean()) for head, values in similarity.items()}
 
 
-def _passages(drawn: Sequence[Drawn]) -> list[str]:
-    return []
+@contextmanager
+def _undisturbed(model: M3Model, device: torch.device) -> Iterator[None]:
+    """The model without dropout; its mode and the random numbers to come are afterwards what they were."""
+    training = model.training
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # loading a model draws some
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(training)
+
+
+def _encode(encoder: M3Encoder, texts: Sequence[str], heads: Sequence[Head] = HEADS) -> M3Output:
+    """The texts' embeddings; unlike `encode_documents`, without a warning for each time that texts are cut."""
+    return M3Output.concatenate(list(encoder.iter_documents(texts, heads=heads)))
 
 
 def _entropy(weights: NDArray[np.float32]) -> float:
     shares = weights.astype(np.float64) / weights.sum()
     return float(-(shares * np.log(shares)).sum())
+
+
+def _cosine(then: SparseVector, now: SparseVector) -> float:
+    if not len(then) or not len(now):
+        return float(len(then) == len(now))
+    _, left, right = np.intersect1d(then.indices, now.indices, assume_unique=True, return_indices=True)
+    norms = np.linalg.norm(then.values) * np.linalg.norm(now.values)
+    return float(then.values[left] @ now.values[right] / norms)

@@ -49,12 +49,12 @@ def verify(folder: Path) -> None:
     if not (folder / MANIFEST).is_file():
         msg = f"{folder} was not saved to its end: it has no {MANIFEST}; resume from an earlier checkpoint"
         raise CheckpointError(msg)
-    for name, stated in json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"].items():
+    for name, stated in _files_of(folder).items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != stated["bytes"] or _sha256(path) != stated["sha256"]:
-            fault = "is missing" if not path.is_file() else "is not what was written"
-            msg = f"the checkpoint {folder} is damaged: {name} {fault}; remove the folder to resume from an earlier one"
-            raise CheckpointError(msg)
+        if not path.is_file():
+            raise _damaged(folder, name, "is missing")
+        if path.stat().st_size != stated["bytes"] or _sha256(path) != stated["sha256"]:
+            raise _damaged(folder, name, "is not what was written")
 
 
 def newest(output: Path) -> Path | None:
@@ -75,9 +75,16 @@ def last_checkpoint(output: Path) -> Path | None:
     return found
 
 
+def discard(folder: Path) -> None:
+    """Removes a checkpoint that is to be saved anew, and what runs that were cut off left of any."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for remains in folder.parent.glob(".checkpoint-*"):
+        shutil.rmtree(remains, ignore_errors=True)
+
+
 def prune(output: Path, limit: int, *, best: str | None) -> None:
     """Removes the oldest checkpoints until `limit` are left; the newest and the best stay."""
-    folders = _checkpoints(output)
+    folders = [path for path in _checkpoints(output) if (path / MANIFEST).is_file()]
     kept = {folders[-1], Path(best) if best else folders[-1]}
     removable = [folder for folder in folders if folder not in kept]
     for folder in removable[: max(0, len(folders) - max(limit, len(kept)))]:
@@ -106,6 +113,20 @@ def warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if changed:
         details = ", ".join(f"{name} {before[name]!r} -> {now.get(name)!r}" for name in changed)
         logger.warning("the resumed run has other settings than before: %s", details)
+
+
+def _files_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a manifest says of each file."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        return {name: {"bytes": stated["bytes"], "sha256": stated["sha256"]} for name, stated in files.items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as err:
+        raise _damaged(folder, MANIFEST, "is not what was written") from err
+
+
+def _damaged(folder: Path, name: str, fault: str) -> CheckpointError:
+    msg = f"the checkpoint {folder} is damaged: {name} {fault}; remove the folder to resume from an earlier one"
+    return CheckpointError(msg)
 
 
 def _checkpoints(output: Path) -> list[Path]:

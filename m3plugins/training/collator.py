@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from m3plugins.encoding.checkpoint import Checkpoint
-from m3plugins.encoding.tokenizing import Layout, TextTokenizer, TokenizedText, load_tokenizer
+from m3plugins.encoding.tokenizing import Layout, TextTokenizer, load_tokenizer
 from m3plugins.training.batch import Batch, TokenBatch
 from m3plugins.training.dataset import M3Dataset
 from m3plugins.training.sampling import Draw
@@ -113,8 +113,8 @@ class M3Collator:
         queries = self._queries.tokenize([example.query for example in examples])
         passages = self._passages.tokenize(texts)
         return Batch(
-            queries=_padded(queries, self._pad_id),
-            passages=_padded(passages, self._pad_id),
+            queries=TokenBatch.of(queries, self._pad_id),
+            passages=TokenBatch.of(passages, self._pad_id),
             passage_keys=torch.tensor([text_key(text) for text in texts]),
             positive_keys=_positive_keys(examples),
             teacher_scores=torch.tensor([_scores(example) for example in examples]) if self._with_scores else None,
@@ -130,14 +130,6 @@ def text_key(text: str) -> int:
         (True, False, False)
     """
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-
-
-def _padded(texts: Sequence[TokenizedText], pad_id: int) -> TokenBatch:
-    lengths = np.array([len(text.ids) for text in texts])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    input_ids = np.full(mask.shape, pad_id, np.int64)
-    input_ids[mask] = np.concatenate([text.ids for text in texts])
-    return TokenBatch(torch.from_numpy(input_ids), torch.from_numpy(mask))
 
 
 def _positive_keys(examples: Sequence[Drawn]) -> torch.Tensor:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m3plugins.training.examples import DatasetError, Example
+from m3plugins.evaluation.dataset import Dataset, DatasetError
+from m3plugins.training.examples import Example
 from m3plugins.training.parts import Findings, InMemory, JsonLines, Part, Sources
 
 logger = logging.getLogger(__name__)
@@ -65,18 +66,12 @@ class M3Dataset:
         out. A document's text is its title and its text, as `Document.content`.
 
         Raises:
-            ImportError: If the `evaluation` extra, whose reader this is, is not installed.
             FileNotFoundError: If a file is missing.
             DatasetError: If a line is malformed, or the corpus lacks a judged document.
         """
-        from m3plugins.evaluation import dataset as beir
-
-        try:
-            collection = beir.Dataset.load(folder, split)
-            judged = {document for judgements in collection.qrels.values() for document in judgements}
-            texts = {document.id: document.content for document in collection.documents() if document.id in judged}
-        except beir.DatasetError as err:
-            raise DatasetError(str(err)) from err
+        collection = Dataset.load(folder, split)
+        judged = {document for judgements in collection.qrels.values() for document in judgements}
+        texts = {document.id: document.content for document in collection.documents() if document.id in judged}
         if missing := sorted(judged - texts.keys()):
             msg = f"{folder}: corpus.jsonl lacks {len(missing)} judged documents, such as {missing[0]!r}"
             raise DatasetError(msg)

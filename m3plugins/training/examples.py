@@ -11,10 +11,6 @@ import numpy as np
 _LARGEST_SCORE = float(np.finfo(np.float32).max)
 
 
-class DatasetError(ValueError):
-    """Training data that does not hold what it should; the message says where."""
-
-
 @dataclass(frozen=True, slots=True)
 class Example:
     """A query with its positives and hard negatives.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -112,8 +113,7 @@ def lexical_vectors(queries: TokenWeights, passages: TokenWeights, special_ids: 
 def max_sim(queries: TokenVectors, passages: TokenVectors, *, max_elements: int = 2**24) -> Tensor:
     """Late interaction: the best passage token for each query token, averaged over the query's tokens.
 
-    Blocks of passages bound the memory, also in the backward pass: autograd keeps the winners, not the similarities.
-    Padding is masked with -inf, so that a negative best similarity counts.
+    Blocks of passages bound the memory. Padding is masked with -inf, so that a negative best similarity counts.
 
     Args:
         queries: Vectors (Q, L, d), mask (Q, L).
@@ -123,16 +123,54 @@ def max_sim(queries: TokenVectors, passages: TokenVectors, *, max_elements: int 
     Returns:
         (Q, P) in float32 or better, within [-1, 1]; 0 where the query or the passage has no token.
     """
-    query_tokens, query_mask = queries.vectors.flatten(0, 1), queries.mask.bool()
-    size = max(1, max_elements // max(1, len(query_tokens) * passages.mask.shape[1]))
-    best = []
-    blocks = zip(torch.split(passages.vectors, size), torch.split(passages.mask.bool(), size), strict=True)
-    for vectors, mask in blocks:
-        similarities = similarity(query_tokens, vectors.flatten(0, 1)).view(-1, *mask.shape)
-        winners = similarities.masked_fill(~mask, float("-inf")).max(-1).values
-        best.append(winners.masked_fill(~mask.any(-1), 0.0))
-    per_token = torch.cat(best, 1).view(*query_mask.shape, -1).masked_fill(~query_mask.unsqueeze(-1), 0.0)
-    return per_token.sum(1) / query_mask.sum(1, keepdim=True).clamp(min=1)
+    mask = queries.mask.bool()
+    dtype = torch.promote_types(queries.vectors.dtype, torch.float32)
+    per_token: Tensor = _BestSimilarity.apply(  # type: ignore[no-untyped-call]
+        queries.vectors[mask].to(dtype), passages.vectors.to(dtype), passages.mask.bool(), max_elements
+    )
+    query_of_token = mask.nonzero()[:, 0]
+    sums = per_token.new_zeros(len(mask), per_token.shape[1]).index_add(0, query_of_token, per_token)
+    return sums / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+class _BestSimilarity(torch.autograd.Function):
+    """The largest inner product of each of N vectors (N, d) with each passage's tokens (P, T, d): (N, P).
+
+    The gradient of a maximum reaches its winner alone, so the backward pass sums P vectors for each of the N instead
+    of multiplying with a matrix of N × P·T that is all but zeros.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, passages: Tensor, mask: Tensor, max_elements: int) -> Tensor:
+        size = max(1, max_elements // max(1, len(vectors) * passages.shape[1]))
+        values, winners = [], []
+        with torch.autocast(vectors.device.type, enabled=False):
+            for tokens, present in zip(torch.split(passages, size), torch.split(mask, size), strict=True):
+                similarities = (vectors @ tokens.flatten(0, 1).mT).view(-1, *present.shape)
+                best = similarities.masked_fill_(~present, float("-inf")).max(-1)
+                values.append(best.values)
+                winners.append(best.indices)
+        empty = ~mask.any(-1)
+        ctx.save_for_backward(vectors, passages, torch.cat(winners, 1), empty)
+        return torch.cat(values, 1).masked_fill(empty, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        vectors, passages, winners, empty = ctx.saved_tensors
+        count, length, width = passages.shape
+        grad = grads[0].to(vectors.dtype).masked_fill(empty, 0.0).contiguous()
+        winners = winners + torch.arange(count, device=winners.device) * length
+        of_vectors = of_passages = None
+        if ctx.needs_input_grad[0]:
+            tokens = passages.reshape(-1, width)
+            of_vectors = F.embedding_bag(winners, tokens, per_sample_weights=grad, mode="sum")
+        if ctx.needs_input_grad[1]:
+            by_token = winners.flatten().argsort()
+            starts = torch.searchsorted(winners.flatten()[by_token], torch.arange(count * length, device=grad.device))
+            of_passages = F.embedding_bag(
+                by_token // count, vectors, starts, per_sample_weights=grad.flatten()[by_token], mode="sum"
+            ).view_as(passages)
+        return of_vectors, of_passages, None, None
 
 
 def distillation(student: Tensor, teacher: Tensor) -> Tensor:

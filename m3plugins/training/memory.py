@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from m3plugins.training.batch import TokenBatch
+from m3plugins.training.grad_cache import RandomState
 from m3plugins.training.model import M3Model
 
 _SHARE = 0.5
@@ -24,7 +25,7 @@ def chunk_tokens(model: M3Model, *, max_length: int, device: torch.device, autoc
         device: Where it is.
         autocast: Precision of mixed-precision training, or None.
     """
-    ids = torch.randint(model.config.vocab_size, (1, max_length), device=device)
+    ids = torch.zeros((1, max_length), dtype=torch.long, device=device)
     per_token = saved_bytes(model, TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool)), autocast) / max_length
     pending = sum(p.numel() for p in model.parameters() if p.requires_grad and p.grad is None) * _BYTES_PER_PARAMETER
     return int(min(_MOST_TOKENS, max(max_length, (free_bytes(device) - pending) * _SHARE / max(1.0, per_token))))
@@ -44,7 +45,7 @@ def saved_bytes(model: M3Model, texts: TokenBatch, autocast: torch.dtype | None 
     with (
         torch.autocast(texts.mask.device.type, dtype=autocast, enabled=autocast is not None),
         torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
-        torch.random.fork_rng(),
+        RandomState(texts.mask.device).restored(),
     ):
         kept = model([texts])
         del kept

@@ -42,7 +42,7 @@ class M3Model(nn.Module):
     ) -> None:
         super().__init__()
         self.checkpoint, self.heads = checkpoint, tuple(heads)
-        self.frozen, self._cache = freeze_encoder, state_cache
+        self.frozen, self.state_cache = freeze_encoder, state_cache
         self.encoder = load_encoder(checkpoint).float()
         self.sparse_linear = load_linear(checkpoint, SPARSE_HEAD)
         self.colbert_linear = load_linear(checkpoint, MULTI_VECTOR_HEAD)
@@ -63,8 +63,13 @@ class M3Model(nn.Module):
             self.encoder.eval()
         return self
 
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Recompute activations in the backward pass instead of keeping them; the Trainer of transformers calls it."""
+        if not self.frozen:
+            self.encoder.activation_checkpointing_enable(**kwargs)
+
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Recompute activations in the backward pass instead of keeping them."""
+        """The same, as older versions of transformers call it."""
         if not self.frozen:
             self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
 
@@ -107,7 +112,7 @@ class M3Model(nn.Module):
         if not self.frozen:
             return self._encode(texts)
         with torch.no_grad():
-            return self._encode(texts) if self._cache is None else self._cache.states(texts, self._encode)
+            return self._encode(texts) if self.state_cache is None else self.state_cache.states(texts, self._encode)
 
     def _encode(self, texts: TokenBatch) -> Tensor:
         # Without padding the mask is left out: attention takes its fast path.

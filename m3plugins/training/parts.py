@@ -14,7 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from m3plugins.training.examples import DatasetError, Example
+from m3plugins.evaluation.dataset import DatasetError
+from m3plugins.training.examples import Example
 
 REASONS_SHOWN = 10
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -186,7 +187,8 @@ class SelfDistillationTrainer(Trainer):
         elif resume_from_checkpoint:
             checkpointing.verify(Path(resume_from_checkpoint))
         device = self.args.device
-        self.temperatures = {name: nn.Parameter(value.data.to(device)) for name, value in self.temperatures.items()}
+        for value in self.temperatures.values():  # the same parameters, which an optimizer may hold already
+            value.data = value.data.to(device)
         self.teacher.start(self.model.to(device), self.options)
         if resume_from_checkpoint:
             self._restore(Path(resume_from_checkpoint))
@@ -209,8 +211,10 @@ class SelfDistillationTrainer(Trainer):
             hold_sync=partial(self.accelerator.no_sync, model) if self.args.world_size > 1 else nullcontext,
         )
         self._average_temperature_gradients()
-        for name, term in loss.terms.items():
-            self._terms.setdefault(name, []).append(term)
+        share = batch.truncated / (len(batch.queries) + len(batch.passages))
+        logged = {f"loss_{name}": term for name, term in loss.terms.items()}
+        for name, value in (logged | {"truncated": loss.total.new_tensor(share)}).items():
+            self._terms.setdefault(name, []).append(value)
         return loss.total.detach() / self.current_gradient_accumulation_steps
 
     def loss(self, chunks: Chunks, pair: Pair) -> M3Loss:
@@ -240,11 +244,7 @@ class SelfDistillationTrainer(Trainer):
         )
         if not bool(loss.total.isfinite()):
             terms = ", ".join(f"{name} {float(term):.4g}" for name, term in loss.terms.items())
-            msg = (
-                f"the loss is {float(loss.total)} at step {self.state.global_step + 1} ({terms}); the weights are "
-                "those before it. Lower learning_rate, raise temperature, or look for damaged weights; then resume"
-            )
-            raise DivergedError(msg)
+            raise DivergedError(self._diverged(f"the loss is {float(loss.total)} ({terms})"))
         return loss
 
     def _teacher_of(self, chunks: Chunks) -> Callable[[Mapping[str, Tensor]], Tensor | None]:
@@ -263,10 +263,28 @@ class SelfDistillationTrainer(Trainer):
 
     @property
     def _gathers(self) -> bool:
-        return self.args.cross_device_negatives and self.args.in_batch_negatives and self.args.world_size > 1
+        args = self.args  # evaluation is the first process' own
+        return args.cross_device_negatives and args.in_batch_negatives and args.world_size > 1 and self.model.training
 
     def _backward(self, total: Tensor) -> None:
         self.accelerator.backward(total / self.current_gradient_accumulation_steps)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Called ahead of the optimizer's step; with fp16 the scaler skips a step whose gradient overflows.
+
+        Raises:
+            DivergedError: The gradient is NaN or infinite.
+        """
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if not self.args.fp16 and not math.isfinite(norm):
+            raise DivergedError(self._diverged(f"the gradient is {float(norm)}"))
+        return norm
+
+    def _diverged(self, finding: str) -> str:
+        return (
+            f"{finding} at step {self.state.global_step + 1}; the weights are those before it. "
+            "Lower learning_rate, raise temperature, or look for damaged weights; then resume"
+        )
 
     def _average_temperature_gradients(self) -> None:
         """What DDP does for the parameters inside the model."""
@@ -305,7 +323,7 @@ class SelfDistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of every term of the loss since the last log, and the temperatures that are learned."""
         if "loss" in logs:
-            logs |= {f"loss_{name}": fmean(values) for name, values in self._terms_of_processes().items()}
+            logs |= {name: fmean(values) for name, values in self._terms_of_processes().items()}
             self._terms.clear()
             if self.args.learn_temperature:
                 logs |= {f"temperature_{name}": float(value.exp()) for name, value in self.temperatures.items()}
@@ -361,7 +379,7 @@ class SelfDistillationTrainer(Trainer):
         output, limit = Path(self._get_output_dir(trial)), self.args.save_total_limit
         folder = output / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            shutil.rmtree(folder, ignore_errors=True)
+            checkpointing.discard(folder)
         self._wait()
         self.args.save_total_limit = None  # older ones go when this one is sealed
         try:
@@ -376,11 +394,14 @@ class SelfDistillationTrainer(Trainer):
             self._wait()
             if self.args.should_save:
                 checkpointing.seal(folder)
-        except OSError as err:
-            shutil.rmtree(folder, ignore_errors=True)
-            kept = checkpointing.newest(output)
-            msg = f"checkpoint {folder} could not be saved: {err}; the last whole one is {kept or 'none'}"
-            raise OSError(err.errno, msg) from err
+        except (OSError, RuntimeError, SafetensorError) as err:  # torch and safetensors have their own of a full disk
+            checkpointing.discard(folder)
+            free, kept = shutil.disk_usage(output).free, checkpointing.newest(output)
+            msg = (
+                f"checkpoint {folder} could not be saved: {err}; the disk has {free:,} bytes free; "
+                f"the last whole checkpoint is {kept or 'none'}"
+            )
+            raise OSError(msg) from err
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save and limit:
@@ -479,6 +500,9 @@ def _check(args: SelfDistillationArguments, checkpoint: Checkpoint, dataset: M3D
         if getattr(args, name) > checkpoint.max_length:
             msg = f"{name} must be at most {checkpoint.max_length}, the model's maximum, got {getattr(args, name)}"
             raise ValueError(msg)
+    if args.deepspeed or args.fsdp:
+        msg = "sharded training (deepspeed, fsdp) is not supported; use DDP, with gradient_checkpointing or LoRA for room"
+        raise ValueError(msg)
     if args.n_gpu > 1:
         msg = f"one process cannot train on {args.n_gpu} GPUs; start one for each with `accelerate launch`"
         raise ValueError(msg)

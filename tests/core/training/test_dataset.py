@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from m3plugins.training import DatasetError, Example
 from m3plugins.training.dataset import M3Dataset
-from m3plugins.training.examples import DatasetError, Example
 
 
 def row(number: int, **further: Any) -> dict[str, Any]:
@@ -171,9 +171,11 @@ def test_sizes_are_those_of_the_examples(tmp_path: Path) -> None:
 
 
 def test_has_scores_only_if_every_example_has(tmp_path: Path) -> None:
-    scored = M3Dataset.from_jsonl(write(tmp_path / "a.jsonl", row(0, pos_scores=[1], neg_scores=[0])))
+    with_scores = row(0, pos_scores=[1], neg_scores=[0])
+    scored = M3Dataset.from_jsonl(write(tmp_path / "a.jsonl", with_scores))
     assert scored.has_scores
     assert not (scored + M3Dataset.from_examples([row(1)])).has_scores
+    assert not M3Dataset.from_jsonl(write(tmp_path / "b.jsonl", row(1), with_scores)).has_scores
 
 
 @pytest.fixture

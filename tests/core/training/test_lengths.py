@@ -44,6 +44,13 @@ def test_estimates_are_near_the_truth_in_every_script(tokenizer: Tokenizer) -> N
     np.testing.assert_allclose(estimates, truth, rtol=0.15)
 
 
+def test_one_example_is_counted_exactly_with_its_special_tokens(tokenizer: Tokenizer) -> None:
+    query, passage = "fox", SENTENCES[1]
+    dataset = M3Dataset.from_examples([{"query": query, "pos": [passage]}])
+    tokens = [len(tokenizer.encode(text).ids) for text in (query, passage)]
+    assert estimated_lengths(dataset, tokenizer, **MAXIMA, group_size=1).tolist() == [sum(tokens)]
+
+
 def test_estimates_are_cut_at_the_maxima(tokenizer: Tokenizer) -> None:
     dataset = M3Dataset.from_examples([{"query": "fox " * 500, "pos": ["fox " * 500]}])
     lengths = estimated_lengths(dataset, tokenizer, max_query_length=16, max_passage_length=64, group_size=8)

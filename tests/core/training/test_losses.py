@@ -182,7 +182,7 @@ def test_loss_and_gradients_equal_the_reference(reference: Any, self_distillatio
 @pytest.mark.parity
 def test_own_group_loss_equals_the_reference_where_that_works(reference: Any) -> None:
     """Without in-batch negatives the reference slices its ensemble scores twice and loses that term."""
-    model = configure(reference, teacher=None)
+    model = configure(reference, self_distillation=False)
     theirs = model(QUERY_FEATURES, PASSAGE_FEATURES, no_in_batch_neg_flag=True).loss
     options = replace(OPTIONS, in_batch_negatives=False, loss_weights=PerHead(sparse=0.1, ensemble=0.0))
     ours = m3_loss(encode(model, QUERY_FEATURES), encode(model, PASSAGE_FEATURES), options).total

@@ -1,0 +1,197 @@
+"""`m3 train`: fine-tune a model's three heads together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from m3plugins.cli import runs
+from m3plugins.cli.errors import CallError
+from m3plugins.cli.options import Json, Model
+
+if TYPE_CHECKING:
+    from m3plugins.encoding.encoder import M3Encoder
+    from m3plugins.evaluation import Dataset
+    from m3plugins.training import M3Dataset, SelfDistillationArguments, SelfDistillationTrainer, Teacher
+
+_MAX_LENGTH = 512
+
+
+def _option(panel: str, text: str, *names: str, **limits: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, **limits)
+
+
+def train(
+    data: Annotated[list[Path], typer.Argument(help="FlagEmbedding's jsonl files, folders of them, BEIR folders.")],
+    output: Annotated[Path, typer.Option(help="A new folder, for the model and, below, the checkpoints of the run.")],
+    model: Model = "m3-mini",
+    split: Annotated[str, typer.Option(help="Which qrels of BEIR folders to train on.")] = "train",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output, called as before.")] = False,
+    as_json: Json = False,
+    epochs: Annotated[float | None, _option("Steps", "Times over the data (1).", min=0)] = None,
+    max_steps: Annotated[int | None, _option("Steps", "Steps, instead of --epochs.", min=1)] = None,
+    save_steps: Annotated[
+        int | None, _option("Steps", "Steps between checkpoints (500, or --eval-steps).", min=1)
+    ] = None,
+    log_steps: Annotated[int, _option("Steps", "Steps between logs.", min=1)] = 10,
+    seed: Annotated[int, _option("Steps", "Of order, negatives and dropout.", min=0)] = 42,
+    batch_size: Annotated[int, _option("Batch", "Queries a step and device.", min=1)] = 32,
+    negatives: Annotated[int, _option("Batch", "Hard negatives per query.", min=0)] = 7,
+    query_max_length: Annotated[int | None, _option("Batch", "Tokens (512, or the model's maximum).")] = None,
+    passage_max_length: Annotated[int | None, _option("Batch", "The same of passages.")] = None,
+    chunk_tokens: Annotated[int | None, _option("Batch", "Tokens in memory at a time (as many as fit).")] = None,
+    encoder: Annotated[str, _option("Model", "full, lora (merged at the end) or frozen (the heads alone).")] = "full",
+    heads: Annotated[str, _option("Model", "Which to train.")] = "dense,sparse,multi_vector",
+    learning_rate: Annotated[float, _option("Model", "Of the encoder, and of the heads.", min=0)] = 1e-5,
+    head_learning_rate: Annotated[float | None, _option("Model", "Of the heads.", min=0)] = None,
+    temperature: Annotated[float, _option("Loss", "Divides the scores.")] = 0.02,
+    sparse_loss_weight: Annotated[float, _option("Loss", "Of the sparse losses; others have 1.", min=0)] = 0.1,
+    self_distillation: Annotated[bool, _option("Loss", "Teach every head by --teacher.")] = True,
+    distillation_start_step: Annotated[int, _option("Loss", "Steps without it at the start.", min=0)] = 0,
+    teacher: Annotated[str, _option("Loss", "live, frozen, ema, noisy, or stored (the data's scores).")] = "live",
+    dev: Annotated[Path | None, _option("Development", "BEIR folder; the best checkpoint there is the result.")] = None,
+    dev_split: Annotated[str, _option("Development", "Which of its qrels.")] = "dev",
+    eval_steps: Annotated[int, _option("Development", "Steps between evaluations.", min=1)] = 500,
+    patience: Annotated[int | None, _option("Development", "Stop after so many without a better one.", min=1)] = None,
+    bf16: Annotated[bool, _option("Machine", "Compute in bfloat16.", "--bf16")] = False,
+    gradient_checkpointing: Annotated[
+        bool, _option("Machine", "Slower in less memory.", "--gradient-checkpointing")
+    ] = False,
+) -> int:
+    """Fine-tune dense, sparse and multi-vector together, with self-distillation.
+
+    A line of DATA is {"query": …, "pos": […], "neg": […]}; the guide is docs/training.md.
+
+    On several GPUs: accelerate launch -m m3plugins.cli train …
+    """
+    from m3plugins.training import PerHead, SelfDistillationArguments
+
+    if epochs is not None and max_steps is not None:
+        msg = f"--epochs {epochs:g} and --max-steps {max_steps} are two ends; give one"
+        raise CallError(msg)
+    if patience is not None and dev is None:
+        msg = f"--patience {patience} needs --dev, what to evaluate on"
+        raise CallError(msg)
+    examples, start = _examples(data, split), _located(model)
+    longest = min(_MAX_LENGTH, start.checkpoint.max_length)
+    weights = PerHead(sparse=sparse_loss_weight)
+    settings: dict[str, Any] = {
+        "output_dir": str(output / runs.CHECKPOINTS),
+        "num_train_epochs": 1 if epochs is None else epochs,
+        "max_steps": max_steps or -1,
+        "save_steps": save_steps or (500 if dev is None else eval_steps),
+        "save_total_limit": 2,
+        "logging_steps": log_steps,
+        "seed": seed,
+        "per_device_train_batch_size": batch_size,
+        "negatives": negatives,
+        "query_max_length": longest if query_max_length is None else query_max_length,
+        "passage_max_length": longest if passage_max_length is None else passage_max_length,
+        "chunk_tokens": chunk_tokens,
+        "train_encoder": encoder,
+        "heads": tuple(head.strip() for head in heads.split(",")),
+        "learning_rate": learning_rate,
+        "head_learning_rate": head_learning_rate,
+        "temperature": temperature,
+        "loss_weights": weights,
+        "distillation_weights": weights,
+        "self_distillation": self_distillation,
+        "distillation_start_step": distillation_start_step,
+        "bf16": bf16,
+    }
+    if gradient_checkpointing:
+        settings["gradient_checkpointing"] = True
+    if dev is not None:
+        settings |= {"eval_strategy": "steps", "eval_steps": eval_steps, "load_best_model_at_end": True}
+        settings |= {"metric_for_best_model": "all_ndcg@10", "greater_is_better": True}
+    collection = None if dev is None else _collection(dev, dev_split)
+    call = {"model": model, "data": [str(path.resolve()) for path in data], "split": split}
+    try:
+        args = SelfDistillationArguments(**settings)
+        if args.process_index == 0:
+            runs.check_output(output, call, resume=resume)
+        trainer = _trainer(start, args, examples, collection, teacher=_teacher(teacher, examples), patience=patience)
+    except ValueError as err:
+        raise CallError(str(err)) from err
+    if args.process_index == 0:
+        runs.note_call(output, call)
+    return runs.run(trainer, output, resume=resume, as_json=as_json)
+
+
+def _examples(paths: Sequence[Path], split: str) -> M3Dataset:
+    """The training data of all the paths; a file that is not there is a wrong call."""
+    from m3plugins.training import M3Dataset
+
+    try:
+        parts = [
+            M3Dataset.from_beir(path, split) if (path / "corpus.jsonl").is_file() else M3Dataset.from_jsonl(path)
+            for path in paths
+        ]
+    except FileNotFoundError as err:
+        raise CallError(str(err)) from err
+    return reduce(add, parts)
+
+
+def _located(model: str) -> M3Encoder:
+    """The model to start from, not in memory yet; an unknown one is a wrong call."""
+    from m3plugins.encoding.encoder import M3Encoder
+
+    encoder = M3Encoder.from_pretrained(model)
+    try:
+        encoder.checkpoint.check()
+    except (ValueError, FileNotFoundError) as err:
+        raise CallError(str(err)) from err
+    return encoder
+
+
+def _collection(folder: Path, split: str) -> Dataset:
+    from m3plugins.evaluation import Dataset
+
+    try:
+        return Dataset.load(folder, split)
+    except FileNotFoundError as err:
+        raise CallError(str(err)) from err
+
+
+def _teacher(name: str, examples: M3Dataset) -> Teacher:
+    from m3plugins.training import FrozenEnsemble, LiveEnsemble, MovingAverage, NoisyEnsemble, StoredScores
+
+    kinds: dict[str, Callable[[], Teacher]] = {
+        "live": LiveEnsemble,
+        "frozen": FrozenEnsemble,
+        "ema": MovingAverage,
+        "noisy": NoisyEnsemble,
+        "stored": StoredScores,
+    }
+    if name not in kinds:
+        msg = f"--teacher must be one of {', '.join(kinds)}, got {name!r}"
+        raise CallError(msg)
+    if name == "stored" and not examples.has_scores:
+        msg = "--teacher stored needs pos_scores and neg_scores in every line; some lack them"
+        raise CallError(msg)
+    return kinds[name]()
+
+
+def _trainer(
+    start: M3Encoder,
+    args: SelfDistillationArguments,
+    examples: M3Dataset,
+    collection: Dataset | None,
+    *,
+    teacher: Teacher,
+    patience: int | None,
+) -> SelfDistillationTrainer:
+    from transformers import EarlyStoppingCallback
+
+    from m3plugins.training import SelfDistillationTrainer
+    from m3plugins.training.callbacks import SparseCollapseAlarm
+
+    callbacks = [SparseCollapseAlarm()] if "sparse" in args.heads else []
+    if patience is not None:
+        callbacks.append(EarlyStoppingCallback(patience))
+    return SelfDistillationTrainer(start, args, examples, collection, teacher=teacher, callbacks=callbacks)

@@ -1,0 +1,176 @@
+"""The paper's ablation on m3-mini: what self-distillation does for each head, at several settings and seeds.
+
+    python recipes/ablation.py --data DIR --output benchmarks/results/DATE-ablation.md
+
+Every variant is trained on the same data for the same steps, with and without self-distillation. Settings are those
+of the recipe; the judged collections choose none of them. Differences come with 95% bootstrap intervals over queries,
+of the means over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mini_data import DEVELOPMENT, Task, read_task
+from mini_scores import ROWS, head_scores, interval, ndcg_of_rows
+from train_m3_mini import SETTINGS, training_set, untrained_checkpoint
+
+from m3plugins.encoding.checkpoint import Checkpoint
+from m3plugins.training import (
+    FrozenEnsemble,
+    LiveEnsemble,
+    M3Dataset,
+    M3Model,
+    MovingAverage,
+    PerHead,
+    SelfDistillationArguments,
+    SelfDistillationTrainer,
+    Teacher,
+)
+from m3plugins.training.state_cache import StateCache
+
+JUDGED = {"scifact": "test", "cacm": "test"}
+PAPER = {"temperature": 0.02, "loss_weights": PerHead(sparse=0.1), "distillation_weights": PerHead(sparse=0.1)}
+EQUAL = {"temperature": 0.02, "loss_weights": PerHead(), "distillation_weights": PerHead()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A row of the table: settings, and who teaches."""
+
+    name: str
+    settings: dict[str, Any]
+    teacher: Callable[[], Teacher] | None = LiveEnsemble
+
+
+def pair(name: str, settings: dict[str, Any]) -> list[Variant]:
+    """The same settings without and with self-distillation."""
+    return [Variant(f"{name}, none", settings, None), Variant(f"{name}, live", settings)]
+
+
+FROZEN = [
+    *pair("sparse loss 0.1", PAPER),
+    *pair("sparse loss 1", EQUAL),
+    Variant("sparse loss 1, frozen teacher", EQUAL, FrozenEnsemble),
+    Variant("sparse loss 1, EMA teacher", EQUAL, lambda: MovingAverage(0.98)),
+    Variant("sparse loss 1, live from step 100", {**EQUAL, "distillation_start_step": 100}),
+    *pair("sparse loss 1, batch 128", {**EQUAL, "per_device_train_batch_size": 128}),
+    *pair("the recipe's", {}),
+]
+LORA = [
+    *pair("LoRA, sparse loss 0.1", {**PAPER, "train_encoder": "lora", "learning_rate": 5e-5}),
+    *pair("LoRA, sparse loss 1", {**EQUAL, "train_encoder": "lora", "learning_rate": 5e-5}),
+]
+
+
+def train(variant: Variant, start: Path, dataset: M3Dataset, seed: int, steps: int, cache: StateCache) -> M3Model:
+    """The model of one run."""
+    settings = {**SETTINGS, "max_steps": steps, **variant.settings, "seed": seed}
+    frozen = settings["train_encoder"] == "frozen"
+    with tempfile.TemporaryDirectory() as folder:
+        args = SelfDistillationArguments(
+            output_dir=folder,
+            save_strategy="no",
+            disable_tqdm=True,
+            logging_steps=steps,
+            self_distillation=variant.teacher is not None,
+            **settings,
+        )
+        teacher = variant.teacher() if variant.teacher else None
+        trainer = SelfDistillationTrainer(start, args, dataset, teacher=teacher)
+        if frozen:
+            trainer.model.state_cache = cache
+        trainer.train()
+    return trainer.model
+
+
+def main() -> None:
+    """Train every variant with every seed, judge each, and print the tables."""
+    parser = argparse.ArgumentParser(description="Ablation of self-distillation on m3-mini.")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the collections")
+    parser.add_argument("--work", type=Path, default=Path("m3-mini-work"), help="as in train_m3_mini.py")
+    parser.add_argument("--output", type=Path, help="Markdown file for the tables")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--lora", action="store_true", help="the LoRA variants instead of the frozen encoder")
+    parser.add_argument("--development", action="store_true", help="judge on the development sets instead")
+    arguments = parser.parse_args()
+
+    start, cache, began = untrained_checkpoint(arguments.work), StateCache(12 << 30), time.monotonic()
+    dataset = training_set(arguments.data, arguments.work)
+    chosen = DEVELOPMENT if arguments.development else JUDGED
+    tasks = [read_task(arguments.data, name, split).first(400) for name, split in chosen.items()]
+    untrained = M3Model(Checkpoint(start), freeze_encoder=True, state_cache=cache)
+    found = {"untrained": [judge(untrained, tasks)]}
+    variants = LORA if arguments.lora else FROZEN
+    for variant in variants:
+        for seed in range(arguments.seeds):
+            model = train(variant, start, dataset, seed, arguments.steps, cache)
+            found.setdefault(variant.name, []).append(judge(model, tasks))
+            print(f"{time.monotonic() - began:6.0f} s  {variant.name}, seed {seed}", flush=True)
+    text = report(found, [task.name for task in tasks], arguments, time.monotonic() - began)
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text, encoding="utf-8")
+
+
+Judged = dict[str, list[np.ndarray]]
+"""NDCG@10 of each query of each collection, by row."""
+
+
+def judge(model: M3Model, tasks: list[Task]) -> Judged:
+    """What a model finds."""
+    parts = [ndcg_of_rows(head_scores(model, task), task) for task in tasks]
+    return {row: [part[row] for part in parts] for row in ROWS}
+
+
+def report(found: dict[str, list[Judged]], names: list[str], arguments: argparse.Namespace, seconds: float) -> str:
+    """The tables in Markdown."""
+    runs = sum(map(len, found.values())) - 1
+    lines = [
+        f"nDCG@10, mean of {' and '.join(names)}; {arguments.steps} steps, {arguments.seeds} seeds (± is their",
+        f"standard deviation); {runs} runs in {seconds / 60:.0f} minutes, data and scoring included.",
+        "",
+        "| variant | " + " | ".join(ROWS) + " |",
+        "|---|" + "---|" * len(ROWS),
+    ]
+    for name, seeds in found.items():
+        cells = []
+        for row in ROWS:
+            means = [float(np.mean([part.mean() for part in seed[row]])) for seed in seeds]
+            cells.append(f"{np.mean(means):.4f}" + (f" ± {np.std(means, ddof=1):.4f}" if len(means) > 1 else ""))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "Differences, in points, with 95% intervals:", "", lines[3], lines[4]]
+    for name in found:
+        base = f"{name.rsplit(', ', 1)[0]}, none"
+        if name != base and base in found:
+            lines.append(f"| {name} against {base} | " + _differences(found[name], found[base]))
+        if name != "untrained":
+            lines.append(f"| {name} against untrained | " + _differences(found[name], found["untrained"]))
+    return "\n".join(lines) + "\n"
+
+
+def _differences(ours: list[Judged], theirs: list[Judged]) -> str:
+    cells = []
+    for row in ROWS:
+        sides = [
+            [np.mean(parts, axis=0) for parts in zip(*(s[row] for s in side), strict=True)] for side in (ours, theirs)
+        ]
+        mean, low, high = interval([one - other for one, other in zip(*sides, strict=True)])
+        cells.append(f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
+    return " | ".join(cells) + " |"
+
+
+def _of_seeds(seeds: list[Judged], row: str) -> list[np.ndarray]:
+    return [np.mean(parts, axis=0) for parts in zip(*(seed[row] for seed in seeds), strict=True)]
+
+
+if __name__ == "__main__":
+    main()

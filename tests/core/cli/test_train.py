@@ -1,0 +1,207 @@
+"""`m3 train`: what it makes, what it refuses, how it goes on."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+
+from m3plugins import M3Encoder
+from m3plugins.cli.app import run
+from m3plugins.cli.train import train
+from m3plugins.training import SelfDistillationArguments
+from m3plugins.training.checkpointing import newest
+from tests.tiny import SENTENCES
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rows = [{"query": text[-12:], "pos": [text], "neg": [text[::-1]]} for text in SENTENCES]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return tmp_path / "data.jsonl"
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Path:
+    folder = tmp_path / "collection"
+    (folder / "qrels").mkdir(parents=True)
+    for name, length in (("corpus", None), ("queries", 12)):
+        lines = [json.dumps({"_id": str(i), "text": text[:length]}) for i, text in enumerate(SENTENCES)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    for split in ("train", "dev"):
+        (folder / "qrels" / f"{split}.tsv").write_text("".join(f"{i}\t{i}\t1\n" for i in range(len(SENTENCES))))
+    return folder
+
+
+@pytest.fixture
+def call(checkpoint: Path, tmp_path: Path):
+    """The arguments of a short run on some data."""
+
+    def arguments(*paths: Path, **options: object) -> list[str]:
+        defaults = {"model": checkpoint, "output": tmp_path / "tuned", "max-steps": 2, "batch-size": 4, "negatives": 1}
+        settings = {**defaults, "chunk-tokens": 4096, "learning-rate": 1e-3, **options}
+        given = [part for name, value in settings.items() if value is not None for part in (f"--{name}", str(value))]
+        return ["train", *map(str, paths), *given]
+
+    return arguments
+
+
+def test_the_output_is_a_model_that_differs_from_the_first(
+    data: Path, call, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(call(data)) == 0
+    out, err = capsys.readouterr()
+    assert "step 2/2: loss" in err and "loss_dense" in err and "sparse_entropy" in err
+    assert f"m3 evaluate FOLDER --model {tmp_path / 'tuned'}" in out
+    tuned, base = M3Encoder.from_pretrained(tmp_path / "tuned"), M3Encoder.from_pretrained(checkpoint)
+    assert len(tuned.encode_queries(SENTENCES)) == len(SENTENCES)
+    assert tuned.fingerprint != base.fingerprint
+    assert newest(tmp_path / "tuned" / "checkpoints") == tmp_path / "tuned" / "checkpoints" / "checkpoint-2"
+
+
+def test_json_is_one_object_on_stdout(
+    data: Path, collection: Path, call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*call(data, dev=collection, **{"eval-steps": 1, "patience": 5}), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["output"] == str(tmp_path / "tuned") and found["steps"] == 2
+    assert {"loss", "loss_dense", "loss_sparse", "loss_multi_vector", "loss_ensemble"} <= found["losses"].keys()
+    assert found["dev"]["best_step"] in (1, 2)
+    assert 0 <= found["dev"]["before"]["eval_all_ndcg@10"] <= 1
+    assert found["dev"]["before"].keys() == found["dev"]["after"].keys()
+
+
+def test_the_result_is_the_checkpoint_that_is_best_on_the_development_set(
+    data: Path, collection: Path, call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*call(data, dev=collection, **{"eval-steps": 1, "learning-rate": 0.1}), "--json"]) == 0
+    step = json.loads(capsys.readouterr().out)["dev"]["best_step"]
+    best = M3Encoder.from_pretrained(tmp_path / "tuned" / "checkpoints" / f"checkpoint-{step}")
+    assert M3Encoder.from_pretrained(tmp_path / "tuned").fingerprint == best.fingerprint
+
+
+@pytest.mark.parametrize("mode", ["lora", "frozen"])
+def test_other_ways_to_train_the_encoder_save_the_same_kind_of_folder(
+    collection: Path, call, tmp_path: Path, mode: str
+) -> None:
+    assert run(call(collection, encoder=mode, heads="sparse,multi_vector", teacher="frozen")) == 0
+    assert len(M3Encoder.from_pretrained(tmp_path / "tuned").encode_queries(SENTENCES)) == len(SENTENCES)
+
+
+def test_a_run_is_not_written_over_but_resumed(
+    data: Path, call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(call(data, **{"log-steps": 1})) == 0
+    before = M3Encoder.from_pretrained(tmp_path / "tuned").fingerprint
+    capsys.readouterr()
+    assert run(call(data)) == 2
+    assert "holds a run; go on with it by --resume, or name another --output" in capsys.readouterr().err
+    assert M3Encoder.from_pretrained(tmp_path / "tuned").fingerprint == before
+    assert run([*call(data, **{"max-steps": 4, "log-steps": 1}), "--resume", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["steps"] == 4
+    assert "step 3/4" in err and "step 2/4" not in err
+
+
+def test_another_folders_files_stay(data: Path, call, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "notes.txt").write_text("mine")
+    assert run(call(data)) == 2
+    assert "is not empty; name another --output" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "tuned").iterdir()] == ["notes.txt"]
+
+
+def test_a_run_is_not_resumed_with_other_data(
+    data: Path, collection: Path, call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(call(data)) == 0
+    assert run([*call(collection), "--resume"]) == 2
+    assert "was begun with data" in capsys.readouterr().err
+
+
+def test_a_wrong_line_is_named(data: Path, call, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with data.open("a") as file:
+        file.write('\n{"query": "no passage"}\n')
+    assert run(call(data)) == 1
+    err = capsys.readouterr().err
+    assert f"data.jsonl:{len(SENTENCES) + 1}: " in err and "lacks pos" in err and err.count("\n") == 1
+    assert not (tmp_path / "tuned").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"epochs": 1}, "--epochs 1 and --max-steps 2 are two ends; give one"),
+        ({"patience": 2}, "--patience 2 needs --dev"),
+        ({"heads": "dense,colbert"}, "heads must be one or more of dense, sparse, multi_vector"),
+        ({"encoder": "half"}, "train_encoder must be one of full, lora, frozen, got 'half'"),
+        ({"teacher": "me"}, "--teacher must be one of live, frozen, ema, noisy, stored, got 'me'"),
+        ({"teacher": "stored"}, "needs pos_scores and neg_scores in every line"),
+        ({"passage-max-length": 9000}, "passage_max_length must be at most 8192"),
+        ({"temperature": 0}, "temperature must be positive"),
+        ({"dev": "nosuch"}, "a BEIR collection needs nosuch/corpus.jsonl"),
+        ({"batch-size": 0}, "Invalid value for '--batch-size'"),
+        ({"output": __file__}, "is a file; name another"),
+    ],
+)
+def test_a_wrong_call_exits_2_with_one_line_and_leaves_nothing(
+    data: Path, call, tmp_path: Path, options: dict[str, object], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(call(data, **options)) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("m3: ") and said in err and err.count("\n") == 1
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_data_and_models_and_runs_that_are_not_there(data: Path, call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(call(Path("nosuch.jsonl"))) == 2
+    assert "got nosuch.jsonl" in capsys.readouterr().err
+    assert run(call(data, model=data.parent)) == 2
+    assert "has no config.json" in capsys.readouterr().err
+    assert run([*call(data), "--resume"]) == 2
+    assert "there is no run in" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(
+    data: Path, call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", "m3plugins.cli", *call(data, **{"max-steps": 10**6, "save-steps": 1})]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while newest(tmp_path / "tuned" / "checkpoints") is None:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate()
+    assert (running.returncode, out) == (1, "")
+    kept = newest(tmp_path / "tuned" / "checkpoints")
+    assert kept is not None
+    assert err.splitlines()[-1] == f"m3: interrupted; the same call with --resume goes on from {kept}"
+    steps = int(kept.name.removeprefix("checkpoint-")) + 1
+    assert run([*call(data, **{"max-steps": steps}), "--resume", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == steps
+
+
+def test_without_the_extra_it_says_what_to_install(data: Path, call) -> None:
+    code = f"import sys; sys.modules['peft'] = None; from m3plugins.cli import main; main({call(data)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == 'm3: training needs accelerate and peft: pip install "m3plugins[train]"\n'
+
+
+def test_the_defaults_are_those_of_python() -> None:
+    same = {"encoder": "train_encoder", "batch_size": "per_device_train_batch_size", "log_steps": "logging_steps"}
+    ours = {same.get(name, name): option.default for name, option in inspect.signature(train).parameters.items()}
+    theirs = {field.name: field.default for field in fields(SelfDistillationArguments) if field.default is not MISSING}
+    ours["heads"] = tuple(ours["heads"].split(","))
+    shared = {name for name in ours.keys() & theirs.keys() if ours[name] is not None}
+    no_settings = {"eval_steps", "gradient_checkpointing"}  # of --dev; None is off
+    assert len(shared) > 9
+    for name in shared - no_settings:
+        assert ours[name] == theirs[name], name

@@ -1,0 +1,88 @@
+"""The settings of a run: M3's defaults, what is refused, and what a checkpoint keeps of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from m3plugins.training import PerHead, SelfDistillationArguments
+from tests.core.training.runs import trainer
+
+
+def test_the_defaults_are_the_papers(tmp_path: Path) -> None:
+    options = SelfDistillationArguments(output_dir=str(tmp_path)).loss_options((0, 1, 2, 3))
+    assert (options.temperature, options.teacher_weight, options.in_batch_negatives) == (0.02, 0.0, True)
+    assert options.score_weights == PerHead(sparse=0.3)
+    assert options.loss_weights == options.distillation_weights == PerHead(sparse=0.1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"heads": ()}, "heads must be one or more of dense, sparse, multi_vector, got ()"),
+        ({"train_encoder": "half"}, "train_encoder must be one of full, lora, frozen, got 'half'"),
+        (
+            {"train_encoder": "frozen", "heads": ("dense",)},
+            'nothing to train: the dense head of a frozen encoder has no weights; use train_encoder="lora"',
+        ),
+        ({"query_max_length": 2}, "query_max_length must be at least 3, got 2"),
+        ({"passage_max_length": 0}, "passage_max_length must be at least 3, got 0"),
+        ({"negatives": -1}, "negatives must be at least 0, got -1"),
+        ({"lora_rank": 0}, "lora_rank must be at least 1, got 0"),
+        ({"chunk_tokens": 0}, "chunk_tokens must be at least 1, got 0"),
+        ({"batch_tokens": 0}, "batch_tokens must be at least 1, got 0"),
+        ({"distillation_start_step": -1}, "distillation_start_step must be at least 0, got -1"),
+        ({"teacher_weight": -0.5}, "teacher_weight must be at least 0, got -0.5"),
+        (
+            {"state_cache_bytes": 1},
+            "state_cache_bytes needs train_encoder=\"frozen\", got 'full': its states change",
+        ),
+        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_is_out_of_range_is_refused(tmp_path: Path, setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        SelfDistillationArguments(output_dir=str(tmp_path), **setting)
+    assert str(error.value) == message
+
+
+def test_an_unknown_head_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="colbert"):
+        SelfDistillationArguments(output_dir=str(tmp_path), heads=("dense", "colbert"))
+
+
+def test_weights_may_be_given_as_a_mapping(tmp_path: Path) -> None:
+    arguments = SelfDistillationArguments(
+        output_dir=str(tmp_path), score_weights={"dense": 2.0}, temperature={"sparse": 0.5}
+    )
+    assert arguments.score_weights == PerHead(dense=2.0)
+    assert arguments.loss_options(()).temperature_of("sparse") == 0.5
+
+
+def test_json_holds_all_settings_and_gives_them_back(tmp_path: Path) -> None:
+    first = SelfDistillationArguments(
+        output_dir=str(tmp_path),
+        heads=("dense", "sparse"),
+        score_weights=PerHead(dense=3),
+        temperature=PerHead(dense=2),
+    )
+    stored = json.loads(first.to_json_string())
+    own = {name: stored[name] for name in ("heads", "score_weights", "temperature", "negatives", "train_encoder")}
+    again = SelfDistillationArguments(output_dir=str(tmp_path), **own)
+    assert (again.heads, again.loss_options(())) == (first.heads, first.loss_options(()))
+
+
+def test_a_length_over_the_models_is_refused(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as error:
+        trainer(tiny, tmp_path, passage_max_length=65)
+    assert str(error.value) == "passage_max_length must be at most 64, the model's maximum, got 65"
+
+
+def test_a_teachers_weight_needs_its_scores(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as error:
+        trainer(tiny, tmp_path, teacher_weight=1.0)
+    assert str(error.value) == "teacher_weight=1.0 needs pos_scores and neg_scores in every line; some lack them"

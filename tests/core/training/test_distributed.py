@@ -1,0 +1,72 @@
+"""The trainer in two processes: what one process with a batch of twice the size does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from m3plugins.training import checkpointing
+from tests.core.training.runs import Run, Trained, in_process, in_world, perform
+
+pytestmark = pytest.mark.slow
+
+COMMON = {"max_steps": 3, "temperature": 0.2, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "optim": "sgd"}
+"""Plain gradient descent, so that weights differ by what gradients do: Adam's steps are signs at first."""
+
+WAYS: dict[str, dict[str, Any]] = {
+    "one pass": {},
+    "chunks": {"chunk_tokens": 80},
+    "learned temperatures": {"learn_temperature": True, "head_learning_rate": 1e-2, "chunk_tokens": 80},
+    "lora": {"train_encoder": "lora", "lora_rank": 2},
+    "frozen": {"train_encoder": "frozen"},
+    "one head": {"heads": ("sparse",)},
+    "gradient checkpointing": {"gradient_checkpointing": True, "chunk_tokens": 80},
+}
+
+
+def assert_close(found: Trained, expected: Trained) -> None:
+    for one, other in zip(found.curve, expected.curve, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
+    for name, weight in expected.weights.items():
+        assert torch.allclose(found.weights[name], weight, rtol=1e-4, atol=1e-5), name
+    assert found.temperatures == pytest.approx(expected.temperatures, rel=1e-4)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_train_as_one_with_the_whole_batch(tiny: Path, tmp_path: Path, way: str) -> None:
+    """12 queries in steps of 4: both draw the same ones."""
+    settings = COMMON | WAYS[way]
+    one = in_process(perform, Run(tiny, tmp_path / "one", settings | {"per_device_train_batch_size": 4}))
+    two = in_world(2, perform, Run(tiny, tmp_path / "two", settings | {"per_device_train_batch_size": 2}))
+    assert all(torch.equal(two[0].weights[name], weight) for name, weight in two[1].weights.items())
+    assert_close(two[0], one)
+
+
+def test_they_save_evaluate_and_resume_as_one(tiny_with_dropout: Path, tmp_path: Path) -> None:
+    """The curve of a run in two halves is that of one, with evaluation after every step."""
+    settings = COMMON | {
+        "max_steps": 4, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 1,
+        "per_device_train_batch_size": 2, "logging_steps": 3,
+    }  # fmt: skip
+    whole = in_world(2, perform, Run(tiny_with_dropout, tmp_path / "whole", settings))
+    halves = Run(tiny_with_dropout, tmp_path / "halves", settings)
+    in_world(2, perform, Run(halves.checkpoint, halves.output, settings | {"max_steps": 2}))
+    resumed = in_world(2, perform, halves)
+    checkpointing.verify(tmp_path / "halves" / "checkpoint-4")
+    for found, expected in zip(resumed, whole, strict=True):
+        assert all(torch.equal(found.weights[name], weight) for name, weight in expected.weights.items())
+    assert [entry for entry in resumed[0].curve if "eval_loss" in entry] == [
+        entry for entry in whole[0].curve if "eval_loss" in entry
+    ]
+
+
+def test_without_cross_device_negatives_each_process_compares_its_own_passages(tiny: Path, tmp_path: Path) -> None:
+    settings = COMMON | {"max_steps": 1, "per_device_train_batch_size": 2}
+    (own, _), (all_passages, _) = (
+        in_world(2, perform, Run(tiny, tmp_path, settings | {"cross_device_negatives": crossing}))
+        for crossing in (False, True)
+    )
+    assert own.curve[0]["loss_dense"] < all_passages.curve[0]["loss_dense"]
