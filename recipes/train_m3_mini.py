@@ -90,7 +90,7 @@ def fit_sparse_head(model: M3Model, texts: Sequence[str], encoder: M3Encoder) ->
         idf[token] = np.log(1 + (len(texts) - count + 0.5) / (count + 0.5))
     squares, products = np.zeros((WIDTH + 1, WIDTH + 1)), np.zeros(WIDTH + 1)
     model.eval()
-    for batch in bounded_runs(tokenized, lambda text: len(text.ids), 16384):
+    for batch in bounded_runs(sorted(tokenized, key=lambda text: len(text.ids)), lambda text: len(text.ids), 16384):
         tokens = TokenBatch.of(batch, special.pad)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             states = model.encoder(tokens.input_ids, attention_mask=tokens.mask.long()).last_hidden_state.float()
@@ -111,7 +111,7 @@ def starting_checkpoint(work: Path, dataset: M3Dataset) -> Path:
     if not folder.is_dir():
         untrained = untrained_checkpoint(work)
         model = M3Model(Checkpoint(untrained))
-        chosen = [dataset[row] for row in range(0, len(dataset), 5)]
+        chosen = [dataset[row] for row in range(0, len(dataset), 20)]
         texts = [text for example in chosen for text in (example.query, example.positives[0])]
         fit_sparse_head(model, texts, M3Encoder.from_pretrained(untrained))
         model.save(work / "fitting")

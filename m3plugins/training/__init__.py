@@ -9,6 +9,7 @@ if find_spec("accelerate") is None or find_spec("peft") is None:
 from m3plugins.evaluation.dataset import DatasetError
 from m3plugins.training.arguments import SelfDistillationArguments
 from m3plugins.training.batch import Batch, TokenBatch
+from m3plugins.training.callbacks import Drift, Probe, SparseCollapseAlarm
 from m3plugins.training.checkpointing import CheckpointError
 from m3plugins.training.dataset import M3Dataset
 from m3plugins.training.examples import Example
@@ -30,6 +31,7 @@ __all__ = [
     "CheckpointError",
     "DatasetError",
     "DivergedError",
+    "Drift",
     "Example",
     "FrozenEnsemble",
     "LiveEnsemble",
@@ -40,9 +42,11 @@ __all__ = [
     "MovingAverage",
     "NoisyEnsemble",
     "PerHead",
+    "Probe",
     "Representations",
     "SelfDistillationArguments",
     "SelfDistillationTrainer",
+    "SparseCollapseAlarm",
     "StoredScores",
     "Teacher",
     "TokenBatch",

@@ -59,8 +59,7 @@ def verify(folder: Path) -> None:
 
 def newest(output: Path) -> Path | None:
     """The newest checkpoint of a run that was saved to its end; None if there is none."""
-    whole = [path for path in _checkpoints(output) if (path / MANIFEST).is_file()]
-    return whole[-1] if whole else None
+    return next(reversed(_whole(output)), None)
 
 
 def last_checkpoint(output: Path) -> Path | None:
@@ -84,7 +83,7 @@ def discard(folder: Path) -> None:
 
 def prune(output: Path, limit: int, *, best: str | None) -> None:
     """Removes the oldest checkpoints until `limit` are left; the newest and the best stay."""
-    folders = [path for path in _checkpoints(output) if (path / MANIFEST).is_file()]
+    folders = _whole(output)
     kept = {folders[-1], Path(best) if best else folders[-1]}
     removable = [folder for folder in folders if folder not in kept]
     for folder in removable[: max(0, len(folders) - max(limit, len(kept)))]:
@@ -108,7 +107,7 @@ def staged(folder: Path) -> Iterator[Path]:
 
 def warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Says which settings of a resumed run are not those it was started with."""
-    ignored = {"output_dir", "logging_dir", "run_name", "resume_from_checkpoint"}
+    ignored = {"output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "save_total_limit"}
     changed = sorted(name for name in before if name not in ignored and before[name] != now.get(name))
     if changed:
         details = ", ".join(f"{name} {before[name]!r} -> {now.get(name)!r}" for name in changed)
@@ -129,10 +128,11 @@ def _damaged(folder: Path, name: str, fault: str) -> CheckpointError:
     return CheckpointError(msg)
 
 
-def _checkpoints(output: Path) -> list[Path]:
-    """The checkpoint folders of a run, oldest first."""
-    found = {int(match[1]): path for path in output.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))}
-    return [found[step] for step in sorted(found)]
+def _whole(output: Path) -> list[Path]:
+    """The checkpoints that were saved to their end, in the order in which they were: a folder may hold two runs'."""
+    found = {path: int(match[1]) for path in output.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))}
+    sealed = [path for path in found if (path / MANIFEST).is_file()]
+    return sorted(sealed, key=lambda path: ((path / MANIFEST).stat().st_mtime_ns, found[path]))
 
 
 def _sha256(path: Path) -> str:

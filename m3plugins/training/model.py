@@ -16,6 +16,7 @@ from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, Checkp
 from m3plugins.encoding.output import HEADS
 from m3plugins.training import adapters
 from m3plugins.training.batch import TokenBatch
+from m3plugins.training.embedding import SharedEmbedding
 from m3plugins.training.representations import Representations, TokenVectors, TokenWeights
 from m3plugins.training.state_cache import StateCache
 
@@ -49,12 +50,18 @@ class M3Model(nn.Module):
         self.config = self.encoder.config  # transformers' Trainer reads it
         if freeze_encoder:
             self.encoder.requires_grad_(False)
+        else:
+            self.encoder.set_input_embeddings(SharedEmbedding.replace(self.encoder.get_input_embeddings()))
         self.sparse_linear.requires_grad_("sparse" in self.heads)
         self.colbert_linear.requires_grad_("multi_vector" in self.heads)
 
     def forward(self, chunks: Sequence[TokenBatch]) -> list[Representations]:
         """The representations of each chunk of texts; one call for all, so that wrappers such as DDP see one."""
-        return [self.represent(chunk) for chunk in chunks]
+        table = self.encoder.get_input_embeddings()
+        if len(chunks) == 1 or not isinstance(table, SharedEmbedding):
+            return [self.represent(chunk) for chunk in chunks]
+        with table.shared([chunk.input_ids for chunk in chunks]):
+            return [self.represent(chunk) for chunk in chunks]
 
     def train(self, mode: bool = True) -> M3Model:
         """Sets the mode; a frozen encoder stays without dropout."""

@@ -49,7 +49,7 @@ _ADAPTERS, _TEACHER, _TEMPERATURES, _RUN = (
     "temperatures.safetensors",
     "run.json",
 )
-_FORWARD_TOKENS = {"cpu": 4096}
+_FORWARD_TOKENS = {"cpu": 1024}
 """Padded tokens encoded together: short runs of texts of one length waste little on padding."""
 
 
@@ -97,7 +97,7 @@ class SelfDistillationTrainer(Trainer):
         checkpoint = self.encoder.checkpoint
         _check(args, checkpoint, train_dataset)
         set_seed(args.seed)
-        _, special = load_tokenizer(checkpoint.folder)
+        self._tokenizer, special = load_tokenizer(checkpoint.folder)
         self.options = args.loss_options(tuple(sorted(special.ids)))
         self.teacher = teacher or LiveEnsemble()
         self.temperatures = {
@@ -130,7 +130,7 @@ class SelfDistillationTrainer(Trainer):
             raise ValueError(msg)
         lengths = estimated_lengths(
             dataset,
-            self.encoder.tokenizer,
+            self._tokenizer,
             max_query_length=args.query_max_length,
             max_passage_length=args.passage_max_length,
             group_size=1 + args.negatives,
@@ -186,6 +186,7 @@ class SelfDistillationTrainer(Trainer):
             resume_from_checkpoint = str(found) if found else None
         elif resume_from_checkpoint:
             checkpointing.verify(Path(resume_from_checkpoint))
+        set_seed(self.args.seed)  # whatever was made between the trainer and its training
         device = self.args.device
         for value in self.temperatures.values():  # the same parameters, which an optimizer may hold already
             value.data = value.data.to(device)
@@ -501,7 +502,9 @@ def _check(args: SelfDistillationArguments, checkpoint: Checkpoint, dataset: M3D
             msg = f"{name} must be at most {checkpoint.max_length}, the model's maximum, got {getattr(args, name)}"
             raise ValueError(msg)
     if args.deepspeed or args.fsdp:
-        msg = "sharded training (deepspeed, fsdp) is not supported; use DDP, with gradient_checkpointing or LoRA for room"
+        msg = (
+            "sharded training (deepspeed, fsdp) is not supported; use DDP, and gradient_checkpointing or LoRA for room"
+        )
         raise ValueError(msg)
     if args.n_gpu > 1:
         msg = f"one process cannot train on {args.n_gpu} GPUs; start one for each with `accelerate launch`"

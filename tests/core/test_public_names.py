@@ -16,6 +16,10 @@ NAMES = {
     "m3plugins.retrieval": """Candidate Document FailedDocument Hit HybridIndex HybridRetriever InMemoryHybridIndex
         IndexNotFoundError ModelMismatchError ReembedError ReembedReport UpsertReport filters""",
     "m3plugins.reranking": "CrossEncoderReranker M3Reranker Reranker",
+    "m3plugins.training": """Batch CheckpointError DatasetError DivergedError Drift Example FrozenEnsemble LiveEnsemble
+        LossOptions M3Dataset M3Loss M3Model MovingAverage NoisyEnsemble PerHead Probe Representations
+        SelfDistillationArguments SelfDistillationTrainer SparseCollapseAlarm StoredScores Teacher TokenBatch
+        TokenVectors TokenWeights m3_loss""",
     "m3plugins_milvus": """AttachedIndex Fields M3EmbeddingFunction M3RerankFunction MilvusHybridIndex
         MilvusIndexError Reembedding RerankResult hybrid_index_params hybrid_ranker hybrid_rows hybrid_schema
         hybrid_search_requests""",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -79,11 +80,13 @@ def test_a_damaged_manifest_is_a_damaged_checkpoint(tmp_path: Path, content: str
     )
 
 
-def test_the_newest_is_that_of_the_most_steps_that_was_saved_to_its_end(tmp_path: Path) -> None:
-    for step in (2, 10, 9):
-        checkpoint(tmp_path, step)
+def test_the_newest_is_the_one_sealed_last_whatever_an_older_run_left(tmp_path: Path) -> None:
+    for seconds, step in enumerate((500, 2, 9, 10)):
+        os.utime(checkpoint(tmp_path, step) / "manifest.json", (seconds, seconds))
     checkpoint(tmp_path, 11, sealed=False)
     (tmp_path / "checkpoint-best").mkdir()
+    assert checkpointing.last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    checkpointing.prune(tmp_path, 1, best=None)
     assert checkpointing.last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
 
 

@@ -1,0 +1,43 @@
+"""A token embedding that is looked up once a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SharedEmbedding(nn.Embedding):
+    """An embedding whose lookups within `shared` are one lookup of the distinct ids.
+
+    The gradient of a lookup is as large as the table (1 GiB in BGE-M3), however few tokens were looked up. Chunks of
+    a batch that share their lookup make it once.
+    """
+
+    _found: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def replace(cls, embedding: nn.Embedding) -> SharedEmbedding:
+        """An embedding with the weights of another."""
+        table, width = embedding.weight.shape
+        return cls(table, width, padding_idx=embedding.padding_idx, _weight=embedding.weight.data)
+
+    @contextmanager
+    def shared(self, ids: Sequence[Tensor]) -> Iterator[None]:
+        """Lookups of these ids, or of some of them, inside the block are one."""
+        distinct = torch.unique(torch.cat([some.flatten() for some in ids]))
+        self._found = distinct, super().forward(distinct)
+        try:
+            yield
+        finally:
+            self._found = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The vectors of token ids."""
+        if self._found is None:
+            return super().forward(input)
+        distinct, rows = self._found
+        return F.embedding(torch.searchsorted(distinct, input), rows)
