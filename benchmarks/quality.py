@@ -20,6 +20,7 @@ from pathlib import Path
 
 import bm25s
 import numpy as np
+import scipy.stats
 import Stemmer
 import torch
 from rich.console import Console
@@ -27,6 +28,7 @@ from rich.table import Table
 
 from m3plugins import HybridIndex, InMemoryHybridIndex, M3Encoder
 from m3plugins.encoding.checkpoint import save_head
+from m3plugins.encoding.options import Dtype
 from m3plugins.evaluation import Dataset, Run, evaluate, measure
 from m3plugins_milvus import MilvusHybridIndex
 
@@ -35,6 +37,17 @@ LUCENE_STOP_WORDS = (
     "this to was will with"
 ).split()
 K = 100
+COMPARED = (
+    ("m3-mini All", "MiniLM dense"),
+    ("m3-mini All", "BM25"),
+    ("m3-mini All", "m3-mini multi-vector"),
+    ("m3-mini All", "m3-mini dense"),
+    ("m3-mini All", "untrained All"),
+    ("m3-mini dense", "MiniLM dense"),
+    ("m3-mini sparse", "BM25, word pieces"),
+    ("m3-mini sparse", "untrained sparse"),
+    ("m3-mini multi-vector", "untrained multi-vector"),
+)
 
 
 def bm25(dataset: Dataset) -> Run:
@@ -46,6 +59,17 @@ def bm25(dataset: Dataset) -> Run:
     engine = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
     engine.index(tokens[0], show_progress=False)
     rows, _ = engine.retrieve(tokens[1], k=K, show_progress=False)
+    return {query: [documents[row].id for row in found] for query, found in zip(dataset.queries, rows, strict=True)}
+
+
+def bm25_over_word_pieces(dataset: Dataset, encoder: M3Encoder) -> Run:
+    """What the sparse head sees: neither stems nor stop words."""
+    documents = list(dataset.documents())
+    texts = [document.content for document in documents], list(dataset.queries.values())
+    corpus, queries = ([encoder.tokenizer.encode(t, add_special_tokens=False).tokens for t in part] for part in texts)
+    engine = bm25s.BM25(k1=0.9, b=0.4)
+    engine.index(corpus, show_progress=False)
+    rows, _ = engine.retrieve(queries, k=K, show_progress=False)
     return {query: [documents[row].id for row in found] for query, found in zip(dataset.queries, rows, strict=True)}
 
 
@@ -63,20 +87,21 @@ def untrained(encoder: M3Encoder, folder: Path) -> M3Encoder:
     width = encoder.dim
     save_head(folder, "sparse_linear", {"weight": torch.zeros(1, width), "bias": torch.full((1,), 0.2)})
     save_head(folder, "colbert_linear", {"weight": torch.eye(width), "bias": torch.zeros(width)})
-    return M3Encoder.from_pretrained(folder)
+    return M3Encoder.from_pretrained(folder, dtype=encoder.options.dtype)
 
 
 def five_rows(index: HybridIndex, dataset: Dataset, candidates: int) -> Mapping[str, Run]:
     return {name: row.run for name, row in evaluate(index, dataset, k=K, candidates=candidates).rows.items()}
 
 
-def runs_of(dataset: Dataset, folder: Path, candidates: int) -> dict[str, Run]:
-    encoder = M3Encoder.from_pretrained("m3-mini")
+def runs_of(dataset: Dataset, folder: Path, candidates: int, dtype: Dtype) -> dict[str, Run]:
+    encoder = M3Encoder.from_pretrained("m3-mini", dtype=dtype)
     documents = list(dataset.documents())
     embeddings = encoder.encode_documents([document.content for document in documents], progress=True)
     runs = {
         "BM25": bm25(dataset),
-        "MiniLM dense": minilm(dataset, M3Encoder.from_pretrained("m3-mini", document_max_length=256)),
+        "BM25, word pieces": bm25_over_word_pieces(dataset, encoder),
+        "MiniLM dense": minilm(dataset, M3Encoder.from_pretrained("m3-mini", document_max_length=256, dtype=dtype)),
     }
 
     with MilvusHybridIndex.create("docs", encoder=encoder, uri=folder / "quality.db") as lite:
@@ -96,16 +121,19 @@ def main() -> None:
     parser.add_argument("collections", type=Path, nargs="+", help="folders in the BEIR layout")
     parser.add_argument("--split", default="test")
     parser.add_argument("--candidates", type=int, default=200, help="per head, through Milvus")
+    parser.add_argument("--dtype", default="auto", help="precision of the encoder")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
 
     figures: dict[str, dict[str, dict[str, float]]] = {}
+    per_query: dict[str, list[np.ndarray]] = {}
     for collection in arguments.collections:
         dataset = Dataset.load(collection, arguments.split)
         with tempfile.TemporaryDirectory() as folder:
-            for name, run in runs_of(dataset, Path(folder), arguments.candidates).items():
+            for name, run in runs_of(dataset, Path(folder), arguments.candidates, arguments.dtype).items():
                 found = measure(run, dataset.qrels)
                 figures.setdefault(name, {})[collection.name] = {m: value.mean for m, value in found.items()}
+                per_query.setdefault(name, []).append(np.array(list(found["nDCG@10"].per_query.values())))
     if arguments.json:
         json.dump(figures, sys.stdout, indent=2)
         return
@@ -117,6 +145,20 @@ def main() -> None:
         means = tuple(float(np.mean(column)) for column in zip(*cells, strict=True))
         table.add_row(name, *(f"{ndcg:.4f} / {recall:.4f}" for ndcg, recall in [*cells, means]))
     Console(width=120).print(table)
+    for ours, theirs in COMPARED:
+        mean, low, high = difference(per_query[ours], per_query[theirs])
+        print(f"{ours} against {theirs}: {mean:+.2f} points, 95% interval [{low:+.2f}, {high:+.2f}]")
+
+
+def difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> tuple[float, float, float]:
+    """Points of nDCG@10, mean over collections, with the 95% interval of a paired bootstrap over queries."""
+
+    def macro(*parts: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.mean([part.mean(axis=axis) for part in parts], axis=0)
+
+    paired = tuple(100 * (a - b) for a, b in zip(ours, theirs, strict=True))
+    found = scipy.stats.bootstrap(paired, macro, n_resamples=5000, method="percentile", rng=0).confidence_interval
+    return float(macro(*paired)), float(found.low), float(found.high)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import bm25s
 import numpy as np
 import scipy.stats
+import Stemmer
 import torch
 from mini_data import Task, bm25
 from numpy.typing import NDArray
@@ -20,6 +22,10 @@ from m3plugins.training import LossOptions, M3Model, Representations, TokenBatch
 from m3plugins.training.losses import m3_scores
 
 MAX_LENGTH, SHORTLIST = 256, 200
+LUCENE_STOP_WORDS = (
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they "
+    "this to was will with"
+).split()
 ROWS = {
     "dense": {"dense": 1.0},
     "sparse": {"sparse": 1.0},
@@ -77,6 +83,15 @@ def bm25_scores(task: Task, encoder: M3Encoder) -> NDArray[np.float32]:
     """BM25 scores (queries, documents) over the model's word pieces."""
     engine = bm25(encoder, task.documents)
     return np.stack([engine.scores(query) for query in task.queries])
+
+
+def stemmed_bm25_scores(task: Task) -> NDArray[np.float32]:
+    """BM25 scores (queries, documents) over Porter stems, without Lucene's stop words."""
+    options = {"stopwords": LUCENE_STOP_WORDS, "stemmer": Stemmer.Stemmer("porter"), "show_progress": False}
+    engine = bm25s.BM25(k1=0.9, b=0.4)
+    engine.index(bm25s.tokenize(task.documents, **options), show_progress=False)
+    queries = bm25s.tokenize(task.queries, return_ids=False, **options)
+    return np.stack([engine.get_scores(query) for query in queries])
 
 
 def ndcg(scores: NDArray[np.float32], task: Task) -> NDArray[np.float64]:

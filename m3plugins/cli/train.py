@@ -82,7 +82,6 @@ def train(
     weights = PerHead(sparse=sparse_loss_weight)
     settings: dict[str, Any] = {
         "output_dir": str(output / runs.CHECKPOINTS),
-        "num_train_epochs": 1 if epochs is None else epochs,
         "max_steps": max_steps or -1,
         "save_steps": save_steps or (500 if dev is None else eval_steps),
         "save_total_limit": 2,
@@ -104,6 +103,8 @@ def train(
         "distillation_start_step": distillation_start_step,
         "bf16": bf16,
     }
+    if epochs is not None:
+        settings["num_train_epochs"] = epochs
     if gradient_checkpointing:
         settings["gradient_checkpointing"] = True
     if dev is not None:
@@ -115,7 +116,7 @@ def train(
         args = SelfDistillationArguments(**settings)
         if args.process_index == 0:
             runs.check_output(output, call, resume=resume)
-        trainer = _trainer(start, args, examples, collection, teacher=_teacher(teacher, examples), patience=patience)
+        trainer = _trainer(start, args, examples, collection, teacher=_teacher(teacher), patience=patience)
     except ValueError as err:
         raise CallError(str(err)) from err
     if args.process_index == 0:
@@ -127,11 +128,11 @@ def _examples(paths: Sequence[Path], split: str) -> M3Dataset:
     """The training data of all the paths; a file that is not there is a wrong call."""
     from m3plugins.training import M3Dataset
 
+    collections = [path for path in paths if (path / "corpus.jsonl").is_file()]
+    files = [path for path in paths if path not in collections]
     try:
-        parts = [
-            M3Dataset.from_beir(path, split) if (path / "corpus.jsonl").is_file() else M3Dataset.from_jsonl(path)
-            for path in paths
-        ]
+        parts = [M3Dataset.from_jsonl(*files)] if files else []
+        parts += [M3Dataset.from_beir(path, split) for path in collections]
     except FileNotFoundError as err:
         raise CallError(str(err)) from err
     return reduce(add, parts)
@@ -158,7 +159,7 @@ def _collection(folder: Path, split: str) -> Dataset:
         raise CallError(str(err)) from err
 
 
-def _teacher(name: str, examples: M3Dataset) -> Teacher:
+def _teacher(name: str) -> Teacher:
     from m3plugins.training import FrozenEnsemble, LiveEnsemble, MovingAverage, NoisyEnsemble, StoredScores
 
     kinds: dict[str, Callable[[], Teacher]] = {
@@ -170,9 +171,6 @@ def _teacher(name: str, examples: M3Dataset) -> Teacher:
     }
     if name not in kinds:
         msg = f"--teacher must be one of {', '.join(kinds)}, got {name!r}"
-        raise CallError(msg)
-    if name == "stored" and not examples.has_scores:
-        msg = "--teacher stored needs pos_scores and neg_scores in every line; some lack them"
         raise CallError(msg)
     return kinds[name]()
 

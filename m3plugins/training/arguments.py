@@ -23,7 +23,8 @@ class SelfDistillationArguments(TrainingArguments):
     Attributes:
         heads: Which heads are trained; the others are saved as they were.
         train_encoder: "full", "lora" (merged when saved) or "frozen" (the two linear heads alone).
-        head_learning_rate: Learning rate of the two linear heads and of learned temperatures; None: `learning_rate`.
+        head_learning_rate: Learning rate of the two linear heads; None: `learning_rate`.
+        temperature_learning_rate: Learning rate of the logarithms of learned temperatures.
         lora_rank: Rank of the LoRA matrices.
         lora_alpha: Their scale is alpha / rank.
         lora_dropout: Dropout ahead of them.
@@ -57,13 +58,16 @@ class SelfDistillationArguments(TrainingArguments):
 
     output_dir: str = "m3-run"
     per_device_train_batch_size: int = 32
+    num_train_epochs: float = 1
     learning_rate: float = 1e-5
     warmup_steps: float = 0.1
     logging_steps: float = 10
     report_to: None | str | list[str] = "none"
+    ddp_find_unused_parameters: bool | None = False
     heads: tuple[str, ...] = HEADS
     train_encoder: EncoderTraining = "full"
     head_learning_rate: float | None = None
+    temperature_learning_rate: float = 1e-3
     lora_rank: int = 16
     lora_alpha: float = 32
     lora_dropout: float = 0.0
@@ -129,5 +133,10 @@ class SelfDistillationArguments(TrainingArguments):
                 raise ValueError(msg)
         if self.state_cache_bytes and self.train_encoder != "frozen":
             msg = f'state_cache_bytes needs train_encoder="frozen", got {self.train_encoder!r}: its states change'
+            raise ValueError(msg)
+        if self.auto_find_batch_size:
+            msg = (
+                "auto_find_batch_size is not supported, the batch size changes the task; leave chunk_tokens out instead"
+            )
             raise ValueError(msg)
         self.loss_options(())

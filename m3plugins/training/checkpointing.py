@@ -9,14 +9,18 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+_BUILDING = ".saving-"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -34,7 +38,7 @@ def seal(folder: Path) -> None:
         os.close(descriptor)
     writing = folder / f".{MANIFEST}"
     with writing.open("w", encoding="utf-8") as file:
-        json.dump({"format": 1, "files": files}, file, indent=2)
+        json.dump({"format": 1, "time": time.time_ns(), "files": files}, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
     writing.replace(folder / MANIFEST)
@@ -75,10 +79,8 @@ def last_checkpoint(output: Path) -> Path | None:
 
 
 def discard(folder: Path) -> None:
-    """Removes a checkpoint that is to be saved anew, and what runs that were cut off left of any."""
+    """Removes a checkpoint that is to be saved anew."""
     shutil.rmtree(folder, ignore_errors=True)
-    for remains in folder.parent.glob(".checkpoint-*"):
-        shutil.rmtree(remains, ignore_errors=True)
 
 
 def prune(output: Path, limit: int, *, best: str | None) -> None:
@@ -92,9 +94,14 @@ def prune(output: Path, limit: int, *, best: str | None) -> None:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A folder to write into, whose files go to `folder` when all are written; after an error none does."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    """A folder to write into, whose files go to `folder` when all are written; after an error none does.
+
+    It is inside `folder`, which may be on a disk of its own; what a save that was cut off left there is removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for remains in folder.glob(f"{_BUILDING}*"):
+        shutil.rmtree(remains, ignore_errors=True)
+    building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder))
     try:
         yield building
         for path in sorted(path for path in building.rglob("*") if path.is_file()):
@@ -103,6 +110,25 @@ def staged(folder: Path) -> Iterator[Path]:
             path.replace(target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+@contextmanager
+def written(folder: Path) -> Iterator[None]:
+    """Inside the block a checkpoint is saved; after an error nothing is left of it.
+
+    Raises:
+        OSError: It could not be saved; the message says what the disk has left.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as err:  # torch and safetensors have their own of a full disk
+        discard(folder)
+        free, kept = shutil.disk_usage(folder.parent).free, newest(folder.parent)
+        msg = (
+            f"checkpoint {folder} could not be saved: {err}; the disk has {free:,} bytes free; "
+            f"the last whole checkpoint is {kept or 'none'}"
+        )
+        raise OSError(msg) from err
 
 
 def warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -132,7 +158,15 @@ def _whole(output: Path) -> list[Path]:
     """The checkpoints that were saved to their end, in the order in which they were: a folder may hold two runs'."""
     found = {path: int(match[1]) for path in output.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))}
     sealed = [path for path in found if (path / MANIFEST).is_file()]
-    return sorted(sealed, key=lambda path: ((path / MANIFEST).stat().st_mtime_ns, found[path]))
+    return sorted(sealed, key=lambda path: (_sealed_at(path), found[path]))
+
+
+def _sealed_at(folder: Path) -> int:
+    """When, in nanoseconds, by the manifest itself: copies of its file have other times. It may be damaged."""
+    try:
+        return int(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["time"])
+    except (ValueError, LookupError, TypeError):
+        return (folder / MANIFEST).stat().st_mtime_ns
 
 
 def _sha256(path: Path) -> str:

@@ -85,11 +85,12 @@ def _retrieval(trainer: SelfDistillationTrainer, dataset: Dataset, prefix: str) 
 def _losses(trainer: SelfDistillationTrainer, dataset: M3Dataset, prefix: str) -> dict[str, float]:
     """The mean losses over batches in the order of the data, as in training but without dropout."""
     args, model = trainer.args, trainer.model.eval()
+    collate = trainer.collator_of(dataset)
     draws, size = Draws(dataset, negatives=args.negatives, seed=args.seed), args.per_device_eval_batch_size
     sums: dict[str, float] = defaultdict(float)
     for start in range(0, len(dataset), size):
         rows = range(start, min(start + size, len(dataset)))
-        batch = trainer.data_collator([draws[Draw(0, row)] for row in rows]).to(args.device)
+        batch = collate([draws[Draw(0, row)] for row in rows]).to(args.device)
         chunks = Chunks.cut(batch, trainer.chunk_tokens or 4096)
         with trainer.accelerator.autocast():
             pair = chunks.join([part for texts in chunks.texts for part in model([texts])])

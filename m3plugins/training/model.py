@@ -20,7 +20,10 @@ from m3plugins.training.embedding import SharedEmbedding
 from m3plugins.training.representations import Representations, TokenVectors, TokenWeights
 from m3plugins.training.state_cache import StateCache
 
-_COPIED = ("tokenizer*", "sentencepiece.bpe.model", "special_tokens_map.json", "vocab.txt", "1_Pooling/config.json")
+_COPIED = (
+    *("tokenizer*", "sentencepiece.bpe.model", "special_tokens_map.json", "vocab.txt"),
+    *("modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+)
 
 
 class M3Model(nn.Module):

@@ -27,7 +27,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from m3plugins.encoding.backends.torch import quiet
+from m3plugins.encoding.backends.torch import without_bars
 
 _NOT_SHOWN = {"epoch", "grad_norm", "total_flos"}
 
@@ -48,7 +48,7 @@ def shown(trainer: Trainer, console: Console | None = None) -> Iterator[None]:
     progress = TrainingProgress(console)
     trainer.add_callback(progress)  # the last, so that it sees what others add to the logs
     try:
-        with quiet():
+        with without_bars():
             yield
     finally:
         progress.close()

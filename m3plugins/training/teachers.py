@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.training.batch import Batch, TokenBatch
 from m3plugins.training.grad_cache import Pair
 from m3plugins.training.losses import LossOptions, live_ensemble, m3_logits, m3_scores
@@ -24,10 +26,16 @@ from m3plugins.training.representations import Representations
 
 
 class Teacher:
-    """Gives each query a distribution over the candidates of its batch. Every method but `scores` may be left out."""
+    """Gives each query a distribution over the candidates of its batch. Every method but `scores` may be left out.
+
+    Attributes:
+        reads_scores: `scores` reads `batch.teacher_scores`, so every example must have them.
+    """
+
+    reads_scores: bool = False
 
     def start(self, model: M3Model, options: LossOptions) -> None:
-        """Called once, before the first step, with the model as it will be trained and the settings of its loss."""
+        """Called once, before the first step or evaluation, with the model to be trained and its loss' settings."""
         self.model, self.options = model, options
 
     def encode(self, chunk: TokenBatch) -> Representations | None:
@@ -82,16 +90,19 @@ class FrozenEnsemble(_EncodingTeacher):
     """The ensemble of a model that does not change: by default the student as it was before the first step.
 
     Args:
-        model: Another M3 model, with the student's tokenizer.
+        model: Another M3 model, with the student's tokenizer: a model, or what `M3Encoder.from_pretrained` takes.
     """
 
-    def __init__(self, model: M3Model | None = None) -> None:
+    def __init__(self, model: M3Model | str | Path | None = None) -> None:
         self._given = model
 
     def start(self, model: M3Model, options: LossOptions) -> None:
         """Copies the student, unless a model was given."""
         super().start(model, options)
-        self.teacher = self._given or copy.deepcopy(model)
+        if isinstance(self._given, (str, Path)):
+            self.teacher = M3Model(M3Encoder.from_pretrained(self._given).checkpoint, heads=model.heads)
+        else:
+            self.teacher = self._given or copy.deepcopy(model)
         self.teacher.__dict__.pop("forward", None)  # accelerate's, of an earlier run, would call the student
         self.teacher.to(next(model.parameters()).device).requires_grad_(False).eval()
 
@@ -159,6 +170,8 @@ class StoredScores(Teacher):
     Args:
         temperature: Divides the scores.
     """
+
+    reads_scores = True
 
     def __init__(self, temperature: float = 1.0) -> None:
         self._temperature = temperature

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import (
+    DefaultFlowCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.encoding.encoder import M3Encoder
@@ -28,27 +31,24 @@ from m3plugins.encoding.tokenizing import load_tokenizer
 from m3plugins.training import adapters, checkpointing, grad_cache, masking
 from m3plugins.training.arguments import SelfDistillationArguments
 from m3plugins.training.batch import Batch
-from m3plugins.training.collator import Draws, M3Collator
+from m3plugins.training.callbacks import Probe
+from m3plugins.training.checks import check_run
+from m3plugins.training.collator import M3Collator
 from m3plugins.training.dataset import M3Dataset
 from m3plugins.training.development import DevelopmentSet, evaluate_model
 from m3plugins.training.gathering import gather_representations, gather_rows
 from m3plugins.training.grad_cache import Chunks, Pair
-from m3plugins.training.lengths import estimated_lengths
+from m3plugins.training.loading import train_loader
 from m3plugins.training.losses import M3Loss, m3_loss
 from m3plugins.training.memory import chunk_tokens
 from m3plugins.training.model import M3Model
-from m3plugins.training.sampling import LengthGroupedBatches
+from m3plugins.training.saving import RunState, Unlogged, load_weights, settings_of
 from m3plugins.training.state_cache import StateCache
 from m3plugins.training.teachers import LiveEnsemble, Teacher
+from m3plugins.training.terms import Terms
 
 logger = logging.getLogger(__name__)
 
-_ADAPTERS, _TEACHER, _TEMPERATURES, _RUN = (
-    "adapters.safetensors",
-    "teacher.safetensors",
-    "temperatures.safetensors",
-    "run.json",
-)
 _FORWARD_TOKENS = {"cpu": 1024}
 """Padded tokens encoded together: short runs of texts of one length waste little on padding."""
 
@@ -71,9 +71,10 @@ class SelfDistillationTrainer(Trainer):
         eval_dataset: What `evaluate` measures: a BEIR collection (`m3plugins.evaluation.Dataset`; nDCG@10 of each head
             and of their sums), an `M3Dataset` (its losses), or several by name.
         teacher: Whom self-distillation follows; by default the live ensemble, as in the paper.
-        callbacks: More of transformers' `TrainerCallback`s.
+        callbacks: More of transformers' `TrainerCallback`s; the figures of a `Probe` reach those that report.
 
     Raises:
+        TypeError: `train_dataset` is no `M3Dataset`.
         ValueError: Settings and data do not fit together.
     """
 
@@ -95,67 +96,47 @@ class SelfDistillationTrainer(Trainer):
     ) -> None:
         self.encoder = encoder if isinstance(encoder, M3Encoder) else M3Encoder.from_pretrained(encoder)
         checkpoint = self.encoder.checkpoint
-        _check(args, checkpoint, train_dataset)
+        teacher = teacher or LiveEnsemble()
+        check_run(args, checkpoint, train_dataset, teacher)
         set_seed(args.seed)
         self._tokenizer, special = load_tokenizer(checkpoint.folder)
         self.options = args.loss_options(tuple(sorted(special.ids)))
-        self.teacher = teacher or LiveEnsemble()
+        self.teacher, self._teacher_started = teacher, False
         self.temperatures = {
             name: nn.Parameter(torch.tensor(math.log(self.options.temperature_of(name)))) for name in _loss_names(args)
         }
         self.chunk_tokens = args.chunk_tokens
-        self._terms: dict[str, list[Tensor]] = {}
-        self._unlogged: dict[str, Any] | None = None
+        self._terms = Terms(_figures(args), args.device)
+        self._unlogged: Unlogged | None = None
         super().__init__(
             model=_model(checkpoint, args),
             args=args,
-            data_collator=M3Collator(
-                checkpoint,
-                query_max_length=args.query_max_length,
-                passage_max_length=args.passage_max_length,
-                with_scores=train_dataset is not None and train_dataset.has_scores,
-            ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             callbacks=[_Steps(self), *callbacks],
         )
+        self.callback_handler.callbacks.sort(
+            key=lambda callback: not isinstance(callback, (DefaultFlowCallback, Probe))
+        )
 
     # --- data
 
+    def collator_of(self, dataset: M3Dataset) -> M3Collator:
+        """What makes batches of a dataset; they have a teacher's scores if something reads them."""
+        return M3Collator(
+            self.encoder.checkpoint,
+            query_max_length=self.args.query_max_length,
+            passage_max_length=self.args.passage_max_length,
+            with_scores=dataset.has_scores and (self.teacher.reads_scores or self.args.teacher_weight > 0),
+        )
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of texts of similar length; the same in every run with this seed."""
-        args, dataset = self.args, self.train_dataset
+        dataset = self.train_dataset
         if dataset is None:
             msg = "training needs a train_dataset, as in M3Dataset.from_jsonl(path)"
             raise ValueError(msg)
-        lengths = estimated_lengths(
-            dataset,
-            self._tokenizer,
-            max_query_length=args.query_max_length,
-            max_passage_length=args.passage_max_length,
-            group_size=1 + args.negatives,
-        )
-        batches = LengthGroupedBatches(
-            lengths,
-            dataset.sources.rows,
-            batch_size=args.per_device_train_batch_size,
-            token_budget=args.batch_tokens,
-            same_source=args.same_source,
-            seed=args.data_seed if args.data_seed is not None else args.seed,
-            rank=args.process_index,
-            world_size=args.world_size,
-            drop_last=args.dataloader_drop_last,
-        )
-        workers = args.dataloader_num_workers
-        return _EpochLoader(
-            Draws(dataset, negatives=args.negatives, seed=args.seed),
-            batch_sampler=batches,
-            collate_fn=self.data_collator,
-            num_workers=workers,
-            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-        )
+        return train_loader(dataset, self.args, self._tokenizer, self.collator_of(dataset))
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -186,15 +167,12 @@ class SelfDistillationTrainer(Trainer):
             resume_from_checkpoint = str(found) if found else None
         elif resume_from_checkpoint:
             checkpointing.verify(Path(resume_from_checkpoint))
-        set_seed(self.args.seed)  # whatever was made between the trainer and its training
-        device = self.args.device
         for value in self.temperatures.values():  # the same parameters, which an optimizer may hold already
-            value.data = value.data.to(device)
-        self.teacher.start(self.model.to(device), self.options)
+            value.data = value.data.to(self.args.device)
+        self._start_teacher()
         if resume_from_checkpoint:
             self._restore(Path(resume_from_checkpoint))
-        if self.chunk_tokens is None:
-            self.chunk_tokens = self._measured_chunk_tokens()
+        set_seed(self.args.seed)  # whatever was made between the trainer and its training
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
@@ -214,8 +192,7 @@ class SelfDistillationTrainer(Trainer):
         self._average_temperature_gradients()
         share = batch.truncated / (len(batch.queries) + len(batch.passages))
         logged = {f"loss_{name}": term for name, term in loss.terms.items()}
-        for name, value in (logged | {"truncated": loss.total.new_tensor(share)}).items():
-            self._terms.setdefault(name, []).append(value)
+        self._terms.add(logged | {"truncated": loss.total.new_tensor(share)})
         return loss.total.detach() / self.current_gradient_accumulation_steps
 
     def loss(self, chunks: Chunks, pair: Pair) -> M3Loss:
@@ -245,10 +222,17 @@ class SelfDistillationTrainer(Trainer):
         )
         if not bool(loss.total.isfinite()):
             terms = ", ".join(f"{name} {float(term):.4g}" for name, term in loss.terms.items())
-            raise DivergedError(self._diverged(f"the loss is {float(loss.total)} ({terms})"))
+            raise DivergedError(self._diverged(f"the loss is {float(loss.total.detach())} ({terms})"))
         return loss
 
+    def _start_teacher(self) -> None:
+        """Once, with training or with an evaluation before it."""
+        if not self._teacher_started:
+            self.teacher.start(self.model.to(self.args.device), self.options)
+            self._teacher_started = True
+
     def _teacher_of(self, chunks: Chunks) -> Callable[[Mapping[str, Tensor]], Tensor | None]:
+        self._start_teacher()
         with torch.no_grad(), self.accelerator.autocast():
             parts = [self.teacher.encode(texts) for texts in chunks.texts]
             found = [part for part in parts if part is not None]
@@ -294,25 +278,31 @@ class SelfDistillationTrainer(Trainer):
                 if parameter.grad is not None:
                     parameter.grad = self._mean_of_processes(parameter.grad)
 
-    def _measured_chunk_tokens(self) -> int:
+    def _measure_chunks(self) -> None:
+        """Called when the model, its wrappers and its settings are those of the steps."""
+        if self.chunk_tokens is not None:
+            return
         precision = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
         longest = max(self.args.query_max_length, self.args.passage_max_length)
-        return chunk_tokens(self.model.train(), max_length=longest, device=self.args.device, autocast=precision)
+        self.chunk_tokens = chunk_tokens(
+            self.model.train(), max_length=longest, device=self.args.device, autocast=precision
+        )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """One parameter group for the encoder, one for the heads and temperatures; biases and norms do not decay."""
+        """Parameter groups of the encoder, the heads and the temperatures; biases and norms do not decay."""
         if self.optimizer is None:
-            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            args = self.args
+            kind, settings = self.get_optimizer_cls_and_kwargs(args, self.model)
             decaying = set(self.get_decay_parameter_names(self.model))
-            head_rate = self.args.head_learning_rate or self.args.learning_rate
+            head_rate = args.learning_rate if args.head_learning_rate is None else args.head_learning_rate
             groups: dict[tuple[float, float], list[nn.Parameter]] = {}
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad:
-                    rate = self.args.learning_rate if name.startswith("encoder.") else head_rate
-                    decay = self.args.weight_decay if name in decaying else 0.0
+                    rate = args.learning_rate if name.startswith("encoder.") else head_rate
+                    decay = args.weight_decay if name in decaying else 0.0
                     groups.setdefault((rate, decay), []).append(parameter)
-            if self.args.learn_temperature:
-                groups.setdefault((head_rate, 0.0), []).extend(self.temperatures.values())
+            if args.learn_temperature:
+                groups.setdefault((args.temperature_learning_rate, 0.0), []).extend(self.temperatures.values())
             self.optimizer = kind(
                 [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()],
                 **settings,
@@ -324,19 +314,13 @@ class SelfDistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of every term of the loss since the last log, and the temperatures that are learned."""
         if "loss" in logs:
-            logs |= {name: fmean(values) for name, values in self._terms_of_processes().items()}
+            logs |= {name: total / count for name, (total, count) in self._terms.totals().items() if count}
             self._terms.clear()
             if self.args.learn_temperature:
-                logs |= {f"temperature_{name}": float(value.exp()) for name, value in self.temperatures.items()}
+                logs |= {
+                    f"temperature_{name}": float(value.detach().exp()) for name, value in self.temperatures.items()
+                }
         super().log(logs, start_time)
-
-    def _terms_of_processes(self) -> dict[str, list[float]]:
-        """The terms of every batch since the last log, means over all processes."""
-        if not self._terms:
-            return {}
-        flat = torch.cat([torch.stack(terms).float() for terms in self._terms.values()])
-        values = iter(self._mean_of_processes(flat).tolist())
-        return {name: list(islice(values, len(terms))) for name, terms in self._terms.items()}
 
     def _mean_of_processes(self, values: Tensor) -> Tensor:
         if self.args.world_size > 1:
@@ -384,86 +368,66 @@ class SelfDistillationTrainer(Trainer):
         self._wait()
         self.args.save_total_limit = None  # older ones go when this one is sealed
         try:
-            super()._save_checkpoint(model, trial)
-            unlogged = {
-                "since": self._globalstep_last_logged,
-                "loss": float(self._mean_of_processes(self._tr_loss.clone())),
-                "terms": self._terms_of_processes(),
-            }
-            if self.args.should_save:
-                self._save_run(folder, unlogged)
-            self._wait()
-            if self.args.should_save:
-                checkpointing.seal(folder)
-        except (OSError, RuntimeError, SafetensorError) as err:  # torch and safetensors have their own of a full disk
-            checkpointing.discard(folder)
-            free, kept = shutil.disk_usage(output).free, checkpointing.newest(output)
-            msg = (
-                f"checkpoint {folder} could not be saved: {err}; the disk has {free:,} bytes free; "
-                f"the last whole checkpoint is {kept or 'none'}"
-            )
-            raise OSError(msg) from err
+            with checkpointing.written(folder):
+                super()._save_checkpoint(model, trial)
+                state = self._run_state()
+                if self.args.should_save:
+                    state.save(folder)
+                self._wait()
+                if self.args.should_save:
+                    checkpointing.seal(folder)
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save and limit:
             checkpointing.prune(output, limit, best=self.state.best_model_checkpoint)
 
-    def _save_run(self, folder: Path, unlogged: Mapping[str, Any]) -> None:
-        if self.args.train_encoder == "lora":
-            save_file(_contiguous(self.model.trainable_state()), folder / _ADAPTERS)
-        if state := self.teacher.state_dict():
-            save_file(_contiguous(state), folder / _TEACHER)
-        save_file({name: value.detach() for name, value in self.temperatures.items()}, folder / _TEMPERATURES)
-        settings = json.loads(self.args.to_json_string())
-        run = {"chunk_tokens": self.chunk_tokens, "arguments": settings, "unlogged": unlogged}
-        (folder / _RUN).write_text(json.dumps(run, indent=2), encoding="utf-8")
+    def _run_state(self) -> RunState:
+        unlogged = Unlogged(
+            since=self._globalstep_last_logged,
+            loss=float(self._mean_of_processes(self._tr_loss.clone())),
+            terms=self._terms.totals(),
+        )
+        return RunState(
+            settings=settings_of(self.args, self.train_dataset),
+            chunk_tokens=self.chunk_tokens,
+            unlogged=unlogged,
+            temperatures=self.temperatures,
+            teacher=self.teacher.state_dict(),
+            adapters=self.model.trainable_state() if self.args.train_encoder == "lora" else {},
+        )
 
     def _restore(self, folder: Path) -> None:
-        """What transformers' trainer does not know of: teacher, temperatures, the size of the chunks."""
-        if (folder / _TEACHER).is_file():
-            self.teacher.load_state_dict(load_file(folder / _TEACHER))
-        for name, value in load_file(folder / _TEMPERATURES).items():
+        """What transformers' trainer does not know of; the log is taken up when it has loaded the rest."""
+        run = RunState.load(folder)
+        checkpointing.warn_of_changes(run.settings, settings_of(self.args, self.train_dataset))
+        if run.teacher:
+            self.teacher.load_state_dict(run.teacher)
+        for name, value in run.temperatures.items():
             self.temperatures[name].data.copy_(value)
-        run = json.loads((folder / _RUN).read_text(encoding="utf-8"))
-        self.chunk_tokens = self.chunk_tokens or run["chunk_tokens"]
-        self._unlogged = run["unlogged"]
-        checkpointing.warn_of_changes(run["arguments"], json.loads(self.args.to_json_string()))
+        self.chunk_tokens = self.chunk_tokens or run.chunk_tokens
+        self._unlogged = run.unlogged
 
     def _take_up_log(self) -> None:
-        """What the run that is resumed had not logged yet, so that its next log is what it would have been."""
         self._terms.clear()
         if self._unlogged is not None:
-            self._globalstep_last_logged = self._unlogged["since"]
-            self._tr_loss += self._unlogged["loss"]
-            self._terms = {
-                name: [torch.tensor(value, device=self.args.device) for value in values]
-                for name, values in self._unlogged["terms"].items()
-            }
+            self._globalstep_last_logged = self._unlogged.since
+            self._tr_loss += self._unlogged.loss
+            if self.args.process_index == 0:  # they are of all processes
+                self._terms.take_up(self._unlogged.terms)
             self._unlogged = None
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        checkpointing.verify(folder)
-        if (folder / _ADAPTERS).is_file():
-            state = load_file(folder / _ADAPTERS)
-        else:
-            state = M3Model(Checkpoint(folder), heads=self.args.heads).state_dict()
-        self.model.load_state_dict(state, strict=not (folder / _ADAPTERS).is_file())
+        load_weights(self.model, Path(resume_from_checkpoint))  # `train` has verified it
 
     def _load_best_model(self) -> None:
-        logger.info("the best model is that of %s", self.state.best_model_checkpoint)
-        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+        best = Path(str(self.state.best_model_checkpoint))
+        logger.info("the best model is that of %s", best)
+        checkpointing.verify(best)
+        load_weights(self.model, best)
 
     def _wait(self) -> None:
         if self.args.world_size > 1:
             dist.barrier()
-
-
-class _EpochLoader(DataLoader[Any]):
-    """A loader that tells its batches which epoch it is."""
-
-    def set_epoch(self, epoch: int) -> None:
-        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
 class _Steps(TrainerCallback):
@@ -476,6 +440,7 @@ class _Steps(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._trainer._take_up_log()
+        self._trainer._measure_chunks()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._trainer.teacher.update(state.global_step)
@@ -496,23 +461,7 @@ def _loss_names(args: SelfDistillationArguments) -> list[str]:
     return [*args.heads, "ensemble"] if len(args.heads) > 1 else list(args.heads)
 
 
-def _check(args: SelfDistillationArguments, checkpoint: Checkpoint, dataset: M3Dataset | None) -> None:
-    for name in ("query_max_length", "passage_max_length"):
-        if getattr(args, name) > checkpoint.max_length:
-            msg = f"{name} must be at most {checkpoint.max_length}, the model's maximum, got {getattr(args, name)}"
-            raise ValueError(msg)
-    if args.deepspeed or args.fsdp:
-        msg = (
-            "sharded training (deepspeed, fsdp) is not supported; use DDP, and gradient_checkpointing or LoRA for room"
-        )
-        raise ValueError(msg)
-    if args.n_gpu > 1:
-        msg = f"one process cannot train on {args.n_gpu} GPUs; start one for each with `accelerate launch`"
-        raise ValueError(msg)
-    if args.teacher_weight and dataset is not None and not dataset.has_scores:
-        msg = f"teacher_weight={args.teacher_weight} needs pos_scores and neg_scores in every line; some lack them"
-        raise ValueError(msg)
-
-
-def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in state.items()}
+def _figures(args: SelfDistillationArguments) -> list[str]:
+    """What a step may log."""
+    losses = [*_loss_names(args), *(f"{head}_distillation" for head in args.heads)]
+    return [*(f"loss_{loss}" for loss in losses), "truncated"]

@@ -124,11 +124,22 @@ def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
 
 
 def load_encoder(checkpoint: Checkpoint) -> PreTrainedModel:
-    """The checkpoint's transformer, without its unused pooler."""
+    """The checkpoint's transformer, without its unused pooler.
+
+    Raises:
+        ValueError: Weights are missing.
+    """
+    encoder: PreTrainedModel
     with quiet():
-        encoder: PreTrainedModel = AutoModel.from_pretrained(
-            checkpoint.folder, trust_remote_code=False, local_files_only=True
+        encoder, report = AutoModel.from_pretrained(
+            checkpoint.folder, trust_remote_code=False, local_files_only=True, output_loading_info=True
         )
+    if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
+        msg = (
+            f"a checkpoint must hold all weights of its encoder, {checkpoint.folder} lacks {len(missing)} of them, "
+            f"such as {missing[0]}; download it again, or save it from the whole model"
+        )
+        raise ValueError(msg)
     if hasattr(encoder, "pooler"):
         encoder.pooler = None
     return encoder
@@ -136,14 +147,27 @@ def load_encoder(checkpoint: Checkpoint) -> PreTrainedModel:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the bars that transformers shows for weights, and without its report of a pooler that nobody uses."""
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
+    """Without the bars that transformers shows for weights, and without its report of a pooler that nobody uses.
+
+    The report also tells of missing weights: who loads a model in here checks for them.
+    """
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
+    try:
+        with without_bars():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Without the bars of transformers, but with its warnings."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 

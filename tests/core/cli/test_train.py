@@ -15,7 +15,7 @@ import pytest
 
 from m3plugins import M3Encoder
 from m3plugins.cli.app import run
-from m3plugins.cli.train import train
+from m3plugins.cli.train import _examples, train
 from m3plugins.training import SelfDistillationArguments
 from m3plugins.training.checkpointing import newest
 from tests.tiny import SENTENCES
@@ -93,6 +93,16 @@ def test_other_ways_to_train_the_encoder_save_the_same_kind_of_folder(
 ) -> None:
     assert run(call(collection, encoder=mode, heads="sparse,multi_vector", teacher="frozen")) == 0
     assert len(M3Encoder.from_pretrained(tmp_path / "tuned").encode_queries(SENTENCES)) == len(SENTENCES)
+
+
+def test_files_of_one_name_are_sources_of_their_own(data: Path, collection: Path, tmp_path: Path) -> None:
+    files = [tmp_path / part / "train.jsonl" for part in ("law", "code")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(data.read_text())
+    found = _examples([files[0], collection, files[1]], "train")
+    assert found.sources.names == (*map(str, files), "collection")
+    assert len(found) == 3 * len(SENTENCES)
 
 
 def test_a_run_is_not_written_over_but_resumed(
@@ -203,5 +213,6 @@ def test_the_defaults_are_those_of_python() -> None:
     shared = {name for name in ours.keys() & theirs.keys() if ours[name] is not None}
     no_settings = {"eval_steps", "gradient_checkpointing"}  # of --dev; None is off
     assert len(shared) > 9
+    assert theirs["num_train_epochs"] == 1  # what the help of --epochs says
     for name in shared - no_settings:
         assert ours[name] == theirs[name], name

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from m3plugins.training import PerHead, SelfDistillationArguments
-from tests.core.training.runs import trainer
+from m3plugins.training import M3Dataset, PerHead, SelfDistillationArguments, StoredScores
+from tests.core.training.runs import examples, trainer
 
 
 def test_the_defaults_are_the_papers(tmp_path: Path) -> None:
@@ -39,6 +39,10 @@ def test_the_defaults_are_the_papers(tmp_path: Path) -> None:
         (
             {"state_cache_bytes": 1},
             "state_cache_bytes needs train_encoder=\"frozen\", got 'full': its states change",
+        ),
+        (
+            {"auto_find_batch_size": True},
+            "auto_find_batch_size is not supported, the batch size changes the task; leave chunk_tokens out instead",
         ),
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
     ],
@@ -86,3 +90,27 @@ def test_a_teachers_weight_needs_its_scores(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError) as error:
         trainer(tiny, tmp_path, teacher_weight=1.0)
     assert str(error.value) == "teacher_weight=1.0 needs pos_scores and neg_scores in every line; some lack them"
+
+
+def test_stored_scores_as_teacher_must_be_there_in_every_line(tiny: Path, tmp_path: Path) -> None:
+    """One line without them would turn self-distillation off."""
+    rows = examples(scores=True)
+    del rows[5]["pos_scores"], rows[5]["neg_scores"]
+    with pytest.raises(ValueError) as error:
+        trainer(tiny, tmp_path, teacher=StoredScores(), data=M3Dataset.from_examples(rows))
+    assert str(error.value) == "StoredScores as teacher needs pos_scores and neg_scores in every line; some lack them"
+
+
+def test_rows_that_are_no_dataset_are_refused(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(TypeError) as error:
+        trainer(tiny, tmp_path, data=examples())
+    assert str(error.value) == "train_dataset must be an M3Dataset, got list; make one by M3Dataset.from_examples"
+
+
+def test_one_process_with_several_gpus_is_refused(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SelfDistillationArguments, "n_gpu", 2)
+    with pytest.raises(ValueError) as error:
+        trainer(tiny, tmp_path)
+    assert str(error.value) == (
+        "one process cannot train on 2 GPUs; start one for each with `accelerate launch`, or set CUDA_VISIBLE_DEVICES=0"
+    )

@@ -207,3 +207,18 @@ def test_a_probe_of_ones_own_needs_only_to_measure(run) -> None:
             return {"sparse_entries": sum(map(len, rows)) / len(rows)}
 
     assert logged(run(Entries(SENTENCES)), "sparse_entries")[1] > 1
+
+
+def test_its_figures_reach_the_callbacks_that_report(run) -> None:
+    """As W&B's, which transformers puts ahead of all that are given."""
+
+    class Reporting(TrainerCallback):
+        def __init__(self) -> None:
+            self.told: list[set[str]] = []
+
+        def on_log(self, args, state, control, logs, **kwargs) -> None:
+            self.told.append(set(logs))
+
+    reporting = Reporting()
+    run(reporting, Drift(SENTENCES), max_steps=1)
+    assert set(DRIFTS) <= reporting.told[0]

@@ -81,8 +81,9 @@ def test_a_damaged_manifest_is_a_damaged_checkpoint(tmp_path: Path, content: str
 
 
 def test_the_newest_is_the_one_sealed_last_whatever_an_older_run_left(tmp_path: Path) -> None:
+    """Whatever time a copy of the folder gave its files."""
     for seconds, step in enumerate((500, 2, 9, 10)):
-        os.utime(checkpoint(tmp_path, step) / "manifest.json", (seconds, seconds))
+        os.utime(checkpoint(tmp_path, step) / "manifest.json", (9 - seconds, 9 - seconds))
     checkpoint(tmp_path, 11, sealed=False)
     (tmp_path / "checkpoint-best").mkdir()
     assert checkpointing.last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
@@ -146,9 +147,11 @@ def test_staged_files_come_when_all_are_written(tmp_path: Path) -> None:
     with checkpointing.staged(target) as building:
         (building / "1_Pooling").mkdir()
         (building / "1_Pooling" / "config.json").write_text("new")
-        assert names(target) == ["kept"]
+        assert building.parent == target  # on its disk, whatever its parent is on
+        assert names(target) == [building.name, "kept"] and building.name.startswith(".")
     assert (target / "1_Pooling" / "config.json").read_text() == "new"
     assert (target / "kept").read_text() == "as it was"
+    assert names(target) == ["1_Pooling", "kept"]
     assert names(tmp_path) == ["model"]
 
 
@@ -160,7 +163,15 @@ def test_after_an_error_nothing_has_changed(tmp_path: Path) -> None:
         (building / "config.json").write_text("new")
         raise OSError("the disk is full")
     assert (target / "config.json").read_text() == "old"
-    assert names(tmp_path) == ["model"]
+    assert names(target) == ["config.json"]
+
+
+def test_what_a_save_that_was_cut_off_left_goes_with_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".saving-x").mkdir()
+    (tmp_path / ".saving-x" / "config.json").write_text("half")
+    with checkpointing.staged(tmp_path) as building:
+        (building / "config.json").write_text("new")
+    assert names(tmp_path) == ["config.json"]
 
 
 def test_changed_settings_are_named_with_both_values(caplog: pytest.LogCaptureFixture) -> None:

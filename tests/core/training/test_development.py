@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback
 from m3plugins import M3Encoder
 from m3plugins.evaluation import Dataset, evaluate
 from m3plugins.retrieval.memory import InMemoryHybridIndex
-from m3plugins.training import CheckpointError, M3Dataset, checkpointing
+from m3plugins.training import CheckpointError, M3Dataset, StoredScores, checkpointing
 from m3plugins.training.development import live_encoder
 from tests.core.training.runs import curve, examples, trainer, weights
 from tests.tiny import SENTENCES
@@ -75,6 +75,15 @@ def test_the_metrics_are_those_of_the_saved_model(tiny: Path, tmp_path: Path, co
 def test_pairs_are_measured_by_their_losses(tiny: Path, tmp_path: Path, pairs: M3Dataset) -> None:
     metrics = trainer(tiny, tmp_path, eval_dataset=pairs).evaluate()
     assert measured(metrics) == {f"eval_{name}" for name in LOSSES}
+
+
+@pytest.mark.parametrize("taught", [{"teacher": StoredScores()}, {"teacher_weight": 1.0}, {}])
+def test_pairs_without_scores_are_measured_where_the_training_data_has_some(
+    tiny: Path, tmp_path: Path, pairs: M3Dataset, taught: dict[str, Any]
+) -> None:
+    metrics = trainer(tiny, tmp_path, scores=True, eval_dataset=pairs, **taught).evaluate()
+    assert "eval_loss" in metrics
+    assert ("eval_loss_dense_distillation" in metrics) == ("teacher" not in taught)
 
 
 def test_the_loss_of_pairs_is_that_of_training(tiny: Path, tmp_path: Path) -> None:

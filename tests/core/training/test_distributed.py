@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,27 @@ def test_they_save_evaluate_and_resume_as_one(tiny_with_dropout: Path, tmp_path:
     in_world(2, perform, Run(halves.checkpoint, halves.output, settings | {"max_steps": 2}))
     resumed = in_world(2, perform, halves)
     checkpointing.verify(tmp_path / "halves" / "checkpoint-4")
+    assert json.loads((tmp_path / "halves" / "checkpoint-4" / "run.json").read_text())["arguments"]["processes"] == 2
     for found, expected in zip(resumed, whole, strict=True):
         assert all(torch.equal(found.weights[name], weight) for name, weight in expected.weights.items())
     assert [entry for entry in resumed[0].curve if "eval_loss" in entry] == [
         entry for entry in whole[0].curve if "eval_loss" in entry
     ]
+    (found,), (expected,) = ([e for e in run[0].curve if "loss" in e] for run in (resumed, whole))
+    assert found == pytest.approx(expected, rel=1e-6)  # of three steps, two of them before the halt
+
+
+def test_a_teacher_may_teach_in_one_process_alone(tiny: Path, tmp_path: Path) -> None:
+    """The log has the mean of the batches with a teacher, which the second process knows nothing of."""
+    settings = COMMON | {"max_steps": 1, "per_device_train_batch_size": 2}
+    taught, all_taught = (
+        in_world(2, perform, Run(tiny, tmp_path, settings, teacher)) for teacher in ("on the first process", None)
+    )
+    for found in taught:
+        assert found.curve == taught[0].curve
+        for name in ("loss_dense", "truncated"):
+            assert found.curve[0][name] == all_taught[0].curve[0][name]
+        assert found.curve[0]["loss_dense_distillation"] > 0
 
 
 def test_without_cross_device_negatives_each_process_compares_its_own_passages(tiny: Path, tmp_path: Path) -> None:

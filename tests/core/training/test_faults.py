@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from m3plugins.training import CheckpointError, DivergedError, M3Dataset
+from m3plugins.training import CheckpointError, DivergedError, M3Dataset, checkpointing
 from m3plugins.training.parts import DatasetError
 from tests.core.training.runs import Run, copy_of, examples, in_process, perform, trainer, weights
 from tests.tiny import SENTENCES
@@ -112,6 +113,27 @@ def test_other_settings_on_resume_are_named(
     assert [record.getMessage() for record in caplog.records if record.name.startswith("m3plugins")] == [
         "the resumed run has other settings than before: max_steps 3 -> 4, temperature 0.02 -> 0.05"
     ]
+
+
+def test_other_data_on_resume_is_named(
+    tiny: Path, tmp_path: Path, three_steps: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = copy_of(three_steps, tmp_path / "run")
+    longer = M3Dataset.from_examples([row | {"query": row["query"] + "?"} for row in examples()])
+    with caplog.at_level(logging.WARNING, "m3plugins"):
+        trainer(tiny, output, data=longer, **SAVING).train(resume_from_checkpoint=True)
+    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("m3plugins")]
+    sizes = r"'12 examples, sizes [0-9a-f]{16}'"
+    assert re.fullmatch(rf"the resumed run has other settings than before: train_dataset {sizes} -> {sizes}", said)
+
+
+def test_a_resumed_checkpoint_is_read_through_once(
+    tiny: Path, tmp_path: Path, three_steps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, verified, verify = copy_of(three_steps, tmp_path / "run"), [], checkpointing.verify
+    monkeypatch.setattr(checkpointing, "verify", lambda folder: verified.append(folder) or verify(folder))
+    trainer(tiny, output, **SAVING | {"max_steps": 4}).train(resume_from_checkpoint=True)
+    assert verified == [output / "checkpoint-3"]
 
 
 # --- numbers

@@ -101,10 +101,32 @@ def test_a_saved_folder_has_the_files_of_the_one_it_came_from(tiny: Path, tmp_pa
     (base / "1_Pooling").mkdir()
     (base / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
     (base / "sentencepiece.bpe.model").write_bytes(b"pieces")
+    for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
+        (base / name).write_text("{}")  # or sentence-transformers would pool by the mean, and not normalise
     M3Model(Checkpoint(base)).save(tmp_path / "saved")
     assert Checkpoint(tmp_path / "saved").pooling == "mean"
     assert (tmp_path / "saved" / "sentencepiece.bpe.model").read_bytes() == b"pieces"
     assert {path.name for path in base.iterdir()} <= {path.name for path in (tmp_path / "saved").iterdir()}
+
+
+def test_a_checkpoint_that_lacks_weights_of_its_encoder_is_refused(tiny: Path, tmp_path: Path) -> None:
+    """Those of the pooler, which nobody uses, may be missing."""
+    from safetensors.torch import save_file
+
+    base = copy_of(tiny, tmp_path / "base")
+    state = load_file(base / "model.safetensors")
+    whole = {name: tensor for name, tensor in state.items() if not name.startswith("pooler.")}
+    save_file(whole, base / "model.safetensors", {"format": "pt"})
+    assert_encodes_as(base, M3Model(Checkpoint(base)))
+    missing = {"encoder.layer.1.output.dense.weight", "encoder.layer.1.output.dense.bias"}
+    half = {name: tensor for name, tensor in whole.items() if name not in missing}
+    save_file(half, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError) as error:
+        M3Model(Checkpoint(base))
+    assert str(error.value) == (
+        f"a checkpoint must hold all weights of its encoder, {base} lacks 2 of them, "
+        "such as encoder.layer.1.output.dense.bias; download it again, or save it from the whole model"
+    )
 
 
 def test_saving_into_the_folder_it_came_from_keeps_its_files(tiny: Path, tmp_path: Path) -> None:

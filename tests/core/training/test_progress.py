@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from transformers import PrinterCallback, TrainerCallback
+from transformers.utils import logging
 
 from m3plugins.training import M3Dataset, SelfDistillationArguments, SelfDistillationTrainer
 from m3plugins.training.callbacks import Drift
@@ -66,3 +67,10 @@ def test_afterwards_the_trainer_shows_itself_as_before(checkpoint: Path, tmp_pat
     kinds = {type(callback) for callback in trainer.callback_handler.callbacks}
     assert PrinterCallback in kinds and TrainingProgress not in kinds
     assert console.file.getvalue().endswith("\x1b[?25h") or "\x1b[?25h" in console.file.getvalue()  # the cursor is back
+
+
+def test_warnings_of_transformers_are_not_hidden(checkpoint: Path, tmp_path: Path) -> None:
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    with shown(trainer_of(checkpoint, tmp_path)):
+        assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (before[0], False)
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before

@@ -15,6 +15,7 @@ from m3plugins.training import (
     Batch,
     FrozenEnsemble,
     LiveEnsemble,
+    M3Dataset,
     M3Model,
     MovingAverage,
     NoisyEnsemble,
@@ -25,7 +26,7 @@ from m3plugins.training import (
 )
 from m3plugins.training.grad_cache import Chunks, Pair
 from m3plugins.training.losses import live_ensemble, m3_logits, m3_scores
-from tests.core.training.runs import OPTIONS, batch, curve, trainer, weights
+from tests.core.training.runs import OPTIONS, batch, curve, examples, trainer, weights
 
 
 @pytest.fixture
@@ -95,6 +96,19 @@ def test_another_model_may_be_the_frozen_teacher_and_is_not_saved(model: M3Model
     teacher.start(model, OPTIONS)
     assert torch.allclose(logits_of(teacher, model, texts), expected, atol=1e-5)
     assert teacher.state_dict() == {}
+
+
+def test_the_frozen_teacher_may_be_named_by_its_folder(
+    model: M3Model, texts: Batch, tiny: Path, tmp_path: Path
+) -> None:
+    other = M3Model(Checkpoint(tiny))
+    move(other, 0.05)
+    other.save(tmp_path / "other")
+    by_name, given = FrozenEnsemble(str(tmp_path / "other")), FrozenEnsemble(other)
+    for teacher in (by_name, given):
+        teacher.start(model, OPTIONS)
+    assert torch.allclose(logits_of(by_name, model, texts), logits_of(given, model, texts), atol=1e-5)
+    assert by_name.state_dict() == {}
 
 
 def test_the_moving_average_follows_its_formula(model: M3Model) -> None:
@@ -277,3 +291,30 @@ def test_one_head_alone_has_no_live_ensemble(tiny: Path, tmp_path: Path) -> None
     run = trainer(tiny, tmp_path, heads=("dense",), max_steps=1)
     run.train()
     assert "loss_dense" in curve(run)[0] and "loss_dense_distillation" not in curve(run)[0]
+
+
+@pytest.mark.parametrize("kind", [NoisyEnsemble, StoredScores, MovingAverage, FrozenEnsemble])
+def test_every_teacher_can_be_evaluated_with_before_training_and_stays_the_same(
+    tiny_with_dropout: Path, tmp_path: Path, kind: type[Teacher]
+) -> None:
+    data = M3Dataset.from_examples(examples(scores=True))
+    plain, evaluated = (
+        trainer(tiny_with_dropout, tmp_path, teacher=kind(), data=data, eval_dataset=data, max_steps=2)
+        for _ in range(2)
+    )
+    assert "eval_loss_dense_distillation" in evaluated.evaluate()
+    evaluated.train()
+    plain.train()
+    assert [entry for entry in curve(evaluated) if "loss" in entry] == curve(plain)
+
+
+def test_a_named_teacher_does_not_change_the_random_numbers_of_the_run(tiny_with_dropout: Path, tmp_path: Path) -> None:
+    """Loading it draws some."""
+    curves = []
+    for start in (True, False):
+        run = trainer(tiny_with_dropout, tmp_path, teacher=FrozenEnsemble(str(tiny_with_dropout)), max_steps=2)
+        if start:
+            run._start_teacher()
+        run.train()
+        curves.append(curve(run))
+    assert curves[0] == curves[1]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from m3plugins import M3Encoder
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, Checkpoint
-from m3plugins.training import M3Dataset, PerHead
+from m3plugins.training import M3Dataset, PerHead, Teacher
 from m3plugins.training.grad_cache import Chunks, Pair
 from tests.core.training.runs import assert_same_gradients, batch, curve, examples, gradients, trainer, weights
 
@@ -100,7 +100,10 @@ def test_heads_that_are_left_out_stay_bit_for_bit(
 
 
 def test_heads_have_a_learning_rate_of_their_own(tiny: Path, tmp_path: Path) -> None:
-    run = trainer(tiny, tmp_path, learning_rate=1e-4, head_learning_rate=1e-2, weight_decay=0.1, learn_temperature=True)
+    run = trainer(
+        tiny, tmp_path, learning_rate=1e-4, head_learning_rate=1e-2, weight_decay=0.1, learn_temperature=True,
+        temperature_learning_rate=5e-2,
+    )  # fmt: skip
     names = {id(parameter): name for name, parameter in run.model.named_parameters()}
     names |= {id(parameter): f"temperature {name}" for name, parameter in run.temperatures.items()}
     groups = {
@@ -108,26 +111,36 @@ def test_heads_have_a_learning_rate_of_their_own(tiny: Path, tmp_path: Path) -> 
         for group in run.create_optimizer().param_groups
     }
     assert groups[1e-2, 0.1] == {"sparse_linear.weight", "colbert_linear.weight"}
-    assert groups[1e-2, 0.0] == {"sparse_linear.bias", "colbert_linear.bias"} | {
-        f"temperature {name}" for name in (*HEADS, "ensemble")
-    }
+    assert groups[1e-2, 0.0] == {"sparse_linear.bias", "colbert_linear.bias"}
+    assert groups[5e-2, 0.0] == {f"temperature {name}" for name in (*HEADS, "ensemble")}
     assert all(name.startswith("encoder.") for rate, decay in groups if rate == 1e-4 for name in groups[rate, decay])
     assert not any("LayerNorm" in name or name.endswith("bias") for name in groups[1e-4, 0.1])
     assert set().union(*groups.values()) == set(names.values())
 
 
+def test_a_learning_rate_of_0_for_the_heads_is_one(tiny: Path, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path / "run", head_learning_rate=0.0, max_steps=2, temperature=0.5)
+    run.train()
+    run.save_model(str(tmp_path / "saved"))
+    moved = changed(tmp_path / "saved", tiny)
+    assert moved and not any("_linear" in name for name in moved)
+
+
+@pytest.mark.filterwarnings("error:Converting a tensor")
 def test_temperatures_are_learned_and_logged(tiny: Path, tmp_path: Path) -> None:
     start = PerHead(dense=0.1, sparse=0.2, multi_vector=0.3, ensemble=0.4)
-    run = trainer(tiny, tmp_path, learn_temperature=True, temperature=start, head_learning_rate=0.05, max_steps=2)
+    run = trainer(
+        tiny, tmp_path, learn_temperature=True, temperature=start, temperature_learning_rate=0.05, max_steps=2
+    )
     run.train()
     first, last = curve(run)
     for name in (*HEADS, "ensemble"):
-        assert last[f"temperature_{name}"] == pytest.approx(float(run.temperatures[name].exp()))
+        assert last[f"temperature_{name}"] == pytest.approx(run.temperatures[name].detach().exp().item())
         assert last[f"temperature_{name}"] != pytest.approx(start[name], rel=1e-3)
 
 
 def test_trained_again_the_temperatures_are_still_learned(tiny: Path, tmp_path: Path) -> None:
-    run = trainer(tiny, tmp_path, learn_temperature=True, temperature=0.3, head_learning_rate=0.05, max_steps=2)
+    run = trainer(tiny, tmp_path, learn_temperature=True, temperature=0.3, temperature_learning_rate=0.05, max_steps=2)
     run.train()
     before = {name: float(value) for name, value in run.temperatures.items()}
     run.train()
@@ -329,6 +342,21 @@ def test_the_size_of_the_chunks_is_measured_where_none_is_given(tiny: Path, tmp_
     assert stored["chunk_tokens"] == run.chunk_tokens
 
 
+def test_it_is_measured_with_gradient_checkpointing_if_the_steps_have_it(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def measure(model: Any, **kwargs: Any) -> int:
+        seen.append([layer.gradient_checkpointing for layer in model.encoder.encoder.layer])
+        return 64
+
+    monkeypatch.setattr("m3plugins.training.trainer.chunk_tokens", measure)
+    for checkpointing in (True, False):
+        trainer(tiny, tmp_path, chunk_tokens=None, max_steps=1, gradient_checkpointing=checkpointing).train()
+    assert seen == [[True, True], [False, False]]
+
+
 def test_an_encoder_may_be_given_in_place_of_a_folder(tiny: Path, tmp_path: Path) -> None:
     encoder = M3Encoder.from_pretrained(tiny)
     run = trainer(encoder, tmp_path, max_steps=1)
@@ -350,6 +378,23 @@ def test_a_log_is_of_all_steps_since_the_last(tiny: Path, tmp_path: Path) -> Non
     for name in ("loss", "loss_dense", "loss_ensemble", "loss_multi_vector_distillation"):
         means = [(each[step][name] + each[step + 1][name]) / 2 for step in (0, 2)]
         assert [entry[name] for entry in together] == pytest.approx(means, rel=1e-5)
+
+
+class EverySecond(Teacher):
+    """Has nothing to teach in the other batches."""
+
+    asked = 0
+
+    def scores(self, student: Any, representations: Any, batch: Any) -> Tensor | None:
+        self.asked += 1
+        return student["ensemble"] if self.asked % 2 else None
+
+
+def test_a_log_is_the_mean_over_the_batches_that_had_the_term(tiny: Path, tmp_path: Path) -> None:
+    each, together = (curve_of(tiny, tmp_path, teacher=EverySecond(), logging_steps=steps) for steps in (1, 4))
+    name = "loss_dense_distillation"
+    assert [name in entry for entry in each] == [True, False, True, False]
+    assert together[0][name] == pytest.approx((each[0][name] + each[2][name]) / 2, rel=1e-5)
 
 
 def test_the_loss_is_the_sum_of_its_logged_terms(tiny: Path, tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""The figures of a step that are logged: means over all batches since the last log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Terms:
+    """Of each figure its sum and how many batches had it.
+
+    Every process holds the same names, whatever it has seen, so that they can be added up.
+
+    Args:
+        names: All figures that a batch may have.
+        device: Where they are computed.
+
+    Example:
+        >>> terms = Terms(["loss_dense", "truncated"], torch.device("cpu"))
+        >>> terms.add({"loss_dense": torch.tensor(3.0)})
+        >>> terms.add({"loss_dense": torch.tensor(1.0)})
+        >>> terms.totals()
+        {'loss_dense': [4.0, 2.0], 'truncated': [0.0, 0.0]}
+    """
+
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self._names, self._device = tuple(names), device
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all batches."""
+        self._totals = {name: torch.zeros(2, device=self._device) for name in self._names}
+
+    def add(self, figures: Mapping[str, Tensor]) -> None:
+        """One batch's figures, scalars."""
+        for name, value in figures.items():
+            self._totals[name] += torch.stack([value, torch.ones_like(value)])
+
+    def take_up(self, totals: Mapping[str, Sequence[float]]) -> None:
+        """Adds what `totals` gave."""
+        for name, total in totals.items():
+            self._totals[name] += torch.tensor(total, device=self._device)
+
+    def totals(self) -> dict[str, list[float]]:
+        """Of each figure its sum over the batches of all processes, and their number."""
+        table = torch.stack(list(self._totals.values()))
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(table)
+        return dict(zip(self._names, table.tolist(), strict=True))
