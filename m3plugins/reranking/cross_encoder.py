@@ -68,7 +68,7 @@ class CrossEncoderReranker:
         """Loads the tokenizer and the weights now, if that has not happened yet; returns the reranker.
 
         Raises:
-            ValueError: If the model does not score pairs with one label.
+            ValueError: If the model does not score pairs with one label, or lacks weights.
         """
         self._load()
         return self
@@ -136,7 +136,12 @@ def _load(name: str, dtype: Dtype, device: str, max_length: int | None) -> _Load
 
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     with quiet():
-        model = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False)
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            name, trust_remote_code=False, output_loading_info=True
+        )
+    if missing := sorted(report["missing_keys"]):
+        msg = f"a cross-encoder must bring all its weights, {name} lacks {missing[0]}; use a reranker model"
+        raise ValueError(msg)
     if model.config.num_labels != 1:
         msg = f"a cross-encoder scores with one label, {name} has {model.config.num_labels}; use a reranker model"
         raise ValueError(msg)

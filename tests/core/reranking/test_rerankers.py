@@ -88,6 +88,11 @@ def test_a_classifier_of_several_labels_is_no_reranker(tmp_path: Path):
         CrossEncoderReranker(save_cross_encoder(tmp_path, labels=3)).warm_up()
 
 
+def test_an_encoder_without_a_scoring_head_is_no_reranker(checkpoint: Path):
+    with pytest.raises(ValueError, match="must bring all its weights, .* lacks classifier"):
+        CrossEncoderReranker(checkpoint).warm_up()
+
+
 def test_both_are_rerankers_and_take_no_texts(encoder: M3Encoder, cross_encoder_folder: Path):
     for reranker in (M3Reranker(encoder), CrossEncoderReranker(cross_encoder_folder)):
         assert isinstance(reranker, Reranker)
