@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -183,7 +184,8 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     data: Path, call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [sys.executable, "-m", "m3plugins.cli", *call(data, **{"max-steps": 10**6, "save-steps": 1})]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # jobs in a shell's background ignore it
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     while newest(tmp_path / "tuned" / "checkpoints") is None:
         assert running.poll() is None, running.communicate()
         time.sleep(0.1)
