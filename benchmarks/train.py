@@ -1,6 +1,6 @@
 """Training against FlagEmbedding's own M3 trainer: one random checkpoint of BGE-M3's width, the same data, one run.
 
-    python benchmarks/train.py [--layers 6] [--queries 8] [--steps 4] [--budget-queries 4] [--most-queries 64]
+    python benchmarks/train.py [--layers 6] [--queries 8] [--steps 4] [--rate TRAINER ...] [--search TRAINER ...]
 
 Dense, sparse and multi-vector heads with self-distillation, a positive and a hard negative a query, each run in a
 process of its own. First, without dropout, both sides must report the same loss and gradient norm of one batch. Then
@@ -265,7 +265,7 @@ def measure(arguments: argparse.Namespace, bench: Bench) -> dict[str, Any]:
             if not abs(got - expected) <= LOSS_TOLERANCE * abs(expected):
                 raise SystemExit(f"not alike: {figure} of {name} is {got}, FlagEmbedding's {expected}")
     set_dropout(bench.checkpoint, arguments.dropout)
-    speed = {name: bench.run(name, arguments.queries, arguments.steps) for name in SETTINGS}
+    speed = {name: bench.run(name, arguments.queries, arguments.steps) for name in arguments.rate}
     reference = bench.run(REFERENCE, arguments.budget_queries, 1)
     largest = {REFERENCE: (arguments.budget_queries, reference)}
     for name in arguments.search:
@@ -326,6 +326,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=4, help="timed")
     parser.add_argument("--budget-queries", type=int, default=4)
     parser.add_argument("--most-queries", type=int, default=64, help="largest batch to try")
+    parser.add_argument("--rate", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="TRAINER")
     parser.add_argument("--search", nargs="+", choices=list(SETTINGS)[1:], default=SEARCHED, metavar="TRAINER")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", action="store_true")
