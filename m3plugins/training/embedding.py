@@ -35,6 +35,23 @@ class SharedEmbedding(nn.Embedding):
         finally:
             self._found = None
 
+    @contextmanager
+    def shared_by_passes(self, ids: Sequence[Tensor]) -> Iterator[None]:
+        """As `shared`, for several backward passes inside the block; the table gets its gradient at the end."""
+        if not self.weight.requires_grad:
+            yield
+            return
+        distinct = torch.unique(torch.cat([some.flatten() for some in ids]))
+        rows = super().forward(distinct)
+        leaf = rows.detach().requires_grad_()
+        self._found = distinct, leaf
+        try:
+            yield
+        finally:
+            self._found = None
+        if leaf.grad is not None:
+            rows.backward(leaf.grad)  # type: ignore[no-untyped-call]
+
     def forward(self, input: Tensor) -> Tensor:
         """The vectors of token ids."""
         if self._found is None:

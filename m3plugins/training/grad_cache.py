@@ -65,6 +65,7 @@ def step(
     max_tokens: int,
     backward: Callable[[Tensor], None] = Tensor.backward,
     hold_sync: Callable[[], AbstractContextManager[None]] = nullcontext,
+    one_lookup: Callable[[Sequence[TokenBatch]], AbstractContextManager[None]] | None = None,
 ) -> M3Loss:
     """Adds the gradient of a batch's loss to the parameters, in one pass if it fits and else in two.
 
@@ -75,6 +76,8 @@ def step(
         max_tokens: Tokens whose activations may be held at a time.
         backward: What starts the backward pass of the loss; it may scale it.
         hold_sync: DDP's `no_sync`: gradients are exchanged with the last chunk only.
+        one_lookup: What goes around the chunks' backward passes: `M3Model.one_lookup`, but not under DDP, which
+            exchanges gradients before the block ends.
     """
     texts = chunks.texts
     if sum(chunk.mask.numel() for chunk in texts) <= max_tokens:
@@ -92,11 +95,12 @@ def step(
     loss = loss_of(chunks.join(leaves))
     with hold_sync():
         backward(loss.total)
-    for number, (chunk, state, leaf) in enumerate(zip(texts, states, leaves, strict=True), start=1):
-        with hold_sync() if number < len(texts) else nullcontext(), state.restored():
-            (again,) = encode([chunk])
-            pairs = zip(again.floating, leaf.floating, strict=True)
-            torch.stack([(now * then.grad).sum() for now, then in pairs if then.grad is not None]).sum().backward()  # type: ignore[no-untyped-call]
+    with one_lookup(texts) if one_lookup else nullcontext():
+        for number, (chunk, state, leaf) in enumerate(zip(texts, states, leaves, strict=True), start=1):
+            with hold_sync() if number < len(texts) else nullcontext(), state.restored():
+                (again,) = encode([chunk])
+                pairs = zip(again.floating, leaf.floating, strict=True)
+                torch.stack([(now * then.grad).sum() for now, then in pairs if then.grad is not None]).sum().backward()  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,14 @@ class M3Model(nn.Module):
             return [self.represent(chunk) for chunk in chunks]
         with table.shared([chunk.input_ids for chunk in chunks]):
             return [self.represent(chunk) for chunk in chunks]
+
+    @contextmanager
+    def one_lookup(self, chunks: Sequence[TokenBatch]) -> Iterator[None]:
+        """Inside the block, the backward passes of these chunks make one gradient of the embedding table together."""
+        table = self.encoder.get_input_embeddings()
+        shared = isinstance(table, SharedEmbedding)
+        with table.shared_by_passes([chunk.input_ids for chunk in chunks]) if shared else nullcontext():
+            yield
 
     def train(self, mode: bool = True) -> M3Model:
         """Sets the mode; a frozen encoder stays without dropout."""

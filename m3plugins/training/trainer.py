@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -187,13 +186,19 @@ class SelfDistillationTrainer(Trainer):
             partial(self.loss, chunks),
             max_tokens=most,
             backward=self._backward,
-            hold_sync=partial(self.accelerator.no_sync, model) if self.args.world_size > 1 else nullcontext,
+            **self._around(model),
         )
         self._average_temperature_gradients()
         share = batch.truncated / (len(batch.queries) + len(batch.passages))
         logged = {f"loss_{name}": term for name, term in loss.terms.items()}
         self._terms.add(logged | {"truncated": loss.total.new_tensor(share)})
         return loss.total.detach() / self.current_gradient_accumulation_steps
+
+    def _around(self, model: nn.Module) -> dict[str, Any]:
+        """What goes around the passes of a step."""
+        if self.args.world_size > 1:
+            return {"hold_sync": partial(self.accelerator.no_sync, model)}
+        return {"one_lookup": self.model.one_lookup}
 
     def loss(self, chunks: Chunks, pair: Pair) -> M3Loss:
         """The loss of this process' queries over the passages of all processes.
