@@ -23,6 +23,7 @@ import numpy as np
 import Stemmer
 import torch
 import torch.nn.functional as F
+from mini_data import Task
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warmup
@@ -42,16 +43,6 @@ OPTIONS = LossOptions(
     loss_weights=PerHead(),  # the reference's 0.1 starves the sparse head
     distillation_weights=PerHead(),
 )
-
-
-@dataclass(frozen=True)
-class Task:
-    """Queries over documents; `positives[i]` are the rows of the documents relevant to query i, the first to train."""
-
-    name: str
-    queries: list[str]
-    documents: list[str]
-    positives: list[list[int]]
 
 
 @dataclass(frozen=True)

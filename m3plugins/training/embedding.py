@@ -28,8 +28,7 @@ class SharedEmbedding(nn.Embedding):
     @contextmanager
     def shared(self, ids: Sequence[Tensor]) -> Iterator[None]:
         """Lookups of these ids, or of some of them, inside the block are one."""
-        distinct = torch.unique(torch.cat([some.flatten() for some in ids]))
-        self._found = distinct, super().forward(distinct)
+        self._found = self._lookup(ids)
         try:
             yield
         finally:
@@ -41,8 +40,7 @@ class SharedEmbedding(nn.Embedding):
         if not self.weight.requires_grad:
             yield
             return
-        distinct = torch.unique(torch.cat([some.flatten() for some in ids]))
-        rows = super().forward(distinct)
+        distinct, rows = self._lookup(ids)
         leaf = rows.detach().requires_grad_()
         self._found = distinct, leaf
         try:
@@ -58,3 +56,7 @@ class SharedEmbedding(nn.Embedding):
             return super().forward(input)
         distinct, rows = self._found
         return F.embedding(torch.searchsorted(distinct, input), rows)
+
+    def _lookup(self, ids: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        distinct = torch.unique(torch.cat([some.flatten() for some in ids]))
+        return distinct, super().forward(distinct)

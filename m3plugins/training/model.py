@@ -54,8 +54,8 @@ class M3Model(nn.Module):
         self.config = self.encoder.config  # transformers' Trainer reads it
         if freeze_encoder:
             self.encoder.requires_grad_(False)
-        else:
-            self.encoder.set_input_embeddings(SharedEmbedding.replace(self.encoder.get_input_embeddings()))
+        elif type(table := self.encoder.get_input_embeddings()) is nn.Embedding:  # a subclass may do more, as scaling
+            self.encoder.set_input_embeddings(SharedEmbedding.replace(table))
         self.sparse_linear.requires_grad_("sparse" in self.heads)
         self.colbert_linear.requires_grad_("multi_vector" in self.heads)
 
