@@ -15,9 +15,10 @@ from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.encoding.loaded import LoadedModel
 from m3plugins.encoding.locate import locate
+from m3plugins.encoding.memo import EmbeddingMemo
 from m3plugins.encoding.options import Dtype, EncoderOptions
 from m3plugins.encoding.output import HEADS, Head, M3Output, check_heads
-from m3plugins.encoding.tokenizing import Layout
+from m3plugins.encoding.tokenizing import Layout, check_texts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -152,6 +153,11 @@ class M3Encoder:
         return self._stream(texts, Layout(self.query_max_length), check_heads(heads), progress)
 
     @cached_property
+    def memo(self) -> EmbeddingMemo:
+        """Encodes as this encoder does, and remembers: for hosts that ask for one head at a time."""
+        return EmbeddingMemo(self)
+
+    @cached_property
     def checkpoint(self) -> Checkpoint:
         """The model's checkpoint folder, downloaded or assembled if need be."""
         return locate(self.model, self.options.revision)
@@ -227,10 +233,7 @@ class M3Encoder:
     def _stream(
         self, texts: Iterable[str], layout: Layout, heads: Sequence[Head], progress: bool
     ) -> Iterator[M3Output]:
-        if isinstance(texts, str):
-            msg = "texts must be a list or another iterable of strings, got one string; put it in a list"
-            raise TypeError(msg)
-        return self._windows(texts, layout, heads, progress)
+        return self._windows(check_texts(texts), layout, heads, progress)
 
     def _windows(
         self, texts: Iterable[str], layout: Layout, heads: Sequence[Head], progress: bool

@@ -101,6 +101,18 @@ class M3Output:
 
     def digest(self) -> str:
         """32 hex digits that change with any value."""
+        hasher = hashlib.blake2b(",".join(self.heads).encode(), digest_size=16)
+        for array in self._arrays():
+            hasher.update(str(array.shape).encode())
+            hasher.update(np.ascontiguousarray(array).data)
+        return hasher.hexdigest()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays in bytes."""
+        return sum(array.nbytes for array in self._arrays())
+
+    def _arrays(self) -> list[NDArray[Any]]:
         arrays: list[NDArray[Any]] = [self.token_counts, self.truncated]
         if self.dense is not None:
             arrays.append(self.dense)
@@ -108,11 +120,7 @@ class M3Output:
             arrays += [self.sparse.indptr, self.sparse.indices, self.sparse.values]
         if self.multi_vector is not None:
             arrays += [self.multi_vector.offsets, self.multi_vector.vectors]
-        hasher = hashlib.blake2b(",".join(self.heads).encode(), digest_size=16)
-        for array in arrays:
-            hasher.update(str(array.shape).encode())
-            hasher.update(np.ascontiguousarray(array).data)
-        return hasher.hexdigest()
+        return arrays
 
     def __len__(self) -> int:
         return len(self.token_counts)

@@ -71,6 +71,18 @@ class Layout:
         return TokenizedText(np.insert(ids, further, ids[0]), truncated, cls)
 
 
+def check_texts(texts: Iterable[str]) -> Iterable[str]:
+    """The texts themselves.
+
+    Raises:
+        TypeError: If `texts` is one string.
+    """
+    if isinstance(texts, str):
+        msg = "texts must be a list or another iterable of strings, got one string; put it in a list"
+        raise TypeError(msg)
+    return texts
+
+
 class TextTokenizer:
     """A checkpoint's tokenizer with one layout. Its state never changes, so threads may share it.
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.encoding.memo import EmbeddingMemo
 from m3plugins.fusion import HybridWeights, weighted_sum
 from m3plugins.scoring.heads import HeadScores, head_scores
 
@@ -19,11 +20,11 @@ class M3Reranker:
     bound; with the default weights it is mostly within [0, 3].
 
     Args:
-        encoder: Encodes the query and the texts.
+        encoder: Encodes the query and the texts; or its `memo`, which remembers them.
         weights: How much each head counts; a head of weight 0 is not computed.
     """
 
-    def __init__(self, encoder: M3Encoder, *, weights: HybridWeights | None = None) -> None:
+    def __init__(self, encoder: M3Encoder | EmbeddingMemo, *, weights: HybridWeights | None = None) -> None:
         self.encoder = encoder
         self.weights = weights or HybridWeights()
 

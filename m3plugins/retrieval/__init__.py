@@ -7,6 +7,7 @@ from m3plugins.retrieval.index import (
     HybridIndex,
     IndexNotFoundError,
     ModelMismatchError,
+    UpsertError,
     UpsertReport,
 )
 from m3plugins.retrieval.memory import InMemoryHybridIndex
@@ -25,6 +26,7 @@ __all__ = [
     "ModelMismatchError",
     "ReembedError",
     "ReembedReport",
+    "UpsertError",
     "UpsertReport",
     "filters",
 ]

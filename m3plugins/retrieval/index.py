@@ -21,6 +21,7 @@ Ack = Callable[[list[str]], None]
 """Called with the ids of documents that are now stored, once each batch is."""
 
 _ASYNC_PAGE = 64
+_SHOWN = 5
 
 AnyFilter = Filter | str | dict[str, Any]
 """The neutral tree, or a filter in the engine's own language (what that is, the engine says)."""
@@ -85,6 +86,30 @@ class UpsertReport:
     unchanged: int = 0
     failed: list[FailedDocument] = field(default_factory=list)
     truncated: int = 0
+
+    def raise_for_failed(self) -> None:
+        """For callers that have no report to give.
+
+        Raises:
+            UpsertError: If a document failed.
+        """
+        if self.failed:
+            raise UpsertError(self)
+
+
+class UpsertError(ValueError):
+    """Some documents were not stored; the others were.
+
+    Attributes:
+        report: All of both.
+    """
+
+    def __init__(self, report: UpsertReport) -> None:
+        shown = "; ".join(f"{failed.id!r}: {failed.reason}" for failed in report.failed[:_SHOWN])
+        stored = report.written + report.unchanged
+        rest = f"; and {len(report.failed) - _SHOWN} more, in report.failed" if len(report.failed) > _SHOWN else ""
+        super().__init__(f"{len(report.failed)} documents were not stored, {stored} were: {shown}{rest}")
+        self.report = report
 
 
 @runtime_checkable

@@ -1,0 +1,161 @@
+"""One forward pass a text, for hosts that ask for one head at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Protocol
+
+from m3plugins.encoding.output import HEADS, Head, M3Output, check_heads
+from m3plugins.encoding.tokenizing import Layout, check_texts
+
+if TYPE_CHECKING:
+    from m3plugins.encoding.encoder import M3Encoder
+
+MAX_BYTES = 256 << 20
+_TOGETHER: tuple[Head, ...] = ("dense", "sparse")
+"""What a document is encoded for, whoever asks first: few bytes to keep."""
+
+_Key = tuple[Layout, str]
+"""What decides an embedding of one encoder. Queries and documents differ by their maximum length."""
+
+
+class _Encode(Protocol):
+    def __call__(self, texts: Iterable[str], *, heads: Iterable[str]) -> M3Output: ...
+
+
+class EmbeddingMemo:
+    """An encoder that remembers.
+
+    Frameworks ask for a text's dense and sparse embeddings in two calls, and for those of one query in several
+    places; here all but the first find them ready. What another thread is computing is waited for, not computed
+    again. What was used least lately is forgotten first, but a call never forgets its own texts: it stops keeping
+    more. Outputs equal the encoder's own. Safe to share among threads.
+
+    Args:
+        encoder: What computes.
+        max_bytes: Of embeddings and texts to keep; 0 keeps nothing.
+
+    Raises:
+        ValueError: If `max_bytes` is negative.
+    """
+
+    def __init__(self, encoder: M3Encoder, max_bytes: int = MAX_BYTES) -> None:
+        if max_bytes < 0:
+            msg = f"max_bytes must be an integer >= 0, got {max_bytes}"
+            raise ValueError(msg)
+        self.encoder = encoder
+        self.max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[_Key, M3Output] = OrderedDict()
+        self._bytes = 0
+        self._coming: dict[_Key, _Coming] = {}
+
+    def encode_queries(self, texts: Iterable[str], *, heads: Iterable[str] = HEADS) -> M3Output:
+        """As `M3Encoder.encode_queries`. All heads are computed: who embeds a query may also retrieve and rerank."""
+        layout = Layout(self.encoder.query_max_length)
+        return self._encode(self.encoder.encode_queries, layout, texts, check_heads(heads), HEADS)
+
+    def encode_documents(self, texts: Iterable[str], *, heads: Iterable[str] = HEADS) -> M3Output:
+        """As `M3Encoder.encode_documents`. Dense and sparse are computed together, whichever is asked for."""
+        asked = check_heads(heads)
+        computed = check_heads({*asked, *_TOGETHER})
+        return self._encode(self.encoder.encode_documents, self.encoder.document_layout, texts, asked, computed)
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
+
+    @property
+    def nbytes(self) -> int:
+        """What is kept, in bytes."""
+        return self._bytes
+
+    def _encode(
+        self,
+        encode: _Encode,
+        layout: Layout,
+        texts: Iterable[str],
+        asked: Sequence[Head],
+        computed: Sequence[Head],
+    ) -> M3Output:
+        keys = [(layout, text) for text in check_texts(texts)]
+        found: dict[_Key, M3Output] = {}
+        while missing := [key for key in dict.fromkeys(keys) if key not in found]:
+            ours, coming = self._claim(missing, asked, computed, found)
+            if ours:
+                found |= self._compute(encode, ours, computed, protected=frozenset(keys))
+            for key, row in coming.items():  # after our own, so that no two calls wait for each other
+                if (output := row.result()) is not None:
+                    found[key] = output
+        if not keys:
+            return encode([], heads=asked)
+        return M3Output.concatenate([found[key].select(asked) for key in keys])
+
+    def _claim(
+        self, missing: Sequence[_Key], asked: Sequence[Head], computed: Sequence[Head], found: dict[_Key, M3Output]
+    ) -> tuple[list[_Key], dict[_Key, Future[M3Output | None]]]:
+        """Puts what is kept into `found`; of the rest, what we are to compute and what others are computing."""
+        ours, coming = [], {}
+        with self._lock:
+            for key in missing:
+                kept, other = self._kept.get(key), self._coming.get(key)
+                if kept is not None and set(asked) <= set(kept.heads):
+                    self._kept.move_to_end(key)
+                    found[key] = kept
+                elif other is not None and set(asked) <= set(other.heads):
+                    coming[key] = other.row
+                else:
+                    self._coming[key] = _Coming(computed)
+                    ours.append(key)
+        return ours, coming
+
+    def _compute(
+        self, encode: _Encode, keys: Sequence[_Key], heads: Sequence[Head], protected: frozenset[_Key]
+    ) -> dict[_Key, M3Output]:
+        promised = {key: self._coming[key] for key in keys}
+        rows: dict[_Key, M3Output] = {}
+        try:
+            rows = dict(zip(keys, encode([text for _, text in keys], heads=heads), strict=True))
+            return rows
+        finally:
+            with self._lock:
+                for key, promise in promised.items():
+                    if self._coming.get(key) is promise:
+                        del self._coming[key]
+                    if key in rows:
+                        self._keep(key, rows[key], protected)
+            for key, promise in promised.items():
+                promise.row.set_result(rows.get(key))  # None: who waits for it tries it alone
+
+    def _keep(self, key: _Key, row: M3Output, protected: frozenset[_Key]) -> None:
+        size = _size(key, row)
+        self._forget(key)
+        while self._bytes + size > self.max_bytes:
+            oldest = next(iter(self._kept), None)
+            if oldest is None or oldest in protected:
+                return
+            self._forget(oldest)
+        self._kept[key] = row
+        self._bytes += size
+
+    def _forget(self, key: _Key) -> None:
+        row = self._kept.pop(key, None)
+        if row is not None:
+            self._bytes -= _size(key, row)
+
+
+class _Coming:
+    """A text that a call is computing. Its row is None if that fails."""
+
+    def __init__(self, heads: Sequence[Head]) -> None:
+        self.heads = heads
+        self.row: Future[M3Output | None] = Future()
+
+
+def _size(key: _Key, row: M3Output) -> int:
+    return row.nbytes + len(key[1].encode())
