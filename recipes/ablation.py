@@ -4,13 +4,14 @@
 
 Every variant is trained on the same data for the same steps, with and without self-distillation. Settings are those
 of the recipe; the judged collections choose none of them. Differences come with 95% bootstrap intervals over queries,
-of the means over seeds.
+of the means over seeds. What a run found is kept in the work folder: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -63,10 +64,8 @@ FROZEN = [
     Variant("sparse loss 1, EMA teacher", EQUAL, lambda: MovingAverage(0.95)),
     *pair("sparse loss 1, batch 96", {**EQUAL, "per_device_train_batch_size": 96}),
 ]
-LORA = [
-    *pair("LoRA, sparse loss 0.1", {**PAPER, "train_encoder": "lora", "learning_rate": 5e-5}),
-    *pair("LoRA, sparse loss 1", {**EQUAL, "train_encoder": "lora", "learning_rate": 5e-5}),
-]
+ADAPTED = {"train_encoder": "lora", "learning_rate": 5e-5, "head_learning_rate": 1e-3}
+LORA = [*pair("LoRA, sparse loss 0.1", {**PAPER, **ADAPTED}), *pair("LoRA, sparse loss 1", {**EQUAL, **ADAPTED})]
 
 
 def train(variant: Variant, start: Path, dataset: M3Dataset, seed: int, steps: int, cache: StateCache) -> M3Model:
@@ -101,7 +100,9 @@ def main() -> None:
     parser.add_argument("--development", action="store_true", help="judge on the development sets instead")
     arguments = parser.parse_args()
 
-    start, cache, began = untrained_checkpoint(arguments.work), StateCache(12 << 30), time.monotonic()
+    start, cache, spent = untrained_checkpoint(arguments.work), StateCache(6 << 30), 0.0
+    results = arguments.work / "ablation"
+    results.mkdir(parents=True, exist_ok=True)
     dataset = training_set(arguments.data, arguments.work)
     chosen = DEVELOPMENT if arguments.development else JUDGED
     tasks = [read_task(arguments.data, name, split).first(400) for name, split in chosen.items()]
@@ -110,10 +111,16 @@ def main() -> None:
     text = ""
     for seed in range(arguments.seeds):
         for variant in LORA if arguments.lora else FROZEN:
-            model = train(variant, start, dataset, seed, arguments.steps, cache)
-            found.setdefault(variant.name, []).append(judge(model, tasks))
-            print(f"{time.monotonic() - began:6.0f} s  {variant.name}, seed {seed}", flush=True)
-        text = report(found, [task.name for task in tasks], arguments, time.monotonic() - began)
+            kept = results / f"{variant.name}, seed {seed}, {arguments.steps} steps, {'-'.join(chosen)}.json"
+            if not kept.exists():
+                began = time.monotonic()
+                values = judge(train(variant, start, dataset, seed, arguments.steps, cache), tasks)
+                write(kept, values, time.monotonic() - began)
+            values, seconds = read(kept)
+            found.setdefault(variant.name, []).append(values)
+            spent += seconds
+            print(f"{seconds:6.0f} s  {kept.stem}", flush=True)
+        text = report(found, [task.name for task in tasks], arguments, spent)
         if arguments.output:
             arguments.output.write_text(text, encoding="utf-8")
     print(text)
@@ -129,12 +136,24 @@ def judge(model: M3Model, tasks: list[Task]) -> Judged:
     return {row: [part[row] for part in parts] for row in ROWS}
 
 
+def write(path: Path, values: Judged, seconds: float) -> None:
+    """Keeps what a run found."""
+    ndcg = {row: [part.tolist() for part in parts] for row, parts in values.items()}
+    path.write_text(json.dumps({"seconds": seconds, "ndcg": ndcg}), encoding="utf-8")
+
+
+def read(path: Path) -> tuple[Judged, float]:
+    """What a run found, and its seconds."""
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return {row: [np.array(part) for part in parts] for row, parts in kept["ndcg"].items()}, kept["seconds"]
+
+
 def report(found: dict[str, list[Judged]], names: list[str], arguments: argparse.Namespace, seconds: float) -> str:
     """The tables in Markdown."""
     runs = sum(map(len, found.values())) - 1
     lines = [
         f"nDCG@10, mean of {' and '.join(names)}; {arguments.steps} steps, {max(map(len, found.values()))} seeds (± is",
-        f"their standard deviation); {runs} runs in {seconds / 60:.0f} minutes, data and scoring included.",
+        f"their standard deviation); {runs} runs in {seconds / 60:.0f} minutes, scoring included.",
         "",
         "| variant | " + " | ".join(ROWS) + " |",
         "|---|" + "---|" * len(ROWS),
