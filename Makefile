@@ -2,7 +2,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-PROJECTS := pyproject.toml integrations/milvus/pyproject.toml constraints.txt
+PROJECTS := pyproject.toml constraints.txt $(wildcard integrations/*/pyproject.toml)
+EXAMPLES := quickstart langchain_rag langgraph_node llamaindex_rag from_dense_only
+EXAMPLES := $(EXAMPLES:%=examples/%.py)
 
 .PHONY: help install demo test lint format bench compat soak clean
 
@@ -17,7 +19,7 @@ demo: $(BIN)/.demo  ## index the standard library's documentation, then search i
 test: $(BIN)/.dev  ## all tests, doctests and examples
 	$(BIN)/python -m pytest
 	M3_TEST_MILVUS_URI="$$(mktemp -d)/milvus.db" $(BIN)/python -m pytest -m integration tests/milvus/test_server.py
-	$(BIN)/python examples/quickstart.py
+	set -e; for example in $(EXAMPLES); do echo "$$ python $$example"; $(BIN)/python $$example; done
 
 lint: $(BIN)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -44,10 +46,10 @@ clean:  ## remove the virtual environments and what the demo made
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(BIN)/.demo: $(BIN)/python $(PROJECTS)
+$(BIN)/.demo: $(BIN)/python pyproject.toml integrations/milvus/pyproject.toml constraints.txt
 	$(PIP) -e '.[mini,cli]' -e integrations/milvus
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/python $(PROJECTS)
-	$(PIP) -e '.[dev]' -e integrations/milvus
+	$(PIP) -e '.[dev]' -e integrations/milvus -e 'integrations/langchain[test]' -e 'integrations/llamaindex[test]'
 	@touch $@ $(BIN)/.demo

@@ -27,7 +27,16 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".compat"
-SHOWN = ("pymilvus", "milvus-lite")
+SHOWN = (
+    "pymilvus",
+    "milvus-lite",
+    "langchain-core",
+    "langchain-tests",
+    "langchain-milvus",
+    "langchain-elasticsearch",
+    "llama-index-core",
+    "llama-index-vector-stores-milvus",
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,27 @@ def milvus(version: str) -> Entry:
     return Entry((f"pymilvus=={version}",), ("integrations/milvus",), ("tests/milvus",))
 
 
-MATRIX = [milvus("2.6.10"), milvus("2.6.17"), milvus("3.0.2")]
+def langchain(version: str, *others: str) -> Entry:
+    projects = ("integrations/milvus", "integrations/langchain")
+    return Entry((f"langchain-core=={version}", *others), projects, ("tests/langchain",))
+
+
+def llama_index(version: str, *others: str) -> Entry:
+    projects = ("integrations/milvus", "integrations/llamaindex")
+    return Entry((f"llama-index-core=={version}", *others), projects, ("tests/llamaindex",))
+
+
+STOCK_STORES = ("langchain-milvus==0.4.0", "langchain-elasticsearch==1.0.0", "pymilvus==3.0.2")
+AROUND = ("langchain-classic", "langgraph", "aiohttp")
+MATRIX = [
+    milvus("2.6.10"),
+    milvus("2.6.17"),
+    milvus("3.0.2"),
+    langchain("1.3.0", "langchain-tests==1.1.6"),  # the stock stores of today need 1.4.9
+    langchain("1.8.2", "langchain-tests==1.1.9", *STOCK_STORES, *AROUND),
+    llama_index("0.14.0"),
+    llama_index("0.14.25", "llama-index-vector-stores-milvus==1.2.0", "pymilvus==2.6.17"),
+]
 
 
 @dataclass(frozen=True)

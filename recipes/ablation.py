@@ -109,8 +109,8 @@ def main() -> None:
     untrained = M3Model(Checkpoint(start), freeze_encoder=True, state_cache=cache)
     found = {"untrained": [judge(untrained, tasks)]}
     text = ""
-    for seed in range(arguments.seeds):
-        for variant in LORA if arguments.lora else FROZEN:
+    for variant in LORA if arguments.lora else FROZEN:
+        for seed in range(arguments.seeds):
             kept = results / f"{variant.name}, seed {seed}, {arguments.steps} steps, {'-'.join(chosen)}.json"
             if not kept.exists():
                 began = time.monotonic()
