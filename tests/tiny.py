@@ -35,6 +35,8 @@ def train_tokenizer(vocab_size: int = 600) -> Tokenizer:
         vocab_size=vocab_size, special_tokens=specials, unk_token="<unk>", show_progress=False
     )
     tokenizer.train_from_iterator(SENTENCES * 20, trainer)
+    pieces = sorted(tokenizer.get_vocab().keys() - set(specials))  # training orders and scores them anew every time
+    tokenizer.model = models.Unigram([(piece, -1.0) for piece in [*specials, *pieces]], unk_id=3)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )

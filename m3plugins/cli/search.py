@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -26,14 +26,15 @@ from m3plugins.cli.options import (
     opened,
 )
 from m3plugins.encoding.output import HEADS
+from m3plugins.retrieval.agreement import Agreement, agreement
 from m3plugins.retrieval.document import Document, Hit
-from m3plugins.retrieval.explain import Explanation, explain
+from m3plugins.retrieval.explanation import Explanation, explain
 from m3plugins.retrieval.filters import Filter, from_dict
 from m3plugins.retrieval.retriever import HybridRetriever
 
 _PLAIN_WIDTH = 120
 _SNIPPET = 160
-_TOKENS = 8
+_TOKENS = 6
 
 
 def search(
@@ -46,7 +47,7 @@ def search(
     where: Annotated[str, typer.Option("--filter", help='On metadata, as JSON: {"eq": {"lang": "en"}}.')] = "",
     offset: Annotated[int, typer.Option(min=0, help="How many of the best to pass over.")] = 0,
     per_parent: Annotated[int, typer.Option(min=0, help="At most this many passages of one document; 0: all.")] = 0,
-    why: Annotated[bool, typer.Option("--explain", help="Show what each head thinks of the hits.")] = False,
+    why: Annotated[bool, typer.Option("--explain", help="Show what the scores are made of.")] = False,
     token: Token = "",
     dtype: Dtype = "auto",
     as_json: Json = False,
@@ -59,21 +60,20 @@ def search(
         hits = retriever.search_embedded(
             query, embedded, k, filter=wanted, offset=offset, per_parent=per_parent or None
         )
-        explanation, first_choices = None, {}
+        heads, first_choices, explanations = None, {}, {}
         if why:
-            logging.getLogger("m3plugins.encoding").setLevel(logging.ERROR)  # that a hit's text is long is no news
-            candidates = max(retriever.candidates, offset + k)
-            explanation = explain(index, embedded, hits, candidates=candidates, filter=wanted)
-            first_choices = {found.id: found for found in index.get(list(explanation.first_choices.values()))}
+            explanations = {hit.id: explain(query, hit, index=index, embedding=embedded) for hit in hits}
+            heads = agreement(index, embedded, candidates=max(retriever.candidates, offset + k), filter=wanted)
+            first_choices = {found.id: found for found in index.get(list(heads.first_choices.values()))}
     if as_json:
-        typer.echo(json.dumps(_as_json(query, hits, explanation), ensure_ascii=False))
+        typer.echo(json.dumps(_as_json(query, hits, heads, explanations), ensure_ascii=False))
         return 0
     console = Console()
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
-    console.print(_hits_table(hits, explanation) if hits else "nothing found")
-    if explanation and hits:
-        console.print(_heads_table(hits, explanation, first_choices))
+    console.print(_hits_table(hits, heads, explanations) if hits else "nothing found")
+    if heads and hits:
+        console.print(_heads_table(hits, heads, first_choices))
     return 0
 
 
@@ -85,7 +85,9 @@ def _parse_filter(where: str) -> Filter | None:
         raise CallError(msg) from err
 
 
-def _as_json(query: str, hits: Sequence[Hit], explanation: Explanation | None) -> dict[str, Any]:
+def _as_json(
+    query: str, hits: Sequence[Hit], heads: Agreement | None, explanations: Mapping[str, Explanation]
+) -> dict[str, Any]:
     rows: list[dict[str, Any]] = [
         {
             "rank": rank,
@@ -99,51 +101,58 @@ def _as_json(query: str, hits: Sequence[Hit], explanation: Explanation | None) -
         }
         for rank, hit in enumerate(hits, start=1)
     ]
-    if explanation is None:
+    if heads is None:
         return {"query": query, "hits": rows}
     for row, hit in zip(rows, hits, strict=True):
-        row["ranks"] = {head: explanation.ranks[head].get(hit.id) for head in HEADS}
-        row["shared_tokens"] = [
-            {"token": t.token, "query": t.query, "document": t.document, "contribution": t.contribution}
-            for t in explanation.shared_tokens.get(hit.id, ())
-        ]
-    overlap = {head: explanation.overlap(head, hits) for head in HEADS}
-    heads = {"union": explanation.union, "first_choices": explanation.first_choices, "overlap": overlap}
-    return {"query": query, "hits": rows, "heads": heads}
+        explanation = explanations[hit.id]
+        row["ranks"] = {head: heads.ranks[head].get(hit.id) for head in HEADS}
+        row["contributions"] = explanation.contributions
+        row["shared_tokens"] = [asdict(match) for match in explanation.sparse]
+        row["nearest_tokens"] = [asdict(match) for match in explanation.multi_vector]
+    overlap = {head: heads.overlap(head, hits) for head in HEADS}
+    summary = {"union": heads.union, "first_choices": heads.first_choices, "overlap": overlap}
+    return {"query": query, "hits": rows, "heads": summary}
 
 
-def _hits_table(hits: Sequence[Hit], explanation: Explanation | None) -> Table:
-    """A hit a row; explained, each head's score with its rank within the union, and the shared tokens."""
+def _hits_table(hits: Sequence[Hit], heads: Agreement | None, explanations: Mapping[str, Explanation]) -> Table:
+    """A hit a row; explained, each head's score with its rank within the union, and what the scores are made of."""
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
-    for head in HEADS if explanation else ():
+    for head in HEADS if heads else ():
         table.add_column(f"{head} (rank)", justify="right", no_wrap=True)
     table.add_column("document", ratio=1)
     for position, hit in enumerate(hits, start=1):
         cells = [str(position), f"{hit.score:.3f}"]
         body = _describe(hit.document)
-        if explanation:
+        if heads:
             for head in HEADS:
-                cells.append(f"{getattr(hit.scores, head):.3f} {_ordinal(explanation.ranks[head].get(hit.id))}")
-            shared = explanation.shared_tokens.get(hit.id, ())[:_TOKENS]
-            tokens = "  ".join(f"{token.token} {token.contribution:.3f}" for token in shared)
-            body.append(f"\nshared: {tokens or 'no token'}", style="green")
+                cells.append(f"{getattr(hit.scores, head):.3f} {_ordinal(heads.ranks[head].get(hit.id))}")
+            body.append(_reasons(explanations[hit.id]), style="green")
         table.add_row(*map(Text, cells), body)
     return table
 
 
-def _heads_table(hits: Sequence[Hit], explanation: Explanation, documents: dict[str, Document]) -> Table:
+def _reasons(explanation: Explanation) -> str:
+    """A line a kind: what the heads add to the score, the tokens that add most to the sparse and multi-vector ones."""
+    summands = " + ".join(f"{head} {value:.3f}" for head, value in explanation.contributions.items())
+    shared = [f"{_printable(match.token)} {match.contribution:.3f}" for match in explanation.sparse[:_TOKENS]]
+    strongest = sorted(explanation.multi_vector, key=lambda match: -match.similarity)[:_TOKENS]
+    nearest = [f"{_printable(m.query)}~{_printable(m.document)} {m.similarity:.3f}" for m in strongest]
+    return f"\n= {summands}\nshared: {'  '.join(shared) or 'no token'}\nnearest: {'  '.join(nearest)}"
+
+
+def _heads_table(hits: Sequence[Hit], heads: Agreement, documents: dict[str, Document]) -> Table:
     """A head a row: how far it agrees with the hits, and what it would have put first."""
     final = {hit.id: rank for rank, hit in enumerate(hits, start=1)}
-    title = f"{explanation.union} candidates; each head's first choice, and its rank by the others"
+    title = f"{heads.union} candidates; each head's first choice, and its rank by the others"
     table = Table(title=f"\n{title}", title_justify="left", box=None, pad_edge=False, expand=True)
     for column in ("head", f"of the {len(hits)} hits", *HEADS, "final"):
         table.add_column(column, justify="left" if column == "head" else "right", no_wrap=True)
     table.add_column("first choice", ratio=1, no_wrap=True, overflow="ellipsis")
-    for head, i in explanation.first_choices.items():
-        ranks = [_ordinal(explanation.ranks[other].get(i)) for other in HEADS]
-        cells = [head, str(explanation.overlap(head, hits)), *ranks, _ordinal(final.get(i))]
+    for head, i in heads.first_choices.items():
+        ranks = [_ordinal(heads.ranks[other].get(i)) for other in HEADS]
+        cells = [head, str(heads.overlap(head, hits)), *ranks, _ordinal(final.get(i))]
         table.add_row(*map(Text, cells), _describe(documents[i]) if i in documents else Text(i))
     return table
 

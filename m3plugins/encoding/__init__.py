@@ -11,8 +11,8 @@ from m3plugins.encoding.sparse import SparseEmbeddings, SparseVector
 
 __all__ = [
     "HEADS",
-    "EncoderOptions",
     "EmbeddingMemo",
+    "EncoderOptions",
     "Head",
     "M3Encoder",
     "M3Output",

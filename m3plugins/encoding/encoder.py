@@ -39,6 +39,9 @@ class M3Encoder:
         model: A checkpoint folder, a hub id, or "m3-mini".
         options: How to run it.
         loaded: The model, if it is in memory already.
+
+    Attributes:
+        memo: Encodes as this encoder does, and remembers: for hosts that ask for one head at a time.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class M3Encoder:
         self.options = options or EncoderOptions()
         self._loading = threading.Lock()
         self._loaded = loaded
+        self.memo = EmbeddingMemo(self)
 
     @classmethod
     def from_pretrained(
@@ -151,11 +155,6 @@ class M3Encoder:
     ) -> Iterator[M3Output]:
         """Encodes a stream of queries; as `iter_documents`, cut to `query_max_length`."""
         return self._stream(texts, Layout(self.query_max_length), check_heads(heads), progress)
-
-    @cached_property
-    def memo(self) -> EmbeddingMemo:
-        """Encodes as this encoder does, and remembers: for hosts that ask for one head at a time."""
-        return EmbeddingMemo(self)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol
 
 from m3plugins.encoding.output import HEADS, Head, M3Output, check_heads
-from m3plugins.encoding.tokenizing import Layout, check_texts
+from m3plugins.encoding.tokenizing import Layout, check_text, check_texts
 
 if TYPE_CHECKING:
     from m3plugins.encoding.encoder import M3Encoder
@@ -83,57 +83,62 @@ class EmbeddingMemo:
         asked: Sequence[Head],
         computed: Sequence[Head],
     ) -> M3Output:
-        keys = [(layout, text) for text in check_texts(texts)]
+        texts = list(check_texts(texts))
+        for position, text in enumerate(texts):
+            check_text(text, position)
+        keys = [(layout, text) for text in texts]
         found: dict[_Key, M3Output] = {}
         while missing := [key for key in dict.fromkeys(keys) if key not in found]:
-            ours, coming = self._claim(missing, asked, computed, found)
+            ours, others = self._claim(missing, asked, computed, found)
             if ours:
                 found |= self._compute(encode, ours, computed, protected=frozenset(keys))
-            for key, row in coming.items():  # after our own, so that no two calls wait for each other
-                if (output := row.result()) is not None:
+            for key, promise in others.items():  # after our own, so that no two calls wait for each other
+                if (output := promise.row.result()) is not None:
                     found[key] = output
-        if not keys:
-            return encode([], heads=asked)
-        return M3Output.concatenate([found[key].select(asked) for key in keys])
+        rows = [found[key].select(asked) for key in keys]
+        if len(rows) < 2:  # joining more copies them; what is kept must not be in a caller's hands
+            return rows[0][0] if rows else encode([], heads=asked)
+        return M3Output.concatenate(rows)
 
     def _claim(
         self, missing: Sequence[_Key], asked: Sequence[Head], computed: Sequence[Head], found: dict[_Key, M3Output]
-    ) -> tuple[list[_Key], dict[_Key, Future[M3Output | None]]]:
-        """Puts what is kept into `found`; of the rest, what we are to compute and what others are computing."""
-        ours, coming = [], {}
+    ) -> tuple[dict[_Key, _Coming], dict[_Key, _Coming]]:
+        """Puts what is kept into `found`; of the rest, what we now promise to compute and what others have."""
+        ours: dict[_Key, _Coming] = {}
+        others: dict[_Key, _Coming] = {}
         with self._lock:
             for key in missing:
-                kept, other = self._kept.get(key), self._coming.get(key)
+                kept, coming = self._kept.get(key), self._coming.get(key)
                 if kept is not None and set(asked) <= set(kept.heads):
                     self._kept.move_to_end(key)
                     found[key] = kept
-                elif other is not None and set(asked) <= set(other.heads):
-                    coming[key] = other.row
+                elif coming is not None and set(asked) <= set(coming.heads):
+                    others[key] = coming
                 else:
-                    self._coming[key] = _Coming(computed)
-                    ours.append(key)
-        return ours, coming
+                    ours[key] = self._coming[key] = _Coming(computed)
+        return ours, others
 
     def _compute(
-        self, encode: _Encode, keys: Sequence[_Key], heads: Sequence[Head], protected: frozenset[_Key]
+        self, encode: _Encode, ours: dict[_Key, _Coming], heads: Sequence[Head], protected: frozenset[_Key]
     ) -> dict[_Key, M3Output]:
-        promised = {key: self._coming[key] for key in keys}
         rows: dict[_Key, M3Output] = {}
         try:
-            rows = dict(zip(keys, encode([text for _, text in keys], heads=heads), strict=True))
+            rows = dict(zip(ours, encode([text for _, text in ours], heads=heads), strict=True))
             return rows
         finally:
             with self._lock:
-                for key, promise in promised.items():
-                    if self._coming.get(key) is promise:
+                for key, promise in ours.items():
+                    if self._coming.get(key) is promise:  # else a call that needs more heads took over
                         del self._coming[key]
                     if key in rows:
                         self._keep(key, rows[key], protected)
-            for key, promise in promised.items():
+            for key, promise in ours.items():
                 promise.row.set_result(rows.get(key))  # None: who waits for it tries it alone
 
     def _keep(self, key: _Key, row: M3Output, protected: frozenset[_Key]) -> None:
-        size = _size(key, row)
+        size, kept = _size(key, row), self._kept.get(key)
+        if size > self.max_bytes or (kept is not None and set(row.heads) <= set(kept.heads)):
+            return
         self._forget(key)
         while self._bytes + size > self.max_bytes:
             oldest = next(iter(self._kept), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -13,7 +14,7 @@ _encoders: WeakValueDictionary[tuple[str, EncoderOptions], M3Encoder] = WeakValu
 _lock = threading.Lock()
 
 
-def shared_encoder(model: str, **options: Any) -> M3Encoder:
+def shared_encoder(model: str | Path, **options: Any) -> M3Encoder:
     """The encoder of this model and these options that someone in this process holds, or a new one.
 
     Adapters that are given a name take their encoder from here, so that the dense and the sparse embedder of one

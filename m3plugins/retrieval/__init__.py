@@ -2,6 +2,7 @@
 
 from m3plugins.retrieval import filters
 from m3plugins.retrieval.document import Candidate, Document, Hit
+from m3plugins.retrieval.explanation import Explanation, LexicalMatch, TokenMatch, explain
 from m3plugins.retrieval.index import (
     FailedDocument,
     HybridIndex,
@@ -17,16 +18,20 @@ from m3plugins.retrieval.retriever import HybridRetriever
 __all__ = [
     "Candidate",
     "Document",
+    "Explanation",
     "FailedDocument",
     "Hit",
     "HybridIndex",
     "HybridRetriever",
     "InMemoryHybridIndex",
     "IndexNotFoundError",
+    "LexicalMatch",
     "ModelMismatchError",
     "ReembedError",
     "ReembedReport",
+    "TokenMatch",
     "UpsertError",
     "UpsertReport",
+    "explain",
     "filters",
 ]

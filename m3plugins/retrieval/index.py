@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol, overload, runtime_checkab
 from typing_extensions import Self
 
 from m3plugins.encoding.encoder import M3Encoder
-from m3plugins.encoding.output import M3Output
+from m3plugins.encoding.output import HEADS, M3Output
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate, Document
 from m3plugins.retrieval.filters import Filter
@@ -164,6 +164,20 @@ class HybridIndex(Protocol):
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in this order; unknown ids are left out."""
 
+    def embeddings(self, ids: Sequence[str], heads: Iterable[str] = HEADS) -> dict[str, M3Output]:
+        """The stored embeddings of these documents, in this order; unknown ids are left out.
+
+        Args:
+            ids: Of documents.
+            heads: Which to read.
+
+        Returns:
+            Outputs of length 1, as `scan` gives them.
+
+        Raises:
+            ValueError: If a head is unknown.
+        """
+
     def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
         """How many documents there are, or match."""
 
@@ -251,6 +265,10 @@ class HybridIndex(Protocol):
     async def aget(self, ids: Sequence[str]) -> list[Document]:
         """`get` in a thread."""
         return await asyncio.to_thread(self.get, ids)
+
+    async def aembeddings(self, ids: Sequence[str], heads: Iterable[str] = HEADS) -> dict[str, M3Output]:
+        """`embeddings` in a thread."""
+        return await asyncio.to_thread(self.embeddings, ids, heads)
 
     async def acount(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
         """`count` in a thread."""

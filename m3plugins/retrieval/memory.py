@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3plugins.encoding.encoder import M3Encoder
-from m3plugins.encoding.output import M3Output
+from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate, Digest, Document
 from m3plugins.retrieval.filters import And, Comparison, Not, Or, matches
@@ -101,6 +101,16 @@ class InMemoryHybridIndex(HybridIndex):
         self._check_open()
         return self._store.get(check_ids(ids))
 
+    def embeddings(self, ids: Sequence[str], heads: Iterable[str] = HEADS) -> dict[str, M3Output]:
+        """The embeddings of these documents, in this order; unknown ids are left out."""
+        self._check_open()
+        kept = check_heads(heads)
+        columns, rows = self._store.find(check_ids(ids))
+        if columns is None:
+            return {}
+        columns = columns.select(kept)
+        return {i: columns[row] for i, row in rows.items()}
+
     def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
         """How many documents there are, or match."""
         self._check_open()
@@ -156,9 +166,7 @@ class InMemoryHybridIndex(HybridIndex):
         """Exact scores of the given documents."""
         self._check_open()
         _check_no_text(text)
-        with self._store.lock:
-            columns = self._store.columns()
-            rows = {i: self._store.items[i].row for i in check_ids(ids) if i in self._store.items}
+        columns, rows = self._store.find(check_ids(ids))
         if columns is None or not rows:
             return {}
         if len(rows) > len(columns) // 2:  # cheaper than copying the rows out
@@ -234,6 +242,11 @@ class _Store:
     def remove(self, ids: Sequence[str]) -> int:
         with self.lock:
             return sum(self.items.pop(i, None) is not None for i in ids)
+
+    def find(self, ids: Sequence[str]) -> tuple[M3Output | None, dict[str, int]]:
+        """All embeddings, and the rows of these documents in them."""
+        with self.lock:
+            return self.columns(), {i: self.items[i].row for i in ids if i in self.items}
 
     def columns(self) -> M3Output | None:
         """All embeddings joined, less those of replaced and deleted documents; None where there are none."""

@@ -8,13 +8,14 @@ import pytest
 NAMES = {
     "m3plugins": """Document HeadScores Hit HybridIndex HybridRetriever HybridWeights InMemoryHybridIndex M3Encoder
         M3Output ModelMismatchError MultiVectorEmbeddings SparseEmbeddings""",
-    "m3plugins.encoding": """EncoderOptions HEADS Head M3Encoder M3Output MultiVectorEmbeddings Passages
-        SparseEmbeddings SparseVector""",
+    "m3plugins.encoding": """EmbeddingMemo EncoderOptions HEADS Head M3Encoder M3Output MultiVectorEmbeddings Passages
+        SparseEmbeddings SparseVector shared_encoder""",
     "m3plugins.scoring": "HeadScores LEGS Leg dense_scores head_scores multi_vector_scores sparse_scores",
     "m3plugins.compression": "BinaryCodec CODECS Codec Float16Codec Int8Codec get_codec",
     "m3plugins.fusion": "HybridWeights best_first ranks reciprocal_rank_fusion weighted_sum",
-    "m3plugins.retrieval": """Candidate Document FailedDocument Hit HybridIndex HybridRetriever InMemoryHybridIndex
-        IndexNotFoundError ModelMismatchError ReembedError ReembedReport UpsertReport filters""",
+    "m3plugins.retrieval": """Candidate Document Explanation FailedDocument Hit HybridIndex HybridRetriever
+        InMemoryHybridIndex IndexNotFoundError LexicalMatch ModelMismatchError ReembedError ReembedReport TokenMatch
+        UpsertError UpsertReport explain filters""",
     "m3plugins.reranking": "CrossEncoderReranker M3Reranker Reranker",
     "m3plugins.training": """Batch CheckpointError DatasetError DivergedError Drift Example FrozenEnsemble LiveEnsemble
         LossOptions M3Dataset M3Loss M3Model MovingAverage NoisyEnsemble PerHead Probe Representations

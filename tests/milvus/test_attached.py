@@ -18,7 +18,8 @@ from m3plugins import (
     M3Encoder,
     ModelMismatchError,
 )
-from m3plugins.retrieval import filters
+from m3plugins.encoding.backends.torch import TorchBackend
+from m3plugins.retrieval import explain, filters
 from m3plugins.retrieval.index import IndexNotFoundError
 from m3plugins_milvus import AttachedIndex, Fields, M3EmbeddingFunction, MilvusHybridIndex
 from m3plugins_milvus.attached import table as table_module
@@ -239,6 +240,39 @@ def test_scan_computes_what_is_not_stored(index, encoder):
         assert np.allclose(output.dense, expected.dense, atol=1e-6)
         assert output.sparse[0].to_dict() == pytest.approx(expected.sparse[0].to_dict(), abs=1e-6)
         assert np.allclose(output.multi_vector[0], expected.multi_vector[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [("dense",), ("multi_vector",), ("dense", "sparse", "multi_vector")])
+def test_embeddings_are_those_of_a_scan(index, heads):
+    scanned = {document.id: output.select(heads) for document, output in index.scan(with_embeddings=True)}
+    ids = [f"doc-{number}" for number in range(59, -1, -2)]
+    found = index.embeddings([*ids, "nope"], heads)
+    assert list(found) == ids
+    for i, output in found.items():
+        assert output.heads == heads
+        if output.dense is not None:
+            assert np.array_equal(output.dense, scanned[i].dense)
+        if output.sparse is not None:
+            assert output.sparse[0].to_dict() == scanned[i].sparse[0].to_dict()
+        if output.multi_vector is not None:  # computed, in other batches than the scan's
+            assert np.allclose(output.multi_vector[0], scanned[i].multi_vector[0], atol=1e-5)
+
+
+def test_embeddings_that_are_stored_are_not_computed(client, uri, checkpoint, monkeypatch):
+    with attach(client, uri, M3Encoder.from_pretrained(checkpoint), verify=0) as index:
+        monkeypatch.setattr(TorchBackend, "forward", None)
+        assert list(index.embeddings(["doc-1"], ("dense", "sparse"))) == ["doc-1"]
+        with pytest.raises(TypeError):
+            index.embeddings(["doc-1"])
+
+
+def test_explanations_add_up_to_the_scores(index):
+    for hit in HybridRetriever(index).search("The quick brown fox", k=10):
+        explanation = explain("The quick brown fox", hit, index=index)
+        assert explanation.weighted == pytest.approx(hit.score, abs=1e-5)
+        for head in ("sparse", "multi_vector"):
+            contributions = [match.contribution for match in getattr(explanation, head)]
+            assert sum(contributions) == pytest.approx(getattr(hit.scores, head), abs=1e-5)
 
 
 def test_a_collection_can_move_to_an_index_of_ours(index, encoder, documents, tmp_path):

@@ -84,12 +84,15 @@ def test_a_search_shows_what_the_retriever_finds(
     explained = printed(capsys)
     assert explained["heads"]["union"] == len(SENTENCES) + 1
     assert set(explained["hits"][0]["ranks"]) == {"dense", "sparse", "multi_vector"}
-    contributions = [token["contribution"] for token in explained["hits"][0]["shared_tokens"]]
-    assert sum(contributions) == pytest.approx(explained["hits"][0]["scores"]["sparse"], rel=1e-4)
+    for hit in explained["hits"]:
+        assert sum(hit["contributions"].values()) == pytest.approx(hit["score"])
+        for head, matches in {"sparse": "shared_tokens", "multi_vector": "nearest_tokens"}.items():
+            contributions = [match["contribution"] for match in hit[matches]]
+            assert sum(contributions) == pytest.approx(hit["scores"][head], rel=1e-4)
 
     assert m3("search", "fox", "--explain", "-k", "20") == 0
     out = capsys.readouterr().out
-    assert "shared:" in out and "first choice" in out
+    assert "= dense " in out and "shared: " in out and "nearest: " in out and "first choice" in out
     assert "[/bold]" in out and "\x1b" not in out
 
 

@@ -108,6 +108,7 @@ def test_embeddings_come_back_as_they_went_in(index, documents, encoder):
         np.testing.assert_allclose(stored.dense, expected[row].dense, atol=1e-6)
         assert stored.sparse[0].to_dict() == pytest.approx(expected.sparse[row].to_dict(), abs=1e-6)
         np.testing.assert_allclose(stored.multi_vector[0], expected.multi_vector[row], atol=0.005)
+        assert index.embeddings([document.id])[document.id].digest() == stored.digest()
 
 
 def test_a_replaced_document_keeps_nothing_of_the_old_one(empty):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from m3plugins import Document, M3Encoder
-from m3plugins.encoding.output import M3Output
+from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate
 from m3plugins.retrieval.index import (
@@ -239,6 +239,14 @@ class MilvusHybridIndex(HybridIndex):
         """The documents of these ids, in this order; unknown ids are left out."""
         self._check_open()
         return self._store.get(ids)
+
+    def embeddings(self, ids: Sequence[str], heads: Iterable[str] = HEADS) -> dict[str, M3Output]:
+        """The stored embeddings of these documents, in this order; unknown ids are left out.
+
+        Token vectors are as the codec kept them; they are read only if they are asked for.
+        """
+        self._check_open()
+        return reading.embeddings(self._store, check_ids(ids), check_heads(heads))
 
     def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
         """How many documents there are, or match."""

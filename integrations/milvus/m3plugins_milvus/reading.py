@@ -11,7 +11,7 @@ from m3plugins import Document
 from m3plugins.compression import get_codec
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
-from m3plugins.encoding.output import M3Output
+from m3plugins.encoding.output import Head, M3Output
 from m3plugins.scoring.heads import HeadScores, head_scores
 from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins_milvus.blocks import POINTER, join_vectors
@@ -47,16 +47,20 @@ def scan_embeddings(store: Store, plan: Plan) -> Iterator[tuple[Document, M3Outp
     fields = (*DOCUMENT, *EMBEDDING)
     for rows in matching(store, plan, fields):
         for done in store.complete(rows, fields, vectors=True, text=True):
-            yield to_document(done.row, done.text), _embeddings([done], store.identity)
+            yield to_document(done.row, done.text), _decoded(done, store.identity)
+
+
+def embeddings(store: Store, ids: Sequence[str], heads: Sequence[Head]) -> dict[str, M3Output]:
+    """The embeddings as they are stored, in the order of `ids`."""
+    documents = _find(store, ids, heads, ["token_count", "truncated"])
+    found = {done.row["id"]: _decoded(done, store.identity).select(heads) for done in documents}
+    return {i: found[i] for i in ids if i in found}
 
 
 def score(store: Store, query: M3Output, ids: Sequence[str]) -> dict[str, HeadScores]:
     """Exact scores on the query's heads, in the order of `ids`."""
-    late = query.multi_vector is not None
-    fields = ["id", *(head for head in query.heads if head != "multi_vector"), *(POINTER if late else ())]
-    rows = store.documents.fetch(keys_of(ids), fields)
     scores: dict[str, HeadScores] = {}
-    found = store.complete(rows, fields, vectors=True) if late else (Complete(row, [], []) for row in rows.values())
+    found = _find(store, ids, query.heads)
     while some := list(islice(found, DOCUMENTS_PER_SCORE)):
         exact = head_scores(query, _output(some, store.identity))
         if query.multi_vector is not None:
@@ -64,6 +68,14 @@ def score(store: Store, query: M3Output, ids: Sequence[str]) -> dict[str, HeadSc
             exact = [replace(one, multi_vector=score) for one, score in zip(exact, maxima, strict=True)]
         scores |= dict(zip((one.row["id"] for one in some), exact, strict=True))
     return {i: scores[i] for i in ids if i in scores}
+
+
+def _find(store: Store, ids: Sequence[str], heads: Sequence[Head], fields: Sequence[str] = ()) -> Iterator[Complete]:
+    """What is stored of these heads, and of the given fields."""
+    late = "multi_vector" in heads
+    fields = ["id", *fields, *(head for head in heads if head != "multi_vector"), *(POINTER if late else ())]
+    rows = store.documents.fetch(keys_of(ids), fields)
+    return store.complete(rows, fields, vectors=True) if late else (Complete(row, [], []) for row in rows.values())
 
 
 def _multi_vector_scores(query: MultiVectorEmbeddings, found: Iterable[Complete], identity: Identity) -> list[float]:
@@ -81,10 +93,10 @@ def bm25_scores(store: Store, text: str, ids: Sequence[str]) -> dict[str, float]
     return found
 
 
-def _embeddings(found: Sequence[Complete], identity: Identity) -> M3Output:
-    codec = get_codec(identity.codec)
-    vectors = [codec.decode(join_vectors(one.vectors), identity.multi_vector_dim) for one in found]
-    return replace(_output(found, identity), multi_vector=MultiVectorEmbeddings.from_list(vectors))
+def _decoded(done: Complete, identity: Identity) -> M3Output:
+    """The embeddings of one document; where no token vectors were read, it has none."""
+    vectors = get_codec(identity.codec).decode(join_vectors(done.vectors), identity.multi_vector_dim)
+    return replace(_output([done], identity), multi_vector=MultiVectorEmbeddings.from_list([vectors]))
 
 
 def _output(found: Sequence[Complete], identity: Identity) -> M3Output:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from m3plugins import Document, HybridIndex, InMemoryHybridIndex, M3Encoder, M3Output
-from m3plugins.retrieval import FailedDocument, filters, ingest, memory, streaming
+from m3plugins.retrieval import FailedDocument, UpsertError, filters, ingest, memory, streaming
 from tests.tiny import SENTENCES
 
 DOCUMENTS = [Document(id=f"d{i}", text=text, metadata={"i": i}) for i, text in enumerate(SENTENCES)]
@@ -254,3 +254,16 @@ def test_empty_documents_are_documents(index, encoder: M3Encoder):
     assert report.written == 1
     embedding: M3Output = next(index.scan(with_embeddings=True))[1]
     assert len(embedding.sparse[0]) == 0
+
+
+def test_who_has_no_report_to_give_can_raise_what_failed(index):
+    report = index.upsert([*DOCUMENTS, *(Document(id=f"bad{i}", text="\ud800") for i in range(7)), DOCUMENTS[0]])
+    with pytest.raises(UpsertError, match="7 documents were not stored, 13 were: 'bad0': text must be valid") as caught:
+        report.raise_for_failed()
+    assert caught.value.report is report
+    assert "'bad4': " in str(caught.value) and "'bad5'" not in str(caught.value)
+    assert str(caught.value).endswith("; and 2 more, in report.failed")
+
+
+def test_a_report_without_failures_raises_nothing(index):
+    index.upsert(DOCUMENTS).raise_for_failed()

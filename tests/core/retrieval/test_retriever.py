@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from m3plugins import Document, HybridRetriever, HybridWeights, InMemoryHybridIndex, M3Encoder
-from m3plugins.fusion import weighted_sum
+from m3plugins.fusion import best_first, weighted_sum
 from m3plugins.reranking import M3Reranker
 from m3plugins.retrieval import filters
 from m3plugins.scoring import head_scores
@@ -47,7 +47,7 @@ def brute_force(encoder: M3Encoder, documents: list[Document], query: str):
 def test_ranking_equals_brute_force_where_the_options_cover_the_corpus(encoder, documents, index, weights, query):
     hits = HybridRetriever(index, weights=weights, candidates=60, multi_vector_depth=60).search(query, k=60)
     exact = {i: weighted_sum(scores, weights) for i, scores in brute_force(encoder, documents, query).items()}
-    assert [hit.id for hit in hits] == sorted(exact, key=lambda i: (-exact[i], i))
+    assert [hit.id for hit in hits] == best_first(exact)
     assert [hit.score for hit in hits] == pytest.approx([exact[hit.id] for hit in hits], abs=1e-5)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from m3plugins import Document, HeadScores, HybridIndex, M3Encoder, M3Output
+from m3plugins.encoding.output import HEADS, check_heads
 from m3plugins.retrieval.document import Candidate
 from m3plugins.retrieval.index import (
     Ack,
@@ -152,6 +153,15 @@ class AttachedIndex(HybridIndex):
         """The documents of these ids, in this order; unknown ids are left out."""
         self._check_open()
         return self._writer.get(check_ids(ids))
+
+    def embeddings(self, ids: Sequence[str], heads: Iterable[str] = HEADS) -> dict[str, M3Output]:
+        """The embeddings of these documents, in this order; unknown ids are left out.
+
+        Heads that are not stored are computed from the texts. Where none of those is asked for, nothing says
+        how many tokens a text has: `token_counts` are 0.
+        """
+        self._check_open()
+        return reading.embeddings(self._table, self._computed, check_ids(ids), check_heads(heads))
 
     def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
         """How many documents there are, or match."""

@@ -40,19 +40,16 @@ def scan_embeddings(table: Table, plan: Plan, encoder: M3Encoder) -> Iterator[tu
             yield document, _joined(to_output([row], layout, encoder.vocab_size), output)
 
 
+def embeddings(table: Table, computed: ComputedHeads, ids: Sequence[str], heads: Sequence[Head]) -> dict[str, M3Output]:
+    """The embeddings, in the order of `ids`."""
+    found = _find(table, computed, ids, heads)
+    return {i: row for some, output in found for i, row in zip(some, output.select(heads), strict=True)}
+
+
 def score(table: Table, computed: ComputedHeads, query: M3Output, ids: Sequence[str]) -> dict[str, HeadScores]:
     """Exact scores on the query's heads, in the order of `ids`."""
-    layout = table.layout
-    stored = [layout.fields.heads[head] for head in query.heads if head in layout.indexes]
-    compute = len(stored) < len(query.heads)
-    rows = table.fetch(ids, [*stored, *(layout.document if compute else [])])
-    known = [i for i in ids if i in rows]
     scores: dict[str, HeadScores] = {}
-    for start in range(0, len(known), DOCUMENTS_PER_SCORE):
-        some = known[start : start + DOCUMENTS_PER_SCORE]
-        output = to_output([rows[i] for i in some], layout, computed.encoder.vocab_size)
-        if compute:
-            output = _joined(output, computed.of([to_document(rows[i], layout).content for i in some]))
+    for some, output in _find(table, computed, ids, query.heads):
         scores |= dict(zip(some, head_scores(query, output), strict=True))
     return scores
 
@@ -67,6 +64,23 @@ def check_query(query: M3Output, text: str | None) -> None:
     if text is not None:
         msg = "this collection has no BM25 leg, it is attached; leave the weight of bm25 at 0"
         raise ValueError(msg)
+
+
+def _find(
+    table: Table, computed: ComputedHeads, ids: Sequence[str], heads: Sequence[Head]
+) -> Iterator[tuple[list[str], M3Output]]:
+    """Those of the ids that are there, some at a time, with these heads of theirs (and others)."""
+    layout = table.layout
+    stored = [layout.fields.heads[head] for head in heads if head in layout.indexes]
+    compute = len(stored) < len(heads)
+    rows = table.fetch(ids, [*stored, *(layout.document if compute else [])])
+    known = [i for i in ids if i in rows]
+    for start in range(0, len(known), DOCUMENTS_PER_SCORE):
+        some = known[start : start + DOCUMENTS_PER_SCORE]
+        output = to_output([rows[i] for i in some], layout, computed.encoder.vocab_size)
+        if compute:
+            output = _joined(output, computed.of([to_document(rows[i], layout).content for i in some]))
+        yield some, output
 
 
 def _joined(stored: M3Output, computed: M3Output) -> M3Output:
