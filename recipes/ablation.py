@@ -65,7 +65,7 @@ FROZEN = [
     *pair("sparse loss 1, batch 96", {**EQUAL, "per_device_train_batch_size": 96}),
 ]
 ADAPTED = {"train_encoder": "lora", "learning_rate": 5e-5, "head_learning_rate": 1e-3}
-LORA = [*pair("LoRA, sparse loss 0.1", {**PAPER, **ADAPTED}), *pair("LoRA, sparse loss 1", {**EQUAL, **ADAPTED})]
+LORA = [*pair("LoRA, sparse loss 1", {**EQUAL, **ADAPTED}), *pair("LoRA, sparse loss 0.1", {**PAPER, **ADAPTED})]
 
 
 def train(variant: Variant, start: Path, dataset: M3Dataset, seed: int, steps: int, cache: StateCache) -> M3Model:
@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--lora", action="store_true", help="the LoRA variants instead of the frozen encoder")
     parser.add_argument("--development", action="store_true", help="judge on the development sets instead")
+    parser.add_argument("--documents", type=int, help="judge over the relevant documents and others, up to this many")
     arguments = parser.parse_args()
 
     start, cache, spent = untrained_checkpoint(arguments.work), StateCache(6 << 30), 0.0
@@ -106,12 +107,15 @@ def main() -> None:
     dataset = training_set(arguments.data, arguments.work)
     chosen = DEVELOPMENT if arguments.development else JUDGED
     tasks = [read_task(arguments.data, name, split).first(400) for name, split in chosen.items()]
+    if arguments.documents:
+        tasks = [task.among(arguments.documents) for task in tasks]
+    judged_on = ", ".join(f"{task.name} {len(task.documents)}" for task in tasks)
     untrained = M3Model(Checkpoint(start), freeze_encoder=True, state_cache=cache)
     found = {"untrained": [judge(untrained, tasks)]}
     text = ""
     for variant in LORA if arguments.lora else FROZEN:
         for seed in range(arguments.seeds):
-            kept = results / f"{variant.name}, seed {seed}, {arguments.steps} steps, {'-'.join(chosen)}.json"
+            kept = results / f"{variant.name}, seed {seed}, {arguments.steps} steps, {judged_on}.json"
             if not kept.exists():
                 began = time.monotonic()
                 values = judge(train(variant, start, dataset, seed, arguments.steps, cache), tasks)
@@ -120,7 +124,7 @@ def main() -> None:
             found.setdefault(variant.name, []).append(values)
             spent += seconds
             print(f"{seconds:6.0f} s  {kept.stem}", flush=True)
-        text = report(found, [task.name for task in tasks], arguments, spent)
+        text = report(found, judged_on, arguments, spent)
         if arguments.output:
             arguments.output.write_text(text, encoding="utf-8")
     print(text)
@@ -148,11 +152,11 @@ def read(path: Path) -> tuple[Judged, float]:
     return {row: [np.array(part) for part in parts] for row, parts in kept["ndcg"].items()}, kept["seconds"]
 
 
-def report(found: dict[str, list[Judged]], names: list[str], arguments: argparse.Namespace, seconds: float) -> str:
+def report(found: dict[str, list[Judged]], judged_on: str, arguments: argparse.Namespace, seconds: float) -> str:
     """The tables in Markdown."""
     runs = sum(map(len, found.values())) - 1
     lines = [
-        f"nDCG@10, mean of {' and '.join(names)}; {arguments.steps} steps, {max(map(len, found.values()))} seeds (± is",
+        f"nDCG@10, mean of {judged_on}; {arguments.steps} steps, {max(map(len, found.values()))} seeds (± is",
         f"their standard deviation); {runs} runs in {seconds / 60:.0f} minutes, scoring included.",
         "",
         "| variant | " + " | ".join(ROWS) + " |",

@@ -52,6 +52,16 @@ class Task:
         """The task with its first queries only."""
         return Task(self.name, self.queries[:queries], self.documents, self.positives[:queries])
 
+    def among(self, documents: int) -> Task:
+        """The task over this many documents: the relevant ones, and others by chance."""
+        relevant = set(chain.from_iterable(self.positives))
+        others = [row for row in range(len(self.documents)) if row not in relevant]
+        random.Random(SEED).shuffle(others)
+        kept = sorted([*relevant, *others[: max(0, documents - len(relevant))]])
+        place = {row: position for position, row in enumerate(kept)}
+        positives = [[place[row] for row in rows] for rows in self.positives]
+        return Task(self.name, self.queries, [self.documents[row] for row in kept], positives)
+
 
 def read_task(data: Path, name: str, split: str) -> Task:
     """One split of a collection."""

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from m3plugins.encoding.sparse import SparseEmbeddings
 from m3plugins.retrieval import HybridIndex, filters
 from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError
 from tests.milvus.conftest import random_documents
+from tests.tiny import SENTENCES
 
 INJECTIONS = [
     "zz'] or id in ['a','b",
@@ -270,3 +272,13 @@ def test_a_name_is_usable_after_an_interrupted_create(encoder, tmp_path, monkeyp
         index._store.documents.drop()  # as far as a killed drop() came
     with MilvusHybridIndex.create("docs", encoder=encoder, uri=tmp_path / "m3.db") as index:
         assert index.count() == 0
+
+
+def test_threads_that_write_at_once_lose_nothing(create, encoder, tmp_path):
+    with create() as index, ThreadPoolExecutor(8) as threads:
+        batches = [[Document(id=f"{i}-{j}", text=f"{SENTENCES[j]} {i}") for j in range(5)] for i in range(40)]
+        reports = list(threads.map(index.upsert, batches))
+        assert [report.written for report in reports] == [5] * 40
+        assert index.count() == 200
+    with MilvusHybridIndex.open("docs", encoder=encoder, uri=tmp_path / "m3.db") as index:
+        assert {document.id for document in index.scan()} == {document.id for batch in batches for document in batch}

@@ -176,9 +176,10 @@ class Store:
             yield from self.complete(again, fields, vectors=vectors, text=text, attempts=attempts - 1)
 
     def flush(self) -> None:
-        """Makes what was written fast to read; see `Collection.flush`."""
-        self.documents.flush()
-        self.blocks.flush()
+        """Makes what was written fast to read; see `Collection.flush`. Lite has no lock between it and a write."""
+        with self.lock:
+            self.documents.flush()
+            self.blocks.flush()
 
     def sweep(self) -> int:
         """Deletes the blocks that no row names, returns how many."""

@@ -118,14 +118,16 @@ class AttachedIndex(HybridIndex):
         """Stores documents, streamed; see `HybridIndex.upsert`."""
         self._check_open()
         report = ingest(documents, embeddings, encoder=self._encoder, writer=self._writer, on_ack=on_ack)
-        self._table.flush()
+        with self._lock:
+            self._table.flush()
         return report
 
     def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None) -> UpsertReport:
         """Replaces the metadata of stored documents, by id, without encoding them; unknown ids fail."""
         self._check_open()
         report = update_metadata(metadata, writer=self._writer, on_ack=on_ack)
-        self._table.flush()
+        with self._lock:
+            self._table.flush()
         return report
 
     def delete(
