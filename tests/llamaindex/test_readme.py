@@ -6,22 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from m3plugins_milvus import MilvusHybridIndex
-
-ROOT = Path(__file__).parents[2]
-README = ROOT / "integrations" / "llamaindex" / "README.md"
+from tests.snippets import ROOT, run_snippets
 
 
 def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    snippets = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert snippets
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for snippet in snippets:
-        exec(compile(snippet, README.name, "exec"), names)
-    for index in names.values():
-        if isinstance(index, MilvusHybridIndex):
-            index.close()
+    run_snippets("integrations/llamaindex/README.md", tmp_path, monkeypatch)
 
 
 def test_the_example_answers_with_its_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
