@@ -27,6 +27,6 @@ def run_snippets(file: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> di
     for snippet in snippets:
         exec(compile(snippet, file, "exec"), names)
     for value in names.values():
-        if isinstance(value, HybridIndex):
+        if isinstance(value, HybridIndex) and not isinstance(value, type):
             value.close()
     return names
