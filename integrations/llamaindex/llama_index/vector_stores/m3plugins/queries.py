@@ -85,7 +85,7 @@ def _wanted(query: VectorStoreQuery) -> int:
 
 def _filter(query: VectorStoreQuery) -> Filter | None:
     """The metadata filter, and the nodes and source documents asked for; empty lists (the default) ask for nothing."""
-    ids = [neutral.in_(field, of) for field, of in ((NODE_ID, query.node_ids), (REF_DOC_ID, query.doc_ids))]
+    ids = [neutral.in_(field, of) for field, of in ((NODE_ID, query.node_ids), (REF_DOC_ID, query.doc_ids)) if of]
     asked = to_filter(query.filters)
     parts = ids if asked is None else [*ids, asked]
     return neutral.and_(*parts) if parts else None
