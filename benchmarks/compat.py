@@ -85,7 +85,7 @@ MATRIX = [
     milvus("2.6.17"),
     milvus("3.0.2"),
     langchain("1.3.0", "langchain-tests==1.1.6"),  # the stock stores of today need 1.4.9
-    langchain("1.8.2", "langchain-tests==1.1.9", *STOCK_STORES, *AROUND),
+    langchain("1.7.2", "langchain-tests==1.1.9", *STOCK_STORES, *AROUND),
     llama_index("0.14.0"),
     llama_index("0.14.25", "llama-index-vector-stores-milvus==1.2.0", "pymilvus==2.6.17"),
 ]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 
 import pytest
-from langchain_classic.retrievers import ContextualCompressionRetriever
-from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
 from langchain_core.documents import Document
 from pydantic import ValidationError
 
@@ -99,14 +97,16 @@ def test_each_text_is_encoded_once(encoder: M3Encoder, documents: list[Document]
 
 
 def test_langchains_own_rerankers_take_them(hybrid: HybridRetriever):
+    classic = pytest.importorskip("langchain_classic.retrievers")
+    document_compressors = pytest.importorskip("langchain_classic.retrievers.document_compressors")
     encoder = hybrid.index.encoder
     compressors = [
         M3Reranker(encoder=encoder, top_n=2),
-        CrossEncoderReranker(model=M3CrossEncoder(encoder=encoder), top_n=2),
+        document_compressors.CrossEncoderReranker(model=M3CrossEncoder(encoder=encoder), top_n=2),
     ]
     found = []
     for compressor in compressors:
-        retriever = ContextualCompressionRetriever(
+        retriever = classic.ContextualCompressionRetriever(
             base_compressor=compressor, base_retriever=M3Retriever(retriever=hybrid, k=12)
         )
         found.append([document.id for document in retriever.invoke(QUERY)])

@@ -70,7 +70,7 @@ async def test_async_gives_the_same(encoder: M3Encoder, scored: list[NodeWithSco
 def test_the_nodes_that_come_in_stay_as_they_are(encoder: M3Encoder, scored: list[NodeWithScore], keep: bool):
     before = [each.model_dump() for each in scored]
     best = M3Rerank(encoder=encoder, top_n=12, keep_retrieval_score=keep).postprocess_nodes(scored, query_str=QUERY)
-    best[0].node.excluded_llm_metadata_keys = []
+    best[0].node.set_content("something else")
     best[0].score = -1.0
     assert [each.model_dump() for each in scored] == before
 

@@ -79,5 +79,5 @@ class M3Rerank(EncoderFields, BaseNodePostprocessor):
 
     def _scored(self, before: NodeWithScore, score: float) -> NodeWithScore:
         keep = self.keep_retrieval_score
-        node = annotated(before.node, RETRIEVAL_SCORE, before.score) if keep else before.node
+        node = annotated(before.node, RETRIEVAL_SCORE, before.score) if keep else before.node.model_copy()
         return NodeWithScore(node=node, score=score)
