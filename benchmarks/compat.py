@@ -4,8 +4,8 @@
     python benchmarks/compat.py pymilvus==3.0.2                  # one version, in MATRIX or not
     python benchmarks/compat.py pymilvus -- -k filters           # all versions of one host, some of its tests
 
-Makes virtual environments under `.compat/` and keeps them for the next run, prints a markdown table and
-writes it to `benchmarks/results/`. Needs nothing but Python and pip; fails if a test does.
+Makes virtual environments under `.compat/` and keeps them for the next run, prints a markdown table and, of all of
+MATRIX, writes it to `benchmarks/results/`. Needs nothing but Python and pip; fails if a test does.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".compat"
+RESULTS = ROOT / "benchmarks" / "results"
 SHOWN = (
     "pymilvus",
     "milvus-lite",
@@ -180,14 +181,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("names", nargs="*", help="pymilvus==3.0.2, or pymilvus for all its versions; default: MATRIX")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / f"{date.today()}-compat.md")
+    parser.add_argument("--output", type=Path, help="default: for all of MATRIX, benchmarks/results/DATE-compat.md")
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     options, arguments = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :]
     results = [run(entry, arguments) for entry in (chosen(options.names) if options.names else MATRIX)]
     report = table(results, arguments)
     print(report)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(report)
+    if output := options.output or (None if options.names or arguments else RESULTS / f"{date.today()}-compat.md"):
+        output.write_text(report)
     return int(any(result.failed for result in results))
 
 

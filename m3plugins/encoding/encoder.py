@@ -250,5 +250,13 @@ class M3Encoder:
                 self._loaded = LoadedModel(self.checkpoint, self.options)
             return self._loaded
 
+    def __reduce__(self) -> tuple[type[M3Encoder], tuple[str, EncoderOptions]]:
+        """Pickled, it is the name of the model and how to run it; the weights are read anew."""
+        return type(self), (self.model, self.options)
+
+    def __deepcopy__(self, memo: object) -> M3Encoder:
+        """Itself: it does not change, and its weights are large."""
+        return self
+
     def __repr__(self) -> str:
         return f"M3Encoder({self.model!r}, {self.options})"

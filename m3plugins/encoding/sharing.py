@@ -10,7 +10,9 @@ from weakref import WeakValueDictionary
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.options import EncoderOptions
 
-_encoders: WeakValueDictionary[tuple[str, EncoderOptions], M3Encoder] = WeakValueDictionary()
+_Stamp = tuple[tuple[str, int, int], ...]
+
+_encoders: WeakValueDictionary[tuple[str, EncoderOptions, _Stamp], M3Encoder] = WeakValueDictionary()
 _lock = threading.Lock()
 
 
@@ -18,7 +20,8 @@ def shared_encoder(model: str | Path, **options: Any) -> M3Encoder:
     """The encoder of this model and these options that someone in this process holds, or a new one.
 
     Adapters that are given a name take their encoder from here, so that the dense and the sparse embedder of one
-    model hold its weights once, and remember together (`M3Encoder.memo`).
+    model hold its weights once, and remember together (`M3Encoder.memo`). A folder whose files were written anew is
+    another model.
 
     Args:
         model: As in `M3Encoder.from_pretrained`.
@@ -26,4 +29,12 @@ def shared_encoder(model: str | Path, **options: Any) -> M3Encoder:
     """
     asked = M3Encoder.from_pretrained(model, **options)
     with _lock:
-        return _encoders.setdefault((asked.model, asked.options), asked)
+        return _encoders.setdefault((asked.model, asked.options, _stamp(Path(asked.model))), asked)
+
+
+def _stamp(folder: Path) -> _Stamp:
+    """Names, sizes and times of a folder's files; nothing for a hub id."""
+    if not folder.is_dir():
+        return ()
+    found = sorted((path, path.stat()) for path in folder.rglob("*") if path.is_file())
+    return tuple((str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns) for path, stat in found)

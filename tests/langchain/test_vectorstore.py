@@ -165,6 +165,14 @@ async def test_a_search_type_can_be_one_head(store: M3VectorStore, head: str):
     assert [document.id for document in await store.asearch(QUERY, head, k=5)] == expected
 
 
+@pytest.mark.parametrize("head", ONE_HEAD)
+def test_one_head_ranks_without_a_reranker(index: HybridIndex, head: str):
+    reranked = M3VectorStore(HybridRetriever(index, reranker=ByLength()))
+    plain = M3VectorStore(HybridRetriever(index))
+    assert reranked.search(QUERY, head, k=5) == plain.search(QUERY, head, k=5)
+    assert reranked.search(QUERY, head, k=5, rerank=ByLength()) != plain.search(QUERY, head, k=5)
+
+
 def test_an_unknown_search_type_is_refused(store: M3VectorStore):
     with pytest.raises(ValidationError, match="lexical not allowed"):
         store.as_retriever(search_type="lexical")

@@ -63,6 +63,7 @@ async def test_the_stock_store_takes_it_at_one_pass_a_node(
 
     function = embedding.for_milvus()
     assert isinstance(function, BaseSparseEmbeddingFunction)
+    assert function.encode_documents([""]) == [{embedding.encoder.vocab_size: 1e-6}]  # Milvus takes no empty one
     store = MilvusVectorStore(
         uri=str(tmp_path / "stock.db"),
         dim=embedding.encoder.dim,

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores.types import (
@@ -78,6 +79,21 @@ async def test_async_gives_the_same(filled: M3VectorStore):
 def test_the_retrievers_weights_and_reranker_hold(filled: M3VectorStore):
     retriever = HybridRetriever(filled.client, weights=HybridWeights(dense=0.1), fusion="rrf")
     assert agrees(ask(M3VectorStore(retriever=retriever)), retriever.search(QUERY, k=5))
+
+
+def test_the_sparse_modes_rank_without_a_reranker(memory: M3VectorStore):
+    class ByLength:
+        def score(self, query: str, texts: list[str]) -> np.ndarray:
+            return np.array([len(text) for text in texts], np.float32)
+
+    reranked = M3VectorStore(retriever=HybridRetriever(memory.client, reranker=ByLength()))
+    assert ask(reranked, mode=MODES.SPARSE).similarities == ask(memory, mode=MODES.SPARSE).similarities
+    assert ask(reranked).similarities != ask(memory).similarities
+
+
+def test_an_unknown_option_is_refused(memory: M3VectorStore):
+    with pytest.raises(TypeError, match="unknown option weigths; there are mmr_threshold"):
+        ask(memory, {"weigths": 1})
 
 
 def test_mmr_with_threshold_1_is_the_order_of_the_dense_scores(filled: M3VectorStore):
@@ -202,6 +218,21 @@ def test_a_node_that_cannot_be_stored_is_named_and_the_others_are_stored(store: 
         store.add([bad, TextNode(id_="good", text="fox")])
     assert caught.value.report.written == 1
     assert [node.node_id for node in store.get_nodes()] == ["good"]
+
+
+def test_a_node_that_is_no_json_is_named_and_the_others_are_stored(store: M3VectorStore):
+    nodes = [TextNode(id_="a", text="one"), TextNode(id_="b", text="two", metadata={"_node": 1}), TextNode(id_="c")]
+    with pytest.raises(UpsertError, match="1 documents were not stored, 2 were: 'b': the metadata fields _node"):
+        store.add(nodes)
+    assert [node.node_id for node in store.get_nodes(["a", "b", "c"])] == ["a", "c"]
+
+
+def test_copies_share_nothing_with_the_callers_nodes():
+    node = TextNode(text="a fox", metadata={"tags": ["x"]})
+    (copied,) = StoreEmbedding()([node])
+    copied.metadata["tags"].append("y")
+    copied.excluded_embed_metadata_keys.append("tags")
+    assert node.metadata == {"tags": ["x"]} and node.excluded_embed_metadata_keys == []
 
 
 def test_nodes_are_not_cut_again(encoder: M3Encoder, nodes: list[TextNode]):

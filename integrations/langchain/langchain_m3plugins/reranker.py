@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 from langchain_core.callbacks import Callbacks
@@ -43,4 +44,5 @@ class M3Reranker(RerankerFields, BaseDocumentCompressor):
 
 
 def _scored(document: Document, score: float) -> Document:
-    return document.model_copy(update={"metadata": {**document.metadata, "relevance_score": score}})
+    metadata = {**copy.deepcopy(document.metadata), "relevance_score": score}
+    return document.model_copy(update={"metadata": metadata})

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from langchain_core.cross_encoders import BaseCrossEncoder
 
 from m3plugins import Hit, HybridRetriever, HybridWeights, M3Encoder, M3Output
 from m3plugins.reranking import Reranker
@@ -80,7 +81,7 @@ def reranked_by(retriever: HybridRetriever, rerank: Rerank) -> HybridRetriever:
     """
     if rerank is None:
         return retriever
-    if rerank is not False and not isinstance(rerank, Reranker):
+    if rerank is not False and (isinstance(rerank, BaseCrossEncoder) or not isinstance(rerank, Reranker)):
         msg = f"rerank must be a reranker of m3plugins.reranking, or False to leave it out, got {rerank!r}"
         raise TypeError(msg)
     other = copy.copy(retriever)

@@ -190,16 +190,16 @@ class M3VectorStore(VectorStore):
     def search(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:
         """Searches by "hybrid", "dense", "sparse" or "multi_vector", or by one of LangChain's own types.
 
-        "similarity" is "hybrid"; the others rank by one head alone.
+        "similarity" is "hybrid"; the others rank by one head alone, without a reranker.
         """
         if search_type in SEARCH_TYPES:
-            return self.similarity_search(query, **SEARCH_TYPES[search_type], **kwargs)
+            return self.similarity_search(query, **{**SEARCH_TYPES[search_type], **kwargs})
         return super().search(query, search_type, **kwargs)
 
     async def asearch(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:
         """`search` in a thread."""
         if search_type in SEARCH_TYPES:
-            return await self.asimilarity_search(query, **SEARCH_TYPES[search_type], **kwargs)
+            return await self.asimilarity_search(query, **{**SEARCH_TYPES[search_type], **kwargs})
         return await super().asearch(query, search_type, **kwargs)
 
     def as_retriever(self, **kwargs: Any) -> M3VectorStoreRetriever:

@@ -1,6 +1,8 @@
 """The encoder beyond parity: order, streams, heads, lengths, threads, devices, bad input."""
 
+import copy
 import logging
+import pickle
 import threading
 from pathlib import Path
 
@@ -167,3 +169,10 @@ def test_output_kept_by_the_user_does_not_pin_the_batch(encoder: M3Encoder):
     assert output.multi_vector[0].base is None
     assert output[2:4].multi_vector.vectors.base is None
     assert output.sparse[0].values.base is None
+
+
+def test_pickled_it_reads_its_model_anew(encoder):
+    again = pickle.loads(pickle.dumps(encoder))
+    assert again is not encoder and again.options == encoder.options
+    assert_same(again.encode_queries(["fox"]), encoder.encode_queries(["fox"]))
+    assert copy.deepcopy(encoder) is encoder

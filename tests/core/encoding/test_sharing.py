@@ -1,6 +1,7 @@
 """One encoder for all who name the same model, as long as somebody holds it."""
 
 import gc
+import shutil
 import weakref
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,15 @@ def test_other_options_are_another_encoder(checkpoint: Path, tmp_path: Path):
     assert shared_encoder(checkpoint, query_max_length=64) is not one
     assert shared_encoder(checkpoint, dtype="bfloat16") is not one
     assert shared_encoder(tmp_path) is not one
+
+
+def test_a_folder_that_was_written_anew_is_another_model(checkpoint: Path, tmp_path: Path):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    before = shared_encoder(folder)
+    assert shared_encoder(folder) is before
+    shutil.copy(folder / "sparse_linear.pt", tmp_path / "head.pt")
+    (tmp_path / "head.pt").replace(folder / "sparse_linear.pt")
+    assert shared_encoder(folder) is not before
 
 
 def test_threads_that_race_for_it_get_one(checkpoint: Path):

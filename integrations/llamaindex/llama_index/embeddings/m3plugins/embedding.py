@@ -9,6 +9,7 @@ from typing import Any
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.schema import BaseNode
+from llama_index.embeddings.m3plugins.copies import copied
 from llama_index.embeddings.m3plugins.encoder_fields import EncoderFields
 
 from m3plugins import M3Output
@@ -39,11 +40,11 @@ class M3Embedding(EncoderFields, BaseEmbedding):
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Copies of the nodes, with their embeddings; the text is `MetadataMode.EMBED`."""
-        return super().__call__([node.model_copy() for node in nodes], **kwargs)
+        return super().__call__([copied(node) for node in nodes], **kwargs)
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """`__call__`, encoding in a thread."""
-        return await super().acall([node.model_copy() for node in nodes], **kwargs)
+        return await super().acall([copied(node) for node in nodes], **kwargs)
 
     def _get_query_embedding(self, query: str) -> list[float]:
         return dense_rows(self.encoder.memo.encode_queries([query], heads=["dense"]))[0]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llama_index.core.schema import BaseNode, MetadataMode, TransformComponent
+from llama_index.embeddings.m3plugins.copies import copied
 from llama_index.embeddings.m3plugins.embedding import dense_rows
 from llama_index.embeddings.m3plugins.encoder_fields import EncoderFields
 
@@ -38,7 +39,7 @@ class M3NodeEncoder(EncoderFields, TransformComponent):
         """Copies of the nodes, with the embedding of their text."""
         texts = [node.get_content(MetadataMode.NONE) for node in nodes]
         rows = dense_rows(self.encoder.memo.encode_documents(texts, heads=["dense", "sparse"]))
-        return [node.model_copy(update={"embedding": row}) for node, row in zip(nodes, rows, strict=True)]
+        return [copied(node, embedding=row) for node, row in zip(nodes, rows, strict=True)]
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """`__call__` in a thread."""

@@ -8,6 +8,7 @@ from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from llama_index.embeddings.m3plugins.copies import copied
 from llama_index.embeddings.m3plugins.encoder_fields import EncoderFields
 from llama_index.vector_stores.m3plugins.nodes import annotated
 
@@ -79,5 +80,5 @@ class M3Rerank(EncoderFields, BaseNodePostprocessor):
 
     def _scored(self, before: NodeWithScore, score: float) -> NodeWithScore:
         keep = self.keep_retrieval_score
-        node = annotated(before.node, RETRIEVAL_SCORE, before.score) if keep else before.node.model_copy()
+        node = annotated(before.node, RETRIEVAL_SCORE, before.score) if keep else copied(before.node)
         return NodeWithScore(node=node, score=score)

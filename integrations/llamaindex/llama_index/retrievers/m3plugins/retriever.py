@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks.base import CallbackManager
@@ -34,7 +34,7 @@ class M3Retriever(BaseRetriever):
         k: The same, as `HybridRetriever.search` calls it; goes first.
         filters: LlamaIndex' metadata filters, neutral ones (`m3plugins.retrieval.filters`), or the engine's own.
         weights: In place of the retriever's own.
-        reranker: In place of the retriever's own.
+        reranker: In place of the retriever's own; False for none.
         similarity_cutoff: Leave out nodes that score less.
         per_parent: How many nodes of one source document to return at most.
         scores_key: A metadata field for the node's scores, say "m3": `score`, and one a head. Neither an embedding
@@ -57,7 +57,7 @@ class M3Retriever(BaseRetriever):
         k: int | None = None,
         filters: MetadataFilters | AnyFilter | None = None,
         weights: HybridWeights | None = None,
-        reranker: Reranker | None = None,
+        reranker: Reranker | Literal[False] | None = None,
         similarity_cutoff: float | None = None,
         per_parent: int | None = None,
         scores_key: str | None = None,
@@ -69,7 +69,7 @@ class M3Retriever(BaseRetriever):
         super().__init__(callback_manager, object_map, objects, verbose)
         self._retriever = copy.copy(retriever)
         if reranker is not None:
-            self._retriever.reranker = reranker
+            self._retriever.reranker = reranker or None
         self._filter = to_filter(filters) if isinstance(filters, MetadataFilters) else filters
         self.similarity_top_k = similarity_top_k if k is None else k
         self.weights = weights

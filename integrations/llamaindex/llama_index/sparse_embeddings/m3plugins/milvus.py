@@ -9,6 +9,9 @@ from llama_index.vector_stores.milvus.utils import BaseSparseEmbeddingFunction
 
 from m3plugins import M3Encoder
 
+SENTINEL_WEIGHT = 1e-6
+"""Of that dimension, which no query has: Milvus takes no empty vector."""
+
 
 class M3MilvusSparseFunction(BaseSparseEmbeddingFunction):
     """What `M3SparseEmbedding.for_milvus` gives.
@@ -25,8 +28,9 @@ class M3MilvusSparseFunction(BaseSparseEmbeddingFunction):
         return sparse_rows(self.encoder.memo.encode_queries(queries, heads=["sparse"]))
 
     def encode_documents(self, documents: list[str]) -> list[dict[int, float]]:
-        """Token weights of each text."""
-        return sparse_rows(self.encoder.memo.encode_documents(documents, heads=["sparse"]))
+        """Token weights of each text; one without a token gets a dimension beyond the vocabulary."""
+        rows = sparse_rows(self.encoder.memo.encode_documents(documents, heads=["sparse"]))
+        return [row or {self.encoder.vocab_size: SENTINEL_WEIGHT} for row in rows]
 
     async def async_encode_queries(self, queries: list[str]) -> list[dict[int, float]]:
         """`encode_queries` in a thread."""

@@ -9,6 +9,7 @@ from typing import Any
 from llama_index.core.constants import DATA_KEY, TYPE_KEY
 from llama_index.core.schema import BaseNode, MetadataMode, NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.storage.docstore.utils import json_to_doc
+from llama_index.embeddings.m3plugins.copies import copied
 from pydantic_core import to_jsonable_python
 
 from m3plugins import Document
@@ -78,12 +79,11 @@ def to_node(document: Document) -> BaseNode:
 
 def annotated(node: BaseNode, name: str, value: object) -> BaseNode:
     """A copy with one more metadata field, which neither the embedding model nor the LLM gets to read."""
-    return node.model_copy(
-        update={
-            "metadata": {**node.metadata, name: value},
-            "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, name],
-            "excluded_llm_metadata_keys": [*node.excluded_llm_metadata_keys, name],
-        }
+    return copied(
+        node,
+        metadata={**copy.deepcopy(node.metadata), name: value},
+        excluded_embed_metadata_keys=[*node.excluded_embed_metadata_keys, name],
+        excluded_llm_metadata_keys=[*node.excluded_llm_metadata_keys, name],
     )
 
 

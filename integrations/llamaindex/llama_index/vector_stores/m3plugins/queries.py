@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from m3plugins.retrieval.filters import Filter
 
 _SPARSE = (VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.TEXT_SEARCH)
 _ALL_HEADS = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.MMR)
+_OPTIONS = ("mmr_threshold", "mmr_prefetch_k", "mmr_prefetch_factor")
 _PREFETCH_FACTOR = 4.0  # as the stock stores have it
 
 
@@ -31,14 +33,21 @@ def search(retriever: HybridRetriever, query: VectorStoreQuery, options: Mapping
         options: Of MMR: `mmr_threshold`, and `mmr_prefetch_k` or `mmr_prefetch_factor`.
 
     Raises:
+        TypeError: If there is another option.
         ValueError: If the query has no text, or asks for a mode that no M3 index has.
     """
+    if unknown := sorted(options.keys() - set(_OPTIONS)):
+        msg = f"unknown option {', '.join(unknown)}; there are {', '.join(_OPTIONS)}"
+        raise TypeError(msg)
     if query.query_str is None:
         msg = "this store encodes the query itself and needs VectorStoreQuery(query_str=…), got none"
         raise ValueError(msg)
     weights, wanted = _weights(query, retriever.weights), _wanted(query)
     diverse = query.mode == VectorStoreQueryMode.MMR
     embedding = retriever.index.encoder.memo.encode_queries([query.query_str])
+    if query.mode in _SPARSE:
+        retriever = copy.copy(retriever)
+        retriever.reranker = None
     hits = retriever.search_embedded(
         query.query_str,
         embedding,

@@ -20,7 +20,7 @@ from llama_index.vector_stores.m3plugins.queries import search
 from llama_index.vector_stores.m3plugins.store_embedding import StoreEmbedding
 
 from m3plugins import HybridRetriever
-from m3plugins.retrieval import HybridIndex
+from m3plugins.retrieval import FailedDocument, HybridIndex
 from m3plugins.retrieval import filters as neutral
 
 if TYPE_CHECKING:
@@ -39,9 +39,10 @@ class M3VectorStore(BasePydanticVectorStore):
 
     Query modes: `default` and `hybrid` rank by all heads with the retriever's weights; in `hybrid`, `alpha` scales
     dense and multi-vector by alpha and sparse by 1 - alpha, and `hybrid_top_k` goes before `similarity_top_k`.
-    `sparse` and `text_search` rank by the sparse score; there `sparse_top_k` goes before `similarity_top_k`. `mmr`
-    chooses among the best by all heads, with LlamaIndex' MMR on the dense vectors (`vector_store_kwargs` of the
-    retriever: `mmr_threshold`, `mmr_prefetch_k` or `mmr_prefetch_factor`). Similarities are raw scores, not in [0, 1].
+    `sparse` and `text_search` rank by the sparse score, without a reranker; there `sparse_top_k` goes before
+    `similarity_top_k`. `mmr` chooses among the best by all heads, with LlamaIndex' MMR on the dense vectors
+    (`vector_store_kwargs` of the retriever: `mmr_threshold`, `mmr_prefetch_k` or `mmr_prefetch_factor`). Similarities
+    are raw scores, not in [0, 1].
 
     Args:
         retriever: The index, and how to rank.
@@ -92,13 +93,21 @@ class M3VectorStore(BasePydanticVectorStore):
             The nodes' ids.
 
         Raises:
-            UpsertError: If the index could not store some; it names them, and the others are stored.
-            ValueError: If a node cannot be written as JSON, or the index cuts its documents into passages.
+            UpsertError: If some could not be stored, or written as JSON; it names them, and the others are stored.
+            ValueError: If the index cuts its documents into passages.
         """
         if self.client.passages is not None:
             msg = "nodes are passages already; give M3VectorStore an index made without passages="
             raise ValueError(msg)
-        self.client.upsert([to_document(node) for node in nodes]).raise_for_failed()
+        documents, failed = [], []
+        for node in nodes:
+            try:
+                documents.append(to_document(node))
+            except ValueError as err:
+                failed.append(FailedDocument(node.node_id, str(err)))
+        report = self.client.upsert(documents)
+        report.failed += failed
+        report.raise_for_failed()
         return [node.node_id for node in nodes]
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:

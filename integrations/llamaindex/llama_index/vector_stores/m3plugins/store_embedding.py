@@ -8,6 +8,7 @@ from typing import Any
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.schema import BaseNode
+from llama_index.embeddings.m3plugins.copies import copied
 
 
 class StoreEmbedding(BaseEmbedding):
@@ -27,7 +28,7 @@ class StoreEmbedding(BaseEmbedding):
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Copies of the nodes, with the placeholder."""
-        return [node.model_copy(update={"embedding": self._get_text_embedding("")}) for node in nodes]
+        return [copied(node, embedding=self._get_text_embedding("")) for node in nodes]
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """`__call__`."""
