@@ -20,9 +20,9 @@ DENSE = HybridWeights(dense=1, sparse=0, multi_vector=0)
 
 SEARCH_TYPES: Mapping[str, Mapping[str, Any]] = {
     "hybrid": {},
-    "dense": {"weights": DENSE},
-    "sparse": {"weights": HybridWeights(dense=0, sparse=1, multi_vector=0)},
-    "multi_vector": {"weights": HybridWeights(dense=0, sparse=0, multi_vector=1)},
+    "dense": {"weights": DENSE, "rerank": False},
+    "sparse": {"weights": HybridWeights(dense=0, sparse=1, multi_vector=0), "rerank": False},
+    "multi_vector": {"weights": HybridWeights(dense=0, sparse=0, multi_vector=1), "rerank": False},
 }
 """Ways to search by name, beside LangChain's own, and the options that they stand for."""
 
