@@ -63,7 +63,6 @@ async def test_the_stock_store_takes_it_at_one_pass_a_node(
 
     function = embedding.for_milvus()
     assert isinstance(function, BaseSparseEmbeddingFunction)
-    assert function.encode_documents([""]) == [{embedding.encoder.vocab_size: 1e-6}]  # Milvus takes no empty one
     store = MilvusVectorStore(
         uri=str(tmp_path / "stock.db"),
         dim=embedding.encoder.dim,
@@ -83,3 +82,10 @@ async def test_the_stock_store_takes_it_at_one_pass_a_node(
     assert set(passes.values()) == {1}, "the query too, although both halves ask for it"
     assert await function.async_encode_queries(["a fox"]) == function.encode_queries(["a fox"])
     assert await function.async_encode_documents(SENTENCES) == function.encode_documents(SENTENCES)
+
+
+@pytest.mark.skipif(not has_stock_milvus(), reason="needs LlamaIndex' Milvus store, which needs pymilvus < 3")
+def test_a_text_without_a_token_has_a_dimension_of_its_own_in_the_stock_store(embedding: M3SparseEmbedding):
+    """Milvus takes no empty vector."""
+    assert embedding.for_milvus().encode_documents([""]) == [{embedding.encoder.vocab_size: 1e-6}]
+    assert embedding.for_milvus().encode_queries([""]) == [{}]
