@@ -9,7 +9,6 @@ DIR holds the collections `squad_cs224n`, `selqa`, `clapnq`, `fairytaleqa` and `
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import math
 import random
@@ -37,7 +36,6 @@ TRAINED_ON = {"squad_cs224n": "train", "selqa": "train", "clapnq": "test", "fair
 CHOSEN_ON, CHOSEN_ON_QUERIES = {"fairytaleqa": "dev", "selqa": "test"}, 400
 STEPS, WARM_UP, BATCH = 200, 20, 32
 LEARNING_RATE = {"sparse_linear": 2e-3, "colbert_linear": 2e-4}
-WIDTH = 192  # of the token vectors, in place of 384: 0.25 points of nDCG@10 on the development collections
 NEGATIVES, TOO_CLOSE = 20, 0.95  # drawn from this many; none above this share of the positive's score
 OPTIONS = LossOptions(
     special_ids=(101, 102, 0, 100),  # [CLS], [SEP], [PAD], [UNK]
@@ -179,25 +177,6 @@ def train(tasks: list[Task], features: dict[str, tuple[Features, Features]]) -> 
 
 
 @torch.inference_mode()
-def narrowed(head: nn.Linear, texts: Iterable[Features], width: int) -> nn.Linear:
-    """The head in fewer dimensions: its unit vectors projected on their principal directions.
-
-    The directions are those of the second moment, not of the covariance: dot products matter, and the mean is a part
-    of them.
-    """
-    moment = torch.zeros(head.out_features, head.out_features, dtype=torch.float64)
-    for features in texts:
-        for rows in features.by_length(256):
-            vectors = F.normalize(head(torch.cat([features.states[row][1:].float() for row in rows])), dim=-1).double()
-            moment += vectors.T @ vectors
-    directions = torch.linalg.eigh(moment).eigenvectors.flip(1)[:, :width].T.float()
-    narrow = nn.utils.skip_init(nn.Linear, head.in_features, width)  # draws no random numbers
-    narrow.weight.copy_(directions @ head.weight)
-    narrow.bias.copy_(directions @ head.bias)
-    return narrow
-
-
-@torch.inference_mode()
 def head_scores(heads: Heads, queries: Features, documents: Features) -> dict[str, np.ndarray]:
     """Exact scores (queries, documents) of each head."""
     shape = (len(queries.ids), len(documents.ids))
@@ -248,8 +227,6 @@ def main() -> None:
     tasks.append(titles_and_sentences(arguments.data, "pool_2wiki", random.Random(SEED)))
     features = {task.name: (encode(task.queries), encode(task.documents)) for task in tasks}
     heads = train(tasks, features)
-    wide = copy.deepcopy(heads)
-    heads.colbert_linear = narrowed(wide.colbert_linear, (features[name][1] for name in TRAINED_ON), WIDTH)
     for name in LEARNING_RATE:
         save_file(getattr(heads, name).state_dict(), arguments.output / f"{name}.safetensors")
 
@@ -260,19 +237,9 @@ def main() -> None:
         figures[f"{name} {split}, BM25"] = {"bm25": round(ndcg(bm25_scores(task), task.positives), 4)}
         for label, row in (("untrained", Heads()), ("trained", heads)):
             figures[f"{name} {split}, {label}"] = evaluate(row, task, queries, documents)
-        figures[f"{name} {split}, trained, {wide.colbert_linear.out_features} wide"] = evaluate(
-            wide, task, queries, documents
-        )
     for row, values in figures.items():
         print(f"{row:28}", ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
-    settings = {
-        "seed": SEED,
-        "max_length": MAX_LENGTH,
-        "steps": STEPS,
-        "batch": BATCH,
-        "width": WIDTH,
-        "learning_rate": LEARNING_RATE,
-    }
+    settings = {"seed": SEED, "max_length": MAX_LENGTH, "steps": STEPS, "batch": BATCH, "learning_rate": LEARNING_RATE}
     report = settings | {"loss": asdict(OPTIONS), "ndcg@10": figures}
     (arguments.output / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
