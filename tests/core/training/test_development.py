@@ -155,7 +155,7 @@ def test_evaluation_changes_nothing_in_the_run(
 
 
 FALLING: dict[str, Any] = {
-    "learning_rate": 3e-3, "temperature": 0.2, "warmup_steps": 0, "eval_strategy": "steps", "eval_steps": 1,
+    "learning_rate": 5e-4, "temperature": 0.2, "warmup_steps": 0, "eval_strategy": "steps", "eval_steps": 1,
     "save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": True, "metric_for_best_model": "eval_loss",
     "greater_is_better": True,
 }  # fmt: skip
