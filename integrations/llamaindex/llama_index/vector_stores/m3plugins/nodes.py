@@ -79,12 +79,11 @@ def to_node(document: Document) -> BaseNode:
 
 def annotated(node: BaseNode, name: str, value: object) -> BaseNode:
     """A copy with one more metadata field, which neither the embedding model nor the LLM gets to read."""
-    return copied(
-        node,
-        metadata={**copy.deepcopy(node.metadata), name: value},
-        excluded_embed_metadata_keys=[*node.excluded_embed_metadata_keys, name],
-        excluded_llm_metadata_keys=[*node.excluded_llm_metadata_keys, name],
-    )
+    own = copied(node)
+    own.metadata[name] = value
+    own.excluded_embed_metadata_keys.append(name)
+    own.excluded_llm_metadata_keys.append(name)
+    return own
 
 
 def _title(content: str, text: str) -> str | None:
