@@ -1,9 +1,10 @@
-"""The encoder that the tests share: a tiny random M3 checkpoint, made here."""
+"""What the tests share: an encoder, which is a tiny random M3 checkpoint made here, and an Elasticsearch node."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import uuid
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,37 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def encoder(checkpoint: Path) -> M3Encoder:
     return M3Encoder.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def es_url() -> Iterator[str]:
+    """A node of Elasticsearch: the running one of `M3_TEST_ES_URL`, or one started from `M3_TEST_ES_ZIP`."""
+    if running := os.environ.get("M3_TEST_ES_URL"):
+        yield running
+        return
+    archive = os.environ.get("M3_TEST_ES_ZIP")
+    if not archive:
+        reason = "needs Elasticsearch: set M3_TEST_ES_URL (a node without security) or M3_TEST_ES_ZIP (a distribution)"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+    from tests.elasticsearch.node import Node
+
+    node = Node(Path(archive))
+    try:
+        yield node.start().url
+    finally:
+        node.stop()
+
+
+@pytest.fixture
+def es_name(es_url: str) -> Iterator[str]:
+    """A name for indexes of this test's own; all that begin with it are deleted at its end."""
+    from elasticsearch import Elasticsearch
+
+    name = f"m3-test-{uuid.uuid4().hex}"
+    yield name
+    with Elasticsearch(es_url) as client:
+        for made in client.indices.get(index=f"{name}*", expand_wildcards="all"):  # DELETE refuses wildcards
+            client.indices.delete(index=made)
 
 
 @pytest.hookimpl(wrapper=True)

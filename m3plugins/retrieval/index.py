@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, NamedTuple, Protocol, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, overload, runtime_checkable
 
 from typing_extensions import Self
 
@@ -16,6 +16,10 @@ from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate, Document
 from m3plugins.retrieval.filters import Filter
 from m3plugins.scoring.heads import HeadScores, Leg
+
+if TYPE_CHECKING:
+    from m3plugins.retrieval.identity import Identity
+    from m3plugins.retrieval.writing import Writer
 
 Ack = Callable[[list[str]], None]
 """Called with the ids of documents that are now stored, once each batch is."""
@@ -131,9 +135,17 @@ class HybridIndex(Protocol):
         """What encodes the documents and must encode the queries."""
 
     @property
+    def identity(self) -> Identity:
+        """What made the stored vectors."""
+
+    @property
+    def writer(self) -> Writer:
+        """What stores embedded documents as they come: for `copy`, which encodes nothing."""
+
+    @property
     def passages(self) -> Passages | None:
         """How documents are cut into what is stored; None if they are stored as they are."""
-        return None
+        return self.identity.cut
 
     def upsert(
         self, documents: Iterable[Document], embeddings: Iterable[M3Output] | None = None, on_ack: Ack | None = None

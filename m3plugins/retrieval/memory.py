@@ -16,6 +16,7 @@ from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate, Digest, Document
 from m3plugins.retrieval.filters import And, Comparison, Not, Or, matches
+from m3plugins.retrieval.identity import Identity
 from m3plugins.retrieval.index import (
     Ack,
     AnyFilter,
@@ -28,7 +29,7 @@ from m3plugins.retrieval.index import (
 from m3plugins.retrieval.ingest import ingest
 from m3plugins.retrieval.passages import check_not_embedded, ingest_passages
 from m3plugins.retrieval.updating import update_metadata
-from m3plugins.retrieval.writing import REPLACED, Batch
+from m3plugins.retrieval.writing import REPLACED, Batch, Writer
 from m3plugins.scoring.dense import dense_scores
 from m3plugins.scoring.heads import HeadScores, Leg, head_scores
 from m3plugins.scoring.sparse import sparse_scores
@@ -47,14 +48,20 @@ class InMemoryHybridIndex(HybridIndex):
 
     def __init__(self, *, encoder: M3Encoder, passages: Passages | None = None) -> None:
         self._encoder = encoder
-        self._passages = passages
+        self._identity = Identity.of(encoder, passages=passages)
         self._store = _Store()
         self._closed = False
 
     @property
-    def passages(self) -> Passages | None:
-        """How documents are cut into what is stored; None if they are stored as they are."""
-        return self._passages
+    def identity(self) -> Identity:
+        """What made the stored vectors."""
+        return self._identity
+
+    @property
+    def writer(self) -> Writer:
+        """What stores embedded documents as they come."""
+        self._check_open()
+        return self._store
 
     @property
     def encoder(self) -> M3Encoder:
@@ -66,15 +73,15 @@ class InMemoryHybridIndex(HybridIndex):
     ) -> UpsertReport:
         """Stores documents; see `HybridIndex.upsert`."""
         self._check_open()
-        if self._passages is None:
+        if self.passages is None:
             return ingest(documents, embeddings, encoder=self._encoder, writer=self._store, on_ack=on_ack)
         check_not_embedded(embeddings)
-        return ingest_passages(documents, self._passages, encoder=self._encoder, writer=self._store, on_ack=on_ack)
+        return ingest_passages(documents, self.passages, encoder=self._encoder, writer=self._store, on_ack=on_ack)
 
     def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None) -> UpsertReport:
         """Replaces metadata; see `HybridIndex.update_metadata`."""
         self._check_open()
-        return update_metadata(metadata, writer=self._store, passages=self._passages is not None, on_ack=on_ack)
+        return update_metadata(metadata, writer=self._store, passages=self.passages is not None, on_ack=on_ack)
 
     def delete(
         self,
@@ -93,7 +100,7 @@ class InMemoryHybridIndex(HybridIndex):
                 doomed = list(self._store.passages_of([parent_id]))
             else:
                 doomed = check_ids(ids or ())
-                doomed = doomed if self._passages is None else list(self._store.passages_of(doomed))
+                doomed = doomed if self.passages is None else list(self._store.passages_of(doomed))
             return self._store.remove(doomed)
 
     def get(self, ids: Sequence[str]) -> list[Document]:
@@ -242,6 +249,9 @@ class _Store:
     def remove(self, ids: Sequence[str]) -> int:
         with self.lock:
             return sum(self.items.pop(i, None) is not None for i in ids)
+
+    def flush(self) -> None:
+        """Nothing to do: what is written is there."""
 
     def find(self, ids: Sequence[str]) -> tuple[M3Output | None, dict[str, int]]:
         """All embeddings, and the rows of these documents in them."""

@@ -86,6 +86,7 @@ def reembed(
     report = ReembedReport()
     for turn in range(PASSES):
         copied = ingest(source.scan(), None, encoder=target.encoder, writer=writer, on_ack=on_ack if not turn else None)
+        writer.flush()
         report.written += copied.written
         report.truncated += copied.truncated
         report.failed = copied.failed
@@ -98,6 +99,7 @@ def reembed(
             same = sum(now.get(document.id) == document for document in page)
             report.compared += same
             different += len(page) - len(gone) - same
+        writer.flush()
         missing = source.count() - report.compared
         if report.failed or not (different or missing):
             break

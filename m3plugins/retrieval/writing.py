@@ -57,3 +57,6 @@ class Writer(Protocol):
 
     def remove(self, ids: Sequence[str]) -> int:
         """Deletes documents; returns how many there were."""
+
+    def flush(self) -> None:
+        """Makes what was written searchable, and fast to search, wherever that takes a step of its own."""

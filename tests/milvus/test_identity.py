@@ -113,7 +113,7 @@ def test_options_are_checked(create, options, error):
 
 
 def test_identity_survives_storage(scratch, encoder):
-    assert Identity.read(scratch._store.blocks) == Identity.of(encoder, codec="int8", dense_index={})
+    assert Identity.read(scratch._store.blocks) == Identity.asked(encoder)
 
 
 def test_all_options_survive_storage(create, encoder):
@@ -124,7 +124,7 @@ def test_all_options_survive_storage(create, encoder):
         "tenant": "customer",
         "bm25": {"tokenizer": "standard", "filter": [{"type": "stop", "stop_words": ["the"]}]},
     }
-    assert Identity.read(create(**options)._store.blocks) == Identity.of(encoder, **options)
+    assert Identity.read(create(**options)._store.blocks) == Identity.asked(encoder, **options)
 
 
 def test_lite_dropping_a_field_is_noticed(create, monkeypatch):

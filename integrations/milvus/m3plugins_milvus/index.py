@@ -118,7 +118,7 @@ class MilvusHybridIndex(HybridIndex):
             ValueError: If there is a collection of that name, or an option is not possible.
             MilvusIndexError: If Milvus refuses or cannot be reached.
         """
-        identity = Identity.of(
+        identity = Identity.asked(
             encoder, codec=codec, dense_index=dense_index, passages=passages, tenant=tenant, bm25=bm25
         )
         return cls._create(connect(uri, token), name, identity, encoder, consistency)
@@ -177,9 +177,15 @@ class MilvusHybridIndex(HybridIndex):
             raise
 
     @property
-    def passages(self) -> Passages | None:
-        """How documents are cut into what is stored; None if they are stored as they are."""
-        return self._store.identity.cut
+    def identity(self) -> Identity:
+        """What made the stored vectors, and how they are stored."""
+        return self._store.identity
+
+    @property
+    def writer(self) -> Store:
+        """What stores embedded documents as they come."""
+        self._check_open()
+        return self._store
 
     @property
     def name(self) -> str:

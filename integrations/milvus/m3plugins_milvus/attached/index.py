@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 from m3plugins import Document, HeadScores, HybridIndex, M3Encoder, M3Output
 from m3plugins.encoding.output import HEADS, check_heads
 from m3plugins.retrieval.document import Candidate
+from m3plugins.retrieval.identity import Identity
 from m3plugins.retrieval.index import (
     Ack,
     AnyFilter,
@@ -58,6 +59,7 @@ class AttachedIndex(HybridIndex):
         """Use `attach`."""
         self._table = table
         self._encoder = encoder
+        self._identity = Identity.of(encoder)
         self._computed = ComputedHeads(encoder, reading.unstored(table.layout), cache_bytes)
         self._lock = writer_lock(table.connection, table.name)
         self._writer = TableWriter(table, self._lock)
@@ -108,6 +110,17 @@ class AttachedIndex(HybridIndex):
             raise
 
     @property
+    def identity(self) -> Identity:
+        """What made the stored vectors, as far as `attach` could tell."""
+        return self._identity
+
+    @property
+    def writer(self) -> TableWriter:
+        """What stores embedded documents as they come."""
+        self._check_open()
+        return self._writer
+
+    @property
     def encoder(self) -> M3Encoder:
         """What encodes the documents and must encode the queries."""
         return self._encoder
@@ -118,16 +131,14 @@ class AttachedIndex(HybridIndex):
         """Stores documents, streamed; see `HybridIndex.upsert`."""
         self._check_open()
         report = ingest(documents, embeddings, encoder=self._encoder, writer=self._writer, on_ack=on_ack)
-        with self._lock:
-            self._table.flush()
+        self._writer.flush()
         return report
 
     def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None) -> UpsertReport:
         """Replaces the metadata of stored documents, by id, without encoding them; unknown ids fail."""
         self._check_open()
         report = update_metadata(metadata, writer=self._writer, on_ack=on_ack)
-        with self._lock:
-            self._table.flush()
+        self._writer.flush()
         return report
 
     def delete(

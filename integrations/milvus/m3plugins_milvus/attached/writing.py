@@ -85,6 +85,11 @@ class TableWriter:
             self._table.delete(there)
         return len(there)
 
+    def flush(self) -> None:
+        """On Lite, indexes what was written."""
+        with self._lock:
+            self._table.flush()
+
 
 def _digest(document: Document) -> Digest:
     try:

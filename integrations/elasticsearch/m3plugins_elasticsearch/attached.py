@@ -1,0 +1,231 @@
+"""`AttachedIndex`: a `HybridIndex` on documents that someone else writes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from elasticsearch import Elasticsearch
+
+from m3plugins import Document, M3Encoder
+from m3plugins.encoding.output import M3Output
+from m3plugins.retrieval.document import Digest
+from m3plugins.retrieval.index import Ack, AnyFilter, UpsertReport
+from m3plugins.retrieval.writing import Batch
+from m3plugins_elasticsearch import lifecycle
+from m3plugins_elasticsearch.client import Connection, connect
+from m3plugins_elasticsearch.identity import Identity
+from m3plugins_elasticsearch.layout import OURS, Layout
+from m3plugins_elasticsearch.readable import ReadableIndex
+from m3plugins_elasticsearch.reading import Reader
+
+
+class AttachedIndex(ReadableIndex):
+    """A `HybridIndex` on an index that someone else made and writes to; get one with `attach`.
+
+    What M3 makes of a document is in an object `m3` of it, which the `Enricher` (`m3 enrich`) keeps in step with the
+    text. A document is found by its last enriched text and metadata; one that was not enriched yet is not found,
+    `get`, `count` and `scan` have it. Metadata are the document's other fields.
+
+    Documents are written as they were before: `upsert`, `update_metadata`, `delete` and `drop` refuse.
+
+    Native filters are queries of Elasticsearch's own over the owner's fields.
+
+    Example:
+        >>> index = AttachedIndex.attach(
+        ...     "articles", encoder=encoder, uri="http://localhost:9200", fields={"text": "body", "title": "headline"}
+        ... )  # doctest: +SKIP
+    """
+
+    def __init__(self, connection: Connection, name: str, identity: Identity, encoder: M3Encoder) -> None:
+        """Use `attach`."""
+        super().__init__(Reader(connection, name, identity, Layout.of(identity.fields or {})), encoder)
+
+    @classmethod
+    def attach(
+        cls,
+        name: str,
+        *,
+        encoder: M3Encoder,
+        fields: Mapping[str, str | Sequence[str]] | None = None,
+        uri: str | None = None,
+        token: str | None = None,
+        client: Elasticsearch | None = None,
+        client_options: Mapping[str, Any] | None = None,
+        codec: str = "int8",
+        dense_index: str | Mapping[str, Any] = "int8_hnsw",
+        patience: float = 60.0,
+    ) -> AttachedIndex:
+        """Adds our fields to an index's mapping, unless they are there; nothing else of it is touched.
+
+        Args:
+            name: Of the index, or an alias of it.
+            encoder: Encodes the documents, and the queries.
+            fields: `{"text": "body"}`: the path of the text, or several paths, and of the "title", if there is one.
+                May be left out where the index was attached to before.
+            uri: The address, `http(s)://[user:password@]host[:port]`.
+            token: An API key, or "user:password".
+            client: A client of your own, in place of `uri`; it stays open.
+            client_options: Of `elasticsearch.Elasticsearch`.
+            codec: How token vectors are stored, as in `ElasticsearchHybridIndex.create`.
+            dense_index: As in `ElasticsearchHybridIndex.create`.
+            patience: Seconds for which a write goes on while Elasticsearch is busy or away.
+
+        Raises:
+            IndexNotFoundError: If there is no such index.
+            ModelMismatchError: If the index holds another model's vectors.
+            ValueError: If a field is not there, or the index was attached to with other options.
+            ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
+        """
+        connection = connect(uri, token, client=client, patience=patience, options=client_options)
+        try:
+            name, described = lifecycle.find(connection, name)
+            stored = lifecycle.stored_identity(name, described)
+            if stored is not None and stored.fields is None:
+                msg = f"the index {name!r} is one of ours; open it with ElasticsearchHybridIndex.open"
+                raise ValueError(msg)
+            if fields is None:
+                if stored is None:
+                    msg = 'fields must name the text of an index that is attached to first, as in {"text": "body"}'
+                    raise ValueError(msg)
+                identity = stored
+            else:
+                paths = _paths(fields)
+                _check_paths(paths, lifecycle.searchable_fields(connection, name), name)
+                identity = Identity.asked(encoder, codec=codec, dense_index=dense_index, fields=paths)
+            if stored is None:
+                if OURS in described["mappings"].get("properties", {}):
+                    msg = f"the index {name!r} has a field {OURS!r}, where ours belong; rename it"
+                    raise ValueError(msg)
+                lifecycle.add_fields(connection, name, described, identity)
+            else:
+                stored.check(encoder, name)
+                _check_same(stored, identity, name)
+            return cls(connection, name, identity, encoder)
+        except BaseException:
+            connection.close()
+            raise
+
+    @property
+    def writer(self) -> AttachedWriter:
+        """What tells what is stored; it writes nothing."""
+        self._check_open()
+        return AttachedWriter(self._reader)
+
+    def upsert(
+        self, documents: Iterable[Document], embeddings: Iterable[M3Output] | None = None, on_ack: Ack | None = None
+    ) -> UpsertReport:
+        """Refuses: the documents are their owner's.
+
+        Raises:
+            ValueError: Always.
+        """
+        _refuse(self.name)
+
+    def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None) -> UpsertReport:
+        """Refuses: the documents are their owner's.
+
+        Raises:
+            ValueError: Always.
+        """
+        _refuse(self.name)
+
+    def delete(
+        self,
+        ids: Sequence[str] | None = None,
+        filter: AnyFilter | None = None,  # noqa: A002
+        *,
+        parent_id: str | None = None,
+    ) -> int:
+        """Refuses: the documents are their owner's.
+
+        Raises:
+            ValueError: Always.
+        """
+        _refuse(self.name)
+
+    def drop(self) -> None:
+        """Refuses: the index is its owner's.
+
+        Raises:
+            ValueError: Always.
+        """
+        _refuse(self.name)
+
+
+@dataclass(frozen=True)
+class AttachedWriter:
+    """The reading half of a `Writer`: an index that is attached to can be copied from, not to."""
+
+    reader: Reader
+
+    def check(self, document: Document) -> None:
+        """Refuses."""
+        _refuse(self.reader.name)
+
+    def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
+        """The digests of the texts and metadata that were last enriched."""
+        ours = {item["_id"]: item["_source"].get(OURS) for item in self.reader.fetch(list(ids), [OURS])}
+        return {i: Digest(stored["revision"], stored["attributes"]) for i, stored in ours.items() if stored}
+
+    def write(self, batch: Batch) -> NoReturn:
+        """Refuses."""
+        _refuse(self.reader.name)
+
+    def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> NoReturn:
+        """Refuses."""
+        _refuse(self.reader.name)
+
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """The documents of these ids, in this order; unknown ids are left out."""
+        return self.reader.get(ids)
+
+    def passages_of(self, parent_ids: Sequence[str]) -> dict[str, str]:
+        """Nothing: no document here is a passage."""
+        return {}
+
+    def remove(self, ids: Sequence[str]) -> NoReturn:
+        """Refuses."""
+        _refuse(self.reader.name)
+
+    def flush(self) -> None:
+        """Nothing to do."""
+
+
+def _refuse(name: str) -> NoReturn:
+    msg = f"the documents of {name!r} are their owner's: write them as before, and let m3 enrich follow"
+    raise ValueError(msg)
+
+
+def _paths(fields: Mapping[str, str | Sequence[str]]) -> dict[str, Any]:
+    """The paths as they are stored.
+
+    Raises:
+        ValueError: If it is not text, and perhaps title, that they are of.
+    """
+    text, title = fields.get("text", ""), fields.get("title", "")
+    texts = [text] if isinstance(text, str) else list(text)
+    named = isinstance(title, str) and all(isinstance(path, str) and path for path in texts)
+    if not texts or not named or fields.keys() - {"text", "title"}:
+        msg = f'fields must be {{"text": "body"}}, with a "title" if there is one, got {dict(fields)!r}'
+        raise ValueError(msg)
+    return {"text": texts, "title": title}
+
+
+def _check_paths(paths: Mapping[str, Any], known: tuple[frozenset[str], frozenset[str]], name: str) -> None:
+    fields, _ = known
+    for path in (*paths["text"], *([paths["title"]] if paths["title"] else ())):
+        if path not in fields:
+            close = difflib.get_close_matches(path, fields) or sorted(fields)[:5]
+            msg = f"the index {name!r} has no field {path!r}; name one that it has, such as {', '.join(close)}"
+            raise ValueError(msg)
+
+
+def _check_same(stored: Identity, asked: Identity, name: str) -> None:
+    for option in ("fields", "codec", "dense_index", "document_max_length"):
+        one, other = getattr(stored, option), getattr(asked, option)
+        if one != other:
+            msg = f"the index {name!r} was attached to with {option}={one!r}, got {other!r}; leave it as it was"
+            raise ValueError(msg)

@@ -1,0 +1,195 @@
+"""The connection: whose client it is, what its errors mean, and how long to go on trying."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from elasticsearch import ApiError, ConnectionTimeout, Elasticsearch, TransportError
+from elasticsearch import ConnectionError as CannotConnect
+from elasticsearch.serializer import OrjsonSerializer
+
+T = TypeVar("T")
+
+READ_PATIENCE_S = 5.0
+"""How long a read goes on trying: someone waits for it."""
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+_BUSY = (429, 502, 503, 504)
+_PORTS = {"http": 9200, "https": 443}
+_LICENCE = "license is non-compliant"
+
+
+class ElasticsearchIndexError(RuntimeError):
+    """Elasticsearch refused something, or cannot be reached."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A client, and what it is used with.
+
+    Attributes:
+        client: The official one.
+        patience: Seconds for which a write goes on trying while Elasticsearch is busy or away.
+        make: Makes another client like it; None for a user's own, which is not ours to end.
+    """
+
+    client: Elasticsearch
+    patience: float
+    make: Callable[[], Elasticsearch] | None = None
+
+    def read(self, doing: str, call: Callable[[], T]) -> T:
+        """What the call returns, tried for some seconds.
+
+        Raises:
+            ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
+        """
+        with errors(doing):
+            return persist(call, READ_PATIENCE_S)
+
+    def another(self) -> Connection:
+        """A connection to the same place, which is closed apart from this one."""
+        return self if self.make is None else replace(self, client=self.make())
+
+    def close(self) -> None:
+        """Ends the client, if it is ours."""
+        if self.make is not None:
+            self.client.close()
+
+
+def connect(
+    uri: str | None = None,
+    token: str | None = None,
+    *,
+    client: Elasticsearch | None = None,
+    patience: float = 60.0,
+    options: Mapping[str, Any] | None = None,
+) -> Connection:
+    """A connection by a client of ours or of the user's. Nothing is sent yet.
+
+    Args:
+        uri: `http(s)://[user:password@]host[:port][/path]`; without a port 9200, for https 443.
+        token: An API key (as `encoded`), or "user:password".
+        client: In place of all the others.
+        patience: Seconds for which a write goes on trying.
+        options: Of `elasticsearch.Elasticsearch`, such as `ca_certs` or `ssl_assert_fingerprint`.
+
+    Raises:
+        ValueError: If there is neither a client nor an address, or both, or the address is none.
+    """
+    if (client is None) == (uri is None):
+        msg = "give either uri or client, got " + ("both" if uri else "neither")
+        raise ValueError(msg)
+    if client is not None:
+        if token or options:
+            msg = "a client has its own credentials and options; leave out token and client_options"
+            raise ValueError(msg)
+        return Connection(client, patience)
+    host, credentials = _address(uri or "")
+    chosen = {
+        "serializer": OrjsonSerializer(),
+        "request_timeout": 60,
+        **_authentication(token or credentials),
+        **(options or {}),
+    }
+    make = partial(Elasticsearch, host, **chosen)
+    return Connection(make(), patience, make)
+
+
+def persist(call: Callable[[], T], patience: float) -> T:
+    """Calls again, with growing pauses, while Elasticsearch is busy or away; gives up after `patience` seconds."""
+    deadline, pause = time.monotonic() + patience, _FIRST_PAUSE_S
+    while True:
+        try:
+            return call()
+        except (ApiError, TransportError) as err:
+            if not is_passing(err) or time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause * random.uniform(0.5, 1))
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def is_passing(err: ApiError | TransportError) -> bool:
+    """Whether the same call may succeed in a moment."""
+    if isinstance(err, ApiError):
+        return err.meta.status in _BUSY
+    return isinstance(err, CannotConnect | ConnectionTimeout) and "certificate" not in str(err).lower()
+
+
+@contextmanager
+def errors(doing: str) -> Iterator[None]:
+    """Tells the client's errors as one of ours, in one line, with the fix where there is one.
+
+    Raises:
+        ElasticsearchIndexError: In place of theirs.
+    """
+    try:
+        yield
+    except (ApiError, TransportError) as err:
+        msg = f"cannot {doing}: {explain(err)}"
+        raise ElasticsearchIndexError(msg) from err
+
+
+def explain(err: ApiError | TransportError) -> str:
+    """What went wrong, and what to do."""
+    if not isinstance(err, ApiError):
+        if isinstance(err, ConnectionTimeout):
+            return "Elasticsearch did not answer in time; raise request_timeout in client_options, or try again"
+        return f"no connection to Elasticsearch ({_one_line(err.message)}); check the address and that the node is up"
+    status, reason = err.meta.status, _reason(err)
+    if status == 401:
+        return "Elasticsearch refuses the credentials; pass token (an API key, or user:password)"
+    if status == 403 and _LICENCE in reason:
+        return f"{reason}; nothing of m3plugins needs that: search through HybridRetriever, which the Basic licence has"
+    if status == 403:
+        return f"{reason}; grant this user read, write, view_index_metadata and, to create, manage on the index"
+    if "media_type_header_exception" in reason:
+        return f"{reason}; client and cluster must be of one major version: pip install 'elasticsearch<9' for 8.x"
+    if status == 413:
+        return "the request is over the node's http.max_content_length; raise it there"
+    return f"{reason} (HTTP {status})"
+
+
+def _reason(err: ApiError) -> str:
+    """The innermost reason that Elasticsearch names."""
+    body = err.body if isinstance(err.body, dict) else {}
+    error = body.get("error", body)
+    if not isinstance(error, dict):
+        return _one_line(str(error or err.message))
+    roots = error.get("root_cause") or [error]
+    return _one_line(": ".join(str(part) for part in (roots[0].get("type"), roots[0].get("reason")) if part))
+
+
+def _one_line(text: str, limit: int = 500) -> str:
+    return " ".join(text.split())[:limit]
+
+
+def _address(uri: str) -> tuple[str, str]:
+    """The address without credentials, and these."""
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname, parts.port or _PORTS[parts.scheme]
+        if not host or parts.query or parts.fragment:
+            raise ValueError
+    except (ValueError, KeyError):
+        msg = (
+            "uri must be http(s)://[user:password@]host[:port][/path], and the one given is not; write special "
+            "characters of a password as %XX, or pass the password as token"
+        )
+        raise ValueError(msg) from None  # half of it may be a password
+    host = f"[{host}]" if ":" in host else host
+    credentials = ":".join(unquote(part) for part in (parts.username, parts.password) if part)
+    return f"{parts.scheme}://{host}:{port}{parts.path.rstrip('/')}", credentials
+
+
+def _authentication(credentials: str) -> dict[str, Any]:
+    user, colon, password = credentials.partition(":")
+    if colon:
+        return {"basic_auth": (user, password)}
+    return {"api_key": credentials} if credentials else {}

@@ -1,0 +1,104 @@
+"""Where things are in a document: in an index of ours, and in one that someone else writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from m3plugins import Document
+
+OURS = "m3"
+"""The object that holds our fields in a document of someone else's."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of a document's fields; by default those of an index of ours.
+
+    Attributes:
+        prefix: Ahead of our fields' names; "" in an index of ours.
+        text: Paths of the text, joined by newlines if there are several.
+        title: Path of the title; "" if there is none.
+    """
+
+    prefix: str = ""
+    text: tuple[str, ...] = ("text",)
+    title: str = "title"
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Layout:
+        """Of documents that someone else writes, whose text and title are at these paths."""
+        return cls(f"{OURS}.", tuple(fields["text"]), fields["title"])
+
+    @property
+    def unread(self) -> list[str]:
+        """What of a document's source no reader asks for."""
+        return [self.prefix.rstrip(".")] if self.prefix else ["revision", "attributes", "token_count", "truncated"]
+
+    def field(self, name: str) -> str:
+        """The path of one of our fields."""
+        return self.prefix + name
+
+    def document(self, id: str, source: Mapping[str, Any]) -> Document:  # noqa: A002
+        """The document that a source holds.
+
+        Raises:
+            ValueError: If what should be text is none.
+        """
+        if not self.prefix:
+            return Document(
+                id=id,
+                text=source["text"],
+                title=source["title"],
+                parent_id=source["parent_id"],
+                metadata=source["metadata"],
+            )
+        text = "\n".join(_text(path, source) for path in self.text)
+        title = _text(self.title, source) if self.title else ""
+        return Document(id=id, text=text, title=title, metadata=self.metadata(source))
+
+    def metadata(self, source: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The metadata that a source holds: of someone else's, all but the text and the title."""
+        if not self.prefix:
+            metadata: Mapping[str, Any] = source["metadata"]
+            return metadata
+        left = {name: value for name, value in source.items() if name != self.prefix.rstrip(".")}
+        for path in (*self.text, self.title):
+            left = _without(path, left)
+        return left
+
+
+def _text(path: str, source: Mapping[str, Any]) -> str:
+    value = _at(path, source)
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    for item in values:
+        if not isinstance(item, str | int | float):
+            msg = f"the field {path!r} must hold text, got {type(item).__name__}; name another field"
+            raise ValueError(msg)
+    return "\n".join(str(item) for item in values)
+
+
+def _at(path: str, source: Any) -> Any:
+    """The value at a path, whose dots are of names or between objects, as Elasticsearch takes them."""
+    if not isinstance(source, Mapping):
+        return None
+    if path in source:
+        return source[path]
+    parts = path.split(".")
+    for size in range(1, len(parts)):
+        value = _at(".".join(parts[size:]), source.get(".".join(parts[:size])))
+        if value is not None:
+            return value
+    return None
+
+
+def _without(path: str, source: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy that lacks what is at a path."""
+    left = {name: value for name, value in source.items() if name != path}
+    parts = path.split(".")
+    for size in range(1, len(parts)):
+        inner = left.get(name := ".".join(parts[:size]))
+        if isinstance(inner, Mapping):
+            left[name] = _without(".".join(parts[size:]), inner)
+    return left

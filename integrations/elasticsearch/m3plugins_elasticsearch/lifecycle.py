@@ -1,0 +1,136 @@
+"""How an index comes to be, is found again, and gets another name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from elasticsearch import BadRequestError, NotFoundError
+
+from m3plugins.retrieval.index import IndexNotFoundError
+from m3plugins_elasticsearch.client import Connection, errors
+from m3plugins_elasticsearch.identity import Identity
+from m3plugins_elasticsearch.layout import OURS
+from m3plugins_elasticsearch.mapping import META, WRITE_ALIAS, check_name, our_properties, own_mapping, own_settings
+
+_SERVERS = ("uuid", "version", "creation_date", "provided_name", "analysis", "routing", "resize", "history")
+"""Settings that Elasticsearch makes, or that we do."""
+
+_EXISTS = ("resource_already_exists_exception", "invalid_index_name_exception")
+
+
+def create(connection: Connection, name: str, identity: Identity, settings: Mapping[str, Any] | None) -> None:
+    """Makes an index and its alias for writing, in one step.
+
+    Raises:
+        ValueError: If there is an index or an alias of that name, or Elasticsearch takes an option for wrong.
+    """
+    with errors(f"create {check_name(name)!r}"):
+        try:
+            connection.client.indices.create(
+                index=name,
+                mappings=own_mapping(identity),
+                settings=own_settings(identity, settings),
+                aliases={WRITE_ALIAS + name: {"is_hidden": True}},
+            )
+        except BadRequestError as err:
+            if err.error in _EXISTS:
+                msg = f"there is an index {name!r} already; open it with ElasticsearchHybridIndex.open, or drop it"
+                raise ValueError(msg) from err
+            raise
+
+
+def find(connection: Connection, name: str) -> tuple[str, dict[str, Any]]:
+    """The true name of an index (`name` may be an alias), and its description.
+
+    Raises:
+        IndexNotFoundError: If there is none.
+        ValueError: If the alias is of several.
+    """
+    check_name(name)
+    with errors(f"look for {name!r}"):
+        try:
+            found = connection.client.indices.get(index=name).body
+        except NotFoundError:
+            found = {}
+    if not found:
+        msg = f"there is no index {name!r} in Elasticsearch; make it with ElasticsearchHybridIndex.create or m3 index"
+        raise IndexNotFoundError(msg)
+    if len(found) > 1:
+        msg = f"the alias {name!r} is of {len(found)} indexes, {', '.join(sorted(found))}; open one of them"
+        raise ValueError(msg)
+    ((name, described),) = found.items()
+    return name, described
+
+
+def stored_identity(name: str, described: Mapping[str, Any]) -> Identity | None:
+    """What the mapping says of the vectors; None if they are not ours."""
+    stored = described["mappings"].get("_meta", {}).get(META)
+    return None if stored is None else Identity.from_dict(stored, name)
+
+
+def add_fields(connection: Connection, name: str, described: Mapping[str, Any], identity: Identity) -> None:
+    """Adds our fields to someone else's index, and to what its mapping says of itself."""
+    theirs = described["mappings"].get("_meta", {})  # is replaced as a whole
+    ours = {"type": "object", "dynamic": "strict", "properties": our_properties(identity)}
+    with errors(f"add fields to {name!r}"):
+        connection.client.indices.put_mapping(
+            index=name, properties={OURS: ours}, meta={**theirs, META: identity.to_dict()}
+        )
+
+
+def swap(connection: Connection, name: str, alias: str) -> list[str]:
+    """Points an alias at an index, in one step; returns the indexes that it pointed at.
+
+    Raises:
+        ValueError: If `alias` is the name of an index.
+    """
+    check_name(alias)
+    client = connection.client
+    with errors(f"point the alias {alias!r} at {name!r}"):
+        if client.indices.exists(index=alias) and not client.indices.exists_alias(name=alias):
+            msg = f"{alias!r} is an index, so it cannot be an alias; choose another, or drop the index"
+            raise ValueError(msg)
+        before = sorted(client.indices.get_alias(name=alias).body) if client.indices.exists_alias(name=alias) else []
+        leave = [{"remove": {"index": other, "alias": alias}} for other in before if other != name]
+        client.indices.update_aliases(actions=[*leave, {"add": {"index": name, "alias": alias}}])
+    return before
+
+
+def aliases(connection: Connection, name: str) -> list[str]:
+    """The aliases of an index that users gave it."""
+    with errors(f"list the aliases of {name!r}"):
+        found = connection.client.indices.get_alias(index=name).body
+    return sorted(alias for alias in found[name]["aliases"] if not alias.startswith(WRITE_ALIAS))
+
+
+def user_settings(connection: Connection, name: str) -> dict[str, Any]:
+    """The settings of an index that another one like it needs."""
+    with errors(f"read the settings of {name!r}"):
+        settings = connection.client.indices.get_settings(index=name).body[name]["settings"]["index"]
+    return {key: value for key, value in settings.items() if key not in _SERVERS}
+
+
+def drop(connection: Connection, name: str) -> None:
+    """Deletes an index."""
+    with errors(f"drop {name!r}"):
+        connection.client.indices.delete(index=name)
+
+
+def searchable_fields(connection: Connection, name: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The paths of an index's fields, and of those below which any path is one."""
+    with errors(f"read the mapping of {name!r}"):
+        mappings = connection.client.indices.get_mapping(index=name).body[name]["mappings"]
+    known: set[str] = set()
+    open_ended: set[str] = set()
+
+    def visit(properties: Mapping[str, Any], prefix: str) -> None:
+        for field, mapping in properties.items():
+            path = prefix + field
+            known.add(path)
+            if mapping.get("type") == "flattened":
+                open_ended.add(f"{path}.")
+            visit({**mapping.get("properties", {}), **mapping.get("fields", {})}, f"{path}.")
+
+    visit({**mappings.get("properties", {}), **mappings.get("runtime", {})}, "")
+    return frozenset(known), frozenset(open_ended)

@@ -1,0 +1,104 @@
+"""The fields of a document, and how Elasticsearch is to keep them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from m3plugins_elasticsearch.identity import Identity
+
+META = "m3plugins"
+"""The key of the mapping's `_meta` that holds an index's identity."""
+
+WRITE_ALIAS = "m3-write."
+"""Ahead of an index's name: the alias that it is written by, so that no write can make an index anew."""
+
+MAX_NAME = 255 - len(WRITE_ALIAS)
+MAX_ANALYZED = 4_000
+"""Characters of a metadata string that native queries see; a term has at most 32,766 bytes."""
+
+VECTORS = ("dense", "sparse", "sparse_weights", "token_vectors")
+"""Kept in doc values and in the indexes alone: in the source they would be most of every read."""
+
+_UNSEARCHED: Mapping[str, Any] = {"type": "keyword", "index": False}
+
+
+def check_name(name: str) -> str:
+    """The name, if an index can have it.
+
+    Raises:
+        ValueError: If not.
+    """
+    valid = re.fullmatch(r"[^-_+][^\\/*?\"<>| ,#:]*", name) and name == name.lower() and name not in (".", "..")
+    if not valid or len(name.encode()) > MAX_NAME:
+        msg = (
+            f"an index's name must be in lower case, without \\ / * ? \" < > | , # : and spaces, must not begin with "
+            f"- _ or +, and have at most {MAX_NAME} bytes, got {name!r}"
+        )
+        raise ValueError(msg)
+    return name
+
+
+def own_mapping(identity: Identity) -> dict[str, Any]:
+    """Of an index of ours: strict, nothing is left to guesses."""
+    text = {"type": "text", "index": False, **({"copy_to": "content"} if identity.bm25 is not None else {})}
+    properties = {
+        **our_properties(identity),
+        "title": text,
+        "text": text,
+        "parent_id": {"type": "keyword"},
+        "metadata": metadata_mapping(identity.metadata),
+    }
+    if identity.bm25 is not None:
+        properties["content"] = {"type": "text", "analyzer": _analyzer_name(identity.bm25)}
+    return {
+        "dynamic": "strict",
+        "_source": {"excludes": [*VECTORS, "facets", "id"]},
+        "_meta": {META: identity.to_dict()},
+        "properties": properties,
+    }
+
+
+def our_properties(identity: Identity) -> dict[str, Any]:
+    """Of the fields that hold what M3 makes of a document, and what we find and compare it by."""
+    return {
+        "id": {"type": "keyword"},
+        "revision": _UNSEARCHED,
+        "attributes": _UNSEARCHED,
+        "token_count": {"type": "integer", "index": False},
+        "truncated": {"type": "boolean", "index": False},
+        "dense": {
+            "type": "dense_vector",
+            "dims": identity.dim,
+            "similarity": "dot_product",
+            "index": True,
+            "index_options": dict(identity.dense_index),
+        },
+        "sparse": {"type": "sparse_vector", "index_options": {"prune": False}},
+        "sparse_weights": {"type": "binary", "doc_values": True},
+        "token_vectors": {"type": "binary", "doc_values": True},
+        "facets": {"type": "keyword"},
+    }
+
+
+def metadata_mapping(fields: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Of metadata, for native queries and aggregations; filters of ours go by the facets.
+
+    Args:
+        fields: Mappings of the fields that native queries need typed; None takes any field, as a string.
+    """
+    if fields is None:
+        return {"type": "flattened", "ignore_above": MAX_ANALYZED, "depth_limit": 64}
+    return {"type": "object", "dynamic": False, "properties": dict(fields)}
+
+
+def own_settings(identity: Identity, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The user's index settings, and the analyzer, if it is not one of Elasticsearch's own."""
+    if not isinstance(identity.bm25, Mapping):
+        return dict(settings or {})
+    return {**(settings or {}), "analysis": {"analyzer": {_analyzer_name(identity.bm25): dict(identity.bm25)}}}
+
+
+def _analyzer_name(bm25: str | Mapping[str, Any]) -> str:
+    return bm25 if isinstance(bm25, str) else "m3_bm25"

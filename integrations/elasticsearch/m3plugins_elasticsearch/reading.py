@@ -1,0 +1,266 @@
+"""What an index answers: documents, candidates, exact scores, embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from elasticsearch import ApiError
+
+from m3plugins import Document
+from m3plugins.compression import get_codec
+from m3plugins.encoding.batching import bounded_runs
+from m3plugins.encoding.output import HEADS, Head, M3Output
+from m3plugins.retrieval.document import Candidate
+from m3plugins.scoring.heads import HeadScores, Leg
+from m3plugins.scoring.multi_vector import mean_of_maxima
+from m3plugins_elasticsearch import requests
+from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors
+from m3plugins_elasticsearch.filters import Plan
+from m3plugins_elasticsearch.identity import Identity
+from m3plugins_elasticsearch.layout import Layout
+from m3plugins_elasticsearch.rows import Fields, to_output, token_bytes
+
+DOCUMENTS_PER_PAGE = 500
+DOCUMENTS_PER_SCORE = 1000
+EMBEDDINGS_PER_READ = 32
+_KEEP_ALIVE = "5m"
+_COUNTS = ("token_count", "truncated")
+_FIELDS: dict[Head, str] = {"dense": "dense", "sparse": "sparse_weights", "multi_vector": "token_vectors"}
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A document found.
+
+    Attributes:
+        id: Its id.
+        fields: Doc values of our fields, by their own names.
+        source: The document without them, if it was asked for.
+        seq_no: With `primary_term`, which change of the document this is.
+        primary_term: See `seq_no`.
+    """
+
+    id: str
+    fields: Fields
+    source: dict[str, Any]
+    seq_no: int
+    primary_term: int
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One index.
+
+    Attributes:
+        connection: To Elasticsearch.
+        name: The index's own.
+        identity: What is stored.
+        layout: Where.
+    """
+
+    connection: Connection
+    name: str
+    identity: Identity
+    layout: Layout
+
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """The documents of these ids, in this order, as they are now; unknown ids are left out."""
+        found: list[Document] = []
+        for group in bounded_runs(ids, lambda i: 1, DOCUMENTS_PER_PAGE):
+            found += [self.layout.document(item["_id"], item["_source"]) for item in self.fetch(group)]
+        return found
+
+    def fetch(self, ids: Sequence[str], source: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """The items of these ids that there are, as they are now: a search would wait for a refresh."""
+        if not ids:
+            return []
+        client = self.connection.client
+        answer = self.connection.read(
+            f"read from {self.name!r}",
+            lambda: client.mget(
+                index=self.name,
+                ids=ids,
+                source_includes=source,
+                source_excludes=None if source else self.layout.unread,
+            ),
+        )
+        for item in answer["docs"]:
+            if "error" in item:
+                msg = f"cannot read {item['_id']!r} from {self.name!r}: {item['error'].get('reason')}"
+                raise ElasticsearchIndexError(msg)
+        return [item for item in answer["docs"] if item["found"]]
+
+    def count(self, query: dict[str, Any] | None) -> int:
+        """How many documents match."""
+        client = self.connection.client
+        return int(
+            self.connection.read(f"count in {self.name!r}", lambda: client.count(index=self.name, query=query))["count"]
+        )
+
+    def matching(
+        self, plan: Plan, fields: Sequence[str] = (), *, source: bool = False, page: int = DOCUMENTS_PER_PAGE
+    ) -> Iterator[list[Hit]]:
+        """Every document that matches, as the index is at the first page, in pages.
+
+        Args:
+            plan: Which.
+            fields: Of ours, to read from doc values.
+            source: Whether to read the document as well.
+            page: Documents at a time.
+        """
+        connection, client = self.connection, self.connection.client
+        doing = f"scan {self.name!r}"
+        point = connection.read(doing, lambda: client.open_point_in_time(index=self.name, keep_alive=_KEEP_ALIVE))["id"]
+
+        values: list[Any] = [self.layout.field(name) for name in fields]
+
+        def ask(after: list[Any] | None) -> Any:
+            return client.search(
+                pit={"id": point, "keep_alive": _KEEP_ALIVE},
+                search_after=after,
+                query=plan.query or {"match_all": {}},
+                size=page,
+                track_total_hits=False,
+                sort=["_shard_doc"],
+                seq_no_primary_term=True,
+                docvalue_fields=values,
+                source={"excludes": self.layout.unread} if source or plan.check else False,
+                allow_partial_search_results=False,
+            )
+
+        after: list[Any] | None = None
+        try:
+            while True:
+                answer = connection.read(doing, partial(ask, after))
+                point, hits = answer["pit_id"], answer["hits"]["hits"]
+                if not hits:
+                    return
+                found = [self._hit(hit) for hit in hits]
+                yield [hit for hit in found if plan.check is None or plan.accepts(self.layout.metadata(hit.source))]
+                after = hits[-1]["sort"]
+        finally:
+            with suppress(ElasticsearchIndexError), errors(doing):
+                client.close_point_in_time(id=point)
+
+    def scan(self, plan: Plan) -> Iterator[Document]:
+        """Every document that matches."""
+        for hits in self.matching(plan, source=True):
+            yield from (self.layout.document(hit.id, hit.source) for hit in hits)
+
+    def scan_embeddings(self, plan: Plan) -> Iterator[tuple[Document, M3Output]]:
+        """Every document that matches and has embeddings, with these."""
+        fields = ["id", *_COUNTS, *_FIELDS.values()]
+        for hits in self.matching(plan, fields, source=True, page=EMBEDDINGS_PER_READ):
+            for hit in hits:
+                if "id" in hit.fields:
+                    yield self.layout.document(hit.id, hit.source), self._output([hit.fields], HEADS)
+
+    def embeddings(self, ids: Sequence[str], heads: Sequence[Head]) -> dict[str, M3Output]:
+        """The stored embeddings, in the order of `ids`; what has none is left out."""
+        found: dict[str, M3Output] = {}
+        for rows in self._doc_values(ids, [*_COUNTS, *(_FIELDS[head] for head in heads)]):
+            found |= {i: self._output([row], heads) for i, row in rows.items()}
+        return {i: found[i] for i in ids if i in found}
+
+    def candidates(self, query: M3Output, k: int, plan: Plan, text: str | None) -> dict[Leg, list[Candidate]]:
+        """The best k documents of each leg, in one request."""
+        found: dict[Leg, list[Candidate]] = {"dense": []} if query.dense is not None else {}
+        found |= {"sparse": []} if query.sparse is not None else {}
+        where = self._where(plan)
+        bodies = requests.searches(query, text, requests.check_k(k), where, self.identity, self.layout)
+        if not bodies:
+            return found
+        answers = self._msearch(list(bodies.values()), statistics=text is not None)
+        for leg, answer in zip(bodies, answers, strict=True):
+            found[leg] = [self._candidate(leg, hit) for hit in answer["hits"]["hits"]]
+        return found
+
+    def score(self, query: M3Output, ids: Sequence[str], text: str | None) -> dict[str, HeadScores]:
+        """Exact scores of the documents that have embeddings, in the order of `ids`."""
+        found: dict[str, HeadScores] = {}
+        if query.dense is not None or query.sparse is not None or text is not None:
+            for group in bounded_runs(ids, lambda i: 1, DOCUMENTS_PER_SCORE):
+                body = requests.scores(query, text, group, self.layout)
+                (answer,) = self._msearch([body], named=True, statistics=text is not None)
+                found |= dict(self._scores(hit, query, text) for hit in answer["hits"]["hits"] if "fields" in hit)
+        if query.multi_vector is not None:
+            late = self._late_scores(query, ids)
+            found = {i: replace(found.get(i, HeadScores()), multi_vector=score) for i, score in late.items()}
+        return {i: found[i] for i in ids if i in found}
+
+    def _late_scores(self, query: M3Output, ids: Sequence[str]) -> dict[str, float]:
+        """Of what the codec kept, without decoding it."""
+        assert query.multi_vector is not None  # the caller asked
+        codec, vectors = get_codec(self.identity.codec), query.multi_vector.vectors
+        return {
+            i: mean_of_maxima(codec.products(token_bytes(row), vectors))
+            for rows in self._doc_values(ids, ["token_vectors"])
+            for i, row in rows.items()
+        }
+
+    def _doc_values(self, ids: Sequence[str], fields: Sequence[str]) -> Iterator[dict[str, Fields]]:
+        """Doc values by id, of the documents that have embeddings, some at a time."""
+        wanted = [self.layout.field(name) for name in ("id", *fields)]
+        for group in bounded_runs(ids, lambda i: 1, EMBEDDINGS_PER_READ):
+            body = {**requests.light(wanted, len(group)), "query": {"ids": {"values": group}}}
+            (answer,) = self._msearch([body])
+            rows = [self._fields(hit) for hit in answer["hits"]["hits"]]
+            yield {row["id"][0]: row for row in rows if "id" in row}
+
+    def _where(self, plan: Plan) -> dict[str, Any] | None:
+        """The documents that match, exactly."""
+        if plan.check is None:
+            return plan.query
+        return {"ids": {"values": [hit.id for hits in self.matching(plan) for hit in hits]}}
+
+    def _msearch(
+        self, bodies: Sequence[dict[str, Any]], *, named: bool = False, statistics: bool = False
+    ) -> list[dict[str, Any]]:
+        """The answers to several searches, whole ones: a shard that fails is an error.
+
+        Args:
+            bodies: One a search.
+            named: Whether to tell the score of each named query.
+            statistics: Whether BM25 is to count the words of all shards.
+        """
+        client = self.connection.client
+        header = {"index": self.name, "allow_partial_search_results": False}
+        if statistics:
+            header["search_type"] = "dfs_query_then_fetch"
+
+        def ask() -> list[dict[str, Any]]:
+            searches = [line for body in bodies for line in (header, body)]
+            answer = client.msearch(searches=searches, include_named_queries_score=named)
+            for item in answer["responses"]:
+                if "error" in item:
+                    meta = replace(answer.meta, status=item["status"])
+                    raise ApiError(str(item["error"].get("type")), meta, item)
+            return list(answer["responses"])
+
+        return self.connection.read(f"search {self.name!r}", ask)
+
+    def _hit(self, hit: dict[str, Any]) -> Hit:
+        return Hit(hit["_id"], self._fields(hit), hit.get("_source") or {}, hit["_seq_no"], hit["_primary_term"])
+
+    def _fields(self, hit: dict[str, Any]) -> Fields:
+        return {name.removeprefix(self.layout.prefix): values for name, values in hit.get("fields", {}).items()}
+
+    def _candidate(self, leg: Leg, hit: dict[str, Any]) -> Candidate:
+        score = 2 * hit["_score"] - 1 if leg == "dense" else hit["_score"]
+        return Candidate(self._fields(hit)["id"][0], score)
+
+    def _scores(self, hit: dict[str, Any], query: M3Output, text: str | None) -> tuple[str, HeadScores]:
+        matched = hit.get("matched_queries", {})
+        return self._fields(hit)["id"][0], HeadScores(
+            dense=2 * matched["dense"] - 1 if query.dense is not None else None,
+            sparse=matched.get("sparse", 0.0) if query.sparse is not None else None,
+            bm25=matched.get("bm25", 0.0) if text is not None else None,
+        )
+
+    def _output(self, rows: Sequence[Fields], heads: Sequence[Head]) -> M3Output:
+        identity = self.identity
+        return to_output(rows, heads, identity.codec, identity.vocab_size, identity.multi_vector_dim)

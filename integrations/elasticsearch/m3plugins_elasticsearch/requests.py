@@ -1,0 +1,108 @@
+"""The requests of a search, as pure functions of what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from m3plugins.encoding.output import M3Output
+from m3plugins.scoring.heads import Leg
+from m3plugins_elasticsearch.identity import OVERSAMPLE, Identity
+from m3plugins_elasticsearch.layout import Layout
+from m3plugins_elasticsearch.rows import token_weights
+
+MAX_K = 10_000
+"""Elasticsearch's own limit on what one search may consider and return."""
+
+_LEAST_CANDIDATES = 100
+
+Query = dict[str, Any]
+
+
+def light(fields: Sequence[str], size: int) -> dict[str, Any]:
+    """What a search returns: doc values alone. Not to load the documents is 3 to 5 times as fast."""
+    return {"size": size, "track_total_hits": False, "stored_fields": "_none_", "docvalue_fields": list(fields)}
+
+
+def check_k(k: int) -> int:
+    """The number of documents.
+
+    Raises:
+        ValueError: If Elasticsearch cannot search for so many.
+    """
+    if not 1 <= k <= MAX_K:
+        msg = f"Elasticsearch searches for 1 to {MAX_K:,} documents at a time, got {k:,}; ask for fewer candidates"
+        raise ValueError(msg)
+    return k
+
+
+def searches(
+    query: M3Output, text: str | None, k: int, where: Query | None, identity: Identity, layout: Layout
+) -> dict[Leg, dict[str, Any]]:
+    """The best k of each leg: one body each, for one `_msearch`.
+
+    Args:
+        query: Of one text. Without any token weight there is nothing to ask the sparse leg.
+        text: The query itself, for BM25.
+        k: Documents a leg.
+        where: Only these documents.
+        identity: Of the index.
+        layout: Of its documents.
+    """
+    bodies: dict[Leg, dict[str, Any]] = {}
+    found = {**light([layout.field("id")], k), "sort": ["_score", {layout.field("id"): "asc"}]}
+    if query.dense is not None:
+        knn = nearest(query, k, identity, layout)
+        bodies["dense"] = {**found, "knn": {**knn, **({"filter": where} if where else {})}}
+    if query.sparse is not None and (weights := token_weights(query.sparse[0])):
+        bodies["sparse"] = {**found, "query": _among(lexical(weights, layout), where)}
+    if text is not None:
+        bodies["bm25"] = {**found, "query": _among({"match": {"content": {"query": text}}}, where)}
+    return bodies
+
+
+def nearest(query: M3Output, k: int, identity: Identity, layout: Layout) -> Query:
+    """The k documents with the greatest dot product, compared by their whole vectors."""
+    assert query.dense is not None  # the caller asked
+    return {
+        "field": layout.field("dense"),
+        "query_vector": query.dense[0].tolist(),
+        "k": k,
+        "num_candidates": min(max(2 * k, _LEAST_CANDIDATES), MAX_K),
+        "rescore_vector": {"oversample": min(OVERSAMPLE[identity.dense_index["type"]], MAX_K / k)},
+    }
+
+
+def lexical(weights: Mapping[str, float], layout: Layout) -> Query:
+    """The sum of products of shared weights, of all of them: Elasticsearch prunes unless told not to."""
+    return {"sparse_vector": {"field": layout.field("sparse"), "query_vector": dict(weights), "prune": False}}
+
+
+def scores(query: M3Output, text: str | None, ids: Sequence[str], layout: Layout) -> dict[str, Any]:
+    """Exact scores of these documents, each leg's under its name in `matched_queries`.
+
+    A vector query that is filtered down to as many documents as it may return compares them all, by their
+    whole vectors where it rescores; none is loaded.
+    """
+    these = {"ids": {"values": list(ids)}}
+    should: list[Query] = []
+    if query.dense is not None:
+        knn = {
+            "_name": "dense",
+            "field": layout.field("dense"),
+            "query_vector": query.dense[0].tolist(),
+            "k": len(ids),
+            "num_candidates": len(ids),
+            "filter": these,
+            "rescore_vector": {"oversample": 1.0},
+        }
+        should.append({"knn": knn})
+    if query.sparse is not None and (weights := token_weights(query.sparse[0])):
+        should.append({"sparse_vector": {**lexical(weights, layout)["sparse_vector"], "_name": "sparse"}})
+    if text is not None:
+        should.append({"match": {"content": {"query": text, "_name": "bm25"}}})
+    return {**light([layout.field("id")], len(ids)), "query": {"bool": {"filter": [these], "should": should}}}
+
+
+def _among(query: Query, where: Query | None) -> Query:
+    return {"bool": {"must": [query], "filter": [where]}} if where else query

@@ -1,0 +1,121 @@
+"""The `Writer` of an index of ours: whole documents, each in one write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from m3plugins import Document
+from m3plugins.encoding.batching import bounded_runs
+from m3plugins.retrieval.document import Digest
+from m3plugins.retrieval.index import FailedDocument
+from m3plugins.retrieval.writing import REPLACED, Batch
+from m3plugins_elasticsearch.bulk import Action, Outcome, bulk, delete, failures, index
+from m3plugins_elasticsearch.client import ElasticsearchIndexError
+from m3plugins_elasticsearch.filters import Plan
+from m3plugins_elasticsearch.mapping import WRITE_ALIAS
+from m3plugins_elasticsearch.reading import EMBEDDINGS_PER_READ, Hit, Reader
+from m3plugins_elasticsearch.rows import check_document, digest_fields, our_fields, own_fields, stored_again
+
+PARENTS_PER_READ = 1000
+_STORED = ("revision", "token_count", "truncated", "dense", "sparse_weights", "token_vectors")
+CONFLICT, _GONE = 409, 404
+
+
+@dataclass(frozen=True)
+class Store:
+    """Writes to an index, and reads what a write needs to know.
+
+    Attributes:
+        reader: Of the index.
+        refresh: Whether `flush` makes what was written visible to searches at once.
+    """
+
+    reader: Reader
+    refresh: bool = True
+
+    def check(self, document: Document) -> None:
+        """Refuses what Elasticsearch could not keep; see `check_document`."""
+        check_document(document)
+
+    def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
+        """The digests of those of the given ids that are stored."""
+        items = self.reader.fetch(list(ids), ["revision", "attributes"])
+        return {item["_id"]: Digest(item["_source"]["revision"], item["_source"]["attributes"]) for item in items}
+
+    def write(self, batch: Batch) -> list[FailedDocument]:
+        """Stores documents."""
+        failed = failures(self._bulk(self._actions(batch)))
+        return [FailedDocument(i, reason) for i, reason in failed.items()]
+
+    def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> list[FailedDocument]:
+        """Stores new metadata and parents: each document once more, if nobody has changed it meanwhile.
+
+        A partial update would lose the vectors, which the source does not hold.
+        """
+        self.show()
+        new = {document.id: (document, digest) for document, digest in zip(documents, digests, strict=True)}
+        reasons = dict.fromkeys(new, REPLACED)
+        stored = Plan({"ids": {"values": list(new)}})
+        for hits in self.reader.matching(stored, _STORED, source=True, page=EMBEDDINGS_PER_READ):
+            there = [hit for hit in hits if hit.fields["revision"][0] == new[hit.id][1].content]
+            for done in self._bulk(_annotated(hit, *new[hit.id]) for hit in there):
+                reasons[done.id] = REPLACED if done.status == CONFLICT else done.reason
+        return [FailedDocument(i, reason) for i, reason in reasons.items() if reason]
+
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """The documents of these ids, in this order; unknown ids are left out."""
+        return self.reader.get(ids)
+
+    def passages_of(self, parent_ids: Sequence[str]) -> dict[str, str]:
+        """The parent's id, by the id of each stored document that has one of these parents."""
+        self.show()
+        found: dict[str, str] = {}
+        for group in bounded_runs(dict.fromkeys(parent_ids), lambda i: 1, PARENTS_PER_READ):
+            plan = Plan({"terms": {"parent_id": list(group)}})
+            for hits in self.reader.matching(plan, ["parent_id"]):
+                found |= {hit.id: hit.fields["parent_id"][0] for hit in hits}
+        return found
+
+    def remove(self, ids: Sequence[str]) -> int:
+        """Deletes documents; returns how many there were.
+
+        Raises:
+            ElasticsearchIndexError: If some could not be deleted.
+        """
+        outcomes = list(self._bulk(delete(i) for i in ids))
+        if failed := failures(outcomes, allowed=[_GONE]):
+            reasons = "; ".join(f"{i!r}: {reason}" for i, reason in list(failed.items())[:3])
+            msg = f"{len(failed)} of {len(outcomes)} documents could not be deleted ({reasons}); delete them again"
+            raise ElasticsearchIndexError(msg)
+        return sum(outcome.status != _GONE for outcome in outcomes)
+
+    def remove_matching(self, plan: Plan) -> int:
+        """Deletes what matches; returns how many documents there were."""
+        self.show()
+        return sum(self.remove([hit.id for hit in hits]) for hits in self.reader.matching(plan))
+
+    def flush(self) -> None:
+        """Makes what was written visible to searches, if that is wanted."""
+        if self.refresh:
+            self.show()
+
+    def show(self) -> None:
+        """Makes what was written visible to searches."""
+        connection, name = self.reader.connection, self.reader.name
+        connection.read(f"refresh {name!r}", lambda: connection.client.indices.refresh(index=name))
+
+    def _bulk(self, actions: Iterable[Action]) -> Iterator[Outcome]:
+        """By the alias that only this index has: were the index dropped meanwhile, its name would make another."""
+        return bulk(self.reader.connection, WRITE_ALIAS + self.reader.name, actions, require_alias=True)
+
+    def _actions(self, batch: Batch) -> Iterator[Action]:
+        for row, (document, digest) in enumerate(zip(batch.documents, batch.digests, strict=True)):
+            ours = our_fields(document, digest, batch.embeddings[row], self.reader.identity.codec)
+            yield index(document.id, {**ours, **own_fields(document)})
+
+
+def _annotated(hit: Hit, document: Document, digest: Digest) -> Action:
+    """Stores a document with its embeddings as they are."""
+    fields = {"id": document.id, **stored_again(hit.fields), **digest_fields(document, digest), **own_fields(document)}
+    return index(document.id, fields, if_seq_no=hit.seq_no, if_primary_term=hit.primary_term)

@@ -1,0 +1,91 @@
+"""From one index into another, with the embeddings as they are: nothing is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from m3plugins.encoding.output import M3Output
+from m3plugins.retrieval.document import Document
+from m3plugins.retrieval.index import Ack, FailedDocument, HybridIndex, UpsertReport
+from m3plugins.retrieval.writing import Batch
+
+DOCUMENTS_PER_BATCH = 64
+BYTES_PER_BATCH = 1 << 24
+
+
+def copy(source: HybridIndex, target: HybridIndex, *, on_ack: Ack | None = None) -> UpsertReport:
+    """Copies every document of an index into another one, in whatever engine; run again, it goes on.
+
+    Documents that the target has and the source has not stay. What the codec of the source has rounded
+    stays rounded. Writes to the source meanwhile may be missed: copy once more, or pause the writers.
+
+    Args:
+        source: Where the documents are.
+        target: Where they go.
+        on_ack: Called with the ids that are stored in the target, or known to be there unchanged.
+
+    Returns:
+        What became of the documents.
+
+    Raises:
+        ModelMismatchError: If the vectors of the two are not of one model.
+        ValueError: If their documents are not cut alike, at the same length and into the same passages.
+    """
+    target.identity.check(source.encoder, "the target")
+    for setting in ("document_max_length", "passages"):
+        one, other = getattr(source.identity, setting), getattr(target.identity, setting)
+        if one != other:
+            msg = f"both indexes must have one {setting}, the source has {one}, the target {other}; make another target"
+            raise ValueError(msg)
+    report = UpsertReport()
+    try:
+        for pairs in _batches(source.scan(with_embeddings=True)):
+            stored = _copy(pairs, source, target, report)
+            if on_ack and stored:
+                on_ack(stored)
+    finally:
+        target.writer.flush()
+    return report
+
+
+def _copy(
+    pairs: list[tuple[Document, M3Output]], source: HybridIndex, target: HybridIndex, report: UpsertReport
+) -> list[str]:
+    """Stores what is new or changed; returns the ids of what is now there."""
+    ids = [document.id for document, _ in pairs]
+    digests, before = source.writer.digests(ids), target.writer.digests(ids)
+    known = {i for i in ids if i in before and before[i] == digests.get(i)}
+    failed: dict[str, str] = {}
+    batch: list[tuple[Document, M3Output]] = []
+    for document, embedding in pairs:
+        if document.id in digests and document.id not in known:  # else it was deleted meanwhile, or is there
+            try:
+                target.writer.check(document)
+                batch.append((document, embedding))
+            except ValueError as err:
+                failed[document.id] = str(err)
+    if batch:
+        documents = [document for document, _ in batch]
+        embeddings = M3Output.concatenate([embedding for _, embedding in batch])
+        new = Batch(documents, [digests[document.id] for document in documents], embeddings)
+        failed |= dict(target.writer.write(new) or ())
+    written = [document.id for document, _ in batch if document.id not in failed]
+    truncated = {document.id: bool(embedding.truncated[0]) for document, embedding in batch}
+    report.written += len(written)
+    report.unchanged += len(known)
+    report.truncated += sum(truncated[i] for i in written)
+    report.failed += [FailedDocument(i, reason) for i, reason in failed.items()]
+    return [*known, *written]
+
+
+def _batches(pairs: Iterator[tuple[Document, M3Output]]) -> Iterator[list[tuple[Document, M3Output]]]:
+    batch: list[tuple[Document, M3Output]] = []
+    size = 0
+    for document, embedding in pairs:
+        batch.append((document, embedding))
+        size += len(document.text) + embedding.nbytes
+        if len(batch) == DOCUMENTS_PER_BATCH or size > BYTES_PER_BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,133 @@
+"""An Elasticsearch node of the tests' own, from the archive that `M3_TEST_ES_ZIP` names."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+HEAP = "512m"
+STARTING_S = 180
+
+
+class Node:
+    """One node on a free port of the loopback interface, which keeps its data and its port over restarts.
+
+    Elasticsearch refuses to run as root, so for root it runs as `nobody`.
+
+    Args:
+        archive: The zip of a distribution.
+        settings: Added to, or in place of, those here.
+    """
+
+    def __init__(self, archive: Path, settings: Mapping[str, str] | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="m3-es-"))
+        self.port = 0
+        self._settings = {
+            "discovery.type": "single-node",
+            "network.host": "127.0.0.1",
+            "transport.port": "0",
+            "path.data": str(self.folder / "data"),
+            "path.logs": str(self.folder / "logs"),
+            "xpack.security.enabled": "false",
+            "cluster.routing.allocation.disk.threshold_enabled": "false",
+            **(settings or {}),
+        }
+        with zipfile.ZipFile(archive) as contents:
+            contents.extractall(self.folder)
+        (unpacked,) = (child for child in self.folder.iterdir() if child.is_dir())
+        self.home = unpacked.rename(self.folder / "home")
+        for script in [*(self.home / "bin").iterdir(), *self.home.glob("modules/*/bin/*"), *self.home.glob("lib/**/*")]:
+            script.chmod(0o755)
+        for name in ("conf", "data", "logs", "tmp"):
+            (self.folder / name).mkdir()
+        (self.folder / "conf" / "elasticsearch.yml").touch()
+        for name in ("jvm.options", "log4j2.properties"):
+            shutil.copy(self.home / "config" / name, self.folder / "conf")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> Node:
+        """Starts it and waits until it answers."""
+        log = self.folder / "logs" / "elasticsearch.log"
+        log.unlink(missing_ok=True)
+        options = {**self._settings, "http.port": str(self.port)}
+        command = [str(self.home / "bin" / "elasticsearch")]
+        for name, value in options.items():
+            command += ["-E", f"{name}={value}"]
+        owner = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        if owner:
+            self.folder.chmod(0o755)
+            for path in [self.folder, *self.folder.rglob("*")]:
+                os.chown(path, owner.pw_uid, owner.pw_gid)
+        with (self.folder / "console.log").open("wb") as console:
+            self._process = subprocess.Popen(
+                command,
+                cwd=self.folder / "tmp",
+                env={**self.environment(), "PATH": os.environ["PATH"]},
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                user=owner.pw_uid if owner else None,
+                group=owner.pw_gid if owner else None,
+                extra_groups=[] if owner else None,
+            )
+        deadline = time.monotonic() + STARTING_S
+        while not self.port or not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                said = (self.folder / "console.log").read_text(errors="replace")[-2000:]
+                msg = f"Elasticsearch did not start (exit code {self._process.poll()}): {said}"
+                raise RuntimeError(msg)
+            time.sleep(0.2)
+            if not self.port and log.exists():
+                found = re.search(r"AbstractHttpServerTransport\].*publish_address \{[^}]*:(\d+)\}", log.read_text())
+                self.port = int(found[1]) if found else 0
+        return self
+
+    def environment(self) -> dict[str, str]:
+        """What its programs need to know."""
+        java = os.environ.get("JAVA_HOME") or str(Path(shutil.which("java") or "java").resolve().parent.parent)
+        return {
+            "ES_JAVA_HOME": java,
+            "ES_JAVA_OPTS": f"-Xms{HEAP} -Xmx{HEAP}",
+            "ES_PATH_CONF": str(self.folder / "conf"),
+            "ES_TMPDIR": str(self.folder / "tmp"),
+        }
+
+    def kill(self) -> None:
+        """Kills the server as a power cut would; what it acknowledged must be there after `start`."""
+        assert self._process is not None
+        children = subprocess.run(["pgrep", "-P", str(self._process.pid)], capture_output=True, text=True, check=True)
+        for child in children.stdout.split():
+            os.kill(int(child), signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        """Ends it and deletes all it wrote."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        ready = f"{self.url}/_cluster/health?wait_for_status=yellow&timeout=30s"
+        try:
+            with urllib.request.urlopen(ready, timeout=40) as answer:
+                return answer.status == 200
+        except urllib.error.HTTPError as err:
+            return err.code == 401  # with security
+        except OSError:
+            return False
