@@ -51,7 +51,8 @@ def es_name(es_url: str) -> Iterator[str]:
     yield name
     with Elasticsearch(es_url) as client:
         for made in client.indices.get(index=f"{name}*", expand_wildcards="all"):  # DELETE refuses wildcards
-            client.indices.delete(index=made)
+            if made.startswith(name):  # else an alias of that name was found
+                client.indices.delete(index=made)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -12,19 +14,24 @@ from m3plugins import HybridIndex
 ROOT = Path(__file__).parents[1]
 
 
-def run_snippets(file: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+def run_snippets(
+    file: str, folder: Path, monkeypatch: pytest.MonkeyPatch, replacing: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, object]:
     """Runs them as they stand, one after the other, in a folder; closes the indexes and returns the names.
 
     Args:
         file: From the root of the repository.
         folder: Where they may write.
         monkeypatch: Of the test.
+        replacing: What stands for what.
     """
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(encoding="utf-8"), re.DOTALL)
     assert snippets
     monkeypatch.chdir(folder)
     names: dict[str, object] = {}
     for snippet in snippets:
+        for old, new in replacing.items():
+            snippet = snippet.replace(old, new)
         exec(compile(snippet, file, "exec"), names)
     for value in names.values():
         if isinstance(value, HybridIndex) and not isinstance(value, type):

@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 import typer
 from typer.main import get_command
 
+from m3plugins.cli.copy import copy
 from m3plugins.cli.doctor import doctor
 from m3plugins.cli.evaluate import evaluate
 from m3plugins.cli.index import index
@@ -22,7 +23,7 @@ COMMANDS = "m3plugins.commands"
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
 
-_VERBS = (index, search, evaluate, train, doctor)
+_VERBS = (index, search, copy, evaluate, train, doctor)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

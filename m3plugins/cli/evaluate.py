@@ -24,7 +24,7 @@ def evaluate(
     model: Model = "m3-mini",
     split: Annotated[str, typer.Option(help="Which qrels: test, dev or train.")] = "test",
     engine: Annotated[str, typer.Option(help="Index into this engine first; without it, in memory.")] = "",
-    uri: Uri = "m3.db",
+    uri: Uri = "",
     collection: Annotated[str, typer.Option(help="Index to use; by default one of the collection's own.")] = "",
     candidates: Annotated[int, typer.Option(min=1, help="Documents that dense and sparse propose each.")] = 200,
     token: Token = "",
@@ -44,7 +44,7 @@ def evaluate(
     name = collection or "evaluate_" + re.sub(r"\W", "_", folder.resolve().name, flags=re.ASCII)
     encoder = load_encoder(model, dtype)
     memory = nullcontext(InMemoryHybridIndex(encoder=encoder))
-    with opened(kind, name, uri, encoder, token=token, create=True) if kind else memory as index:
+    with opened(kind, name, uri or kind.default_uri, encoder, token=token, create=True) if kind else memory as index:
         done = ingest(index, source(folder))
         result = run(index, dataset, candidates=candidates, progress=sys.stderr.isatty())
     foreign = done.documents > done.written + done.unchanged

@@ -57,7 +57,7 @@ class Ingested:
 def index(
     path: Annotated[Path, typer.Argument(help="A BEIR folder, a .jsonl or .csv file, or a folder of .txt and .md.")],
     engine: EngineName = "milvus",
-    uri: Uri = "m3.db",
+    uri: Uri = "",
     collection: Collection = "docs",
     model: Model = "m3-mini",
     passages: Annotated[
@@ -74,7 +74,7 @@ def index(
     names id and text. Folders: the path of a file is its id; hidden folders are left out.
     """
     documents, kind, cut = source(path), find_engine(engine), _passages(passages, overlap)
-    encoder = load_encoder(model, dtype)
+    uri, encoder = uri or kind.default_uri, load_encoder(model, dtype)
     with opened(kind, collection, uri, encoder, token=token, create=True, passages=cut) as target:
         done = ingest(target, documents)
     if as_json:

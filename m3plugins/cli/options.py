@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from m3plugins.retrieval.index import HybridIndex
 
 EngineName = Annotated[str, typer.Option("--engine", help="Where the vectors live; `m3 doctor` lists the engines.")]
-Uri = Annotated[str, typer.Option(help="The engine's address: a path for Milvus Lite, or a server's URL.")]
+Uri = Annotated[
+    str,
+    typer.Option(
+        show_default=False,
+        help="The engine's address: a path for Milvus Lite (by default m3.db), or a server's URL (by default, for "
+        "Elasticsearch, http://localhost:9200).",
+    ),
+]
 Token = Annotated[
     str,
     typer.Option(
@@ -41,12 +48,13 @@ def find_engine(name: str) -> Engine:
         raise CallError(str(err)) from err
 
 
-def load_encoder(model: str, dtype: str = "auto") -> M3Encoder:
+def load_encoder(model: str, dtype: str = "auto", *, document_max_length: int | None = None) -> M3Encoder:
     """The encoder, loaded now; an unknown model or precision is a wrong call."""
     from m3plugins.encoding.encoder import M3Encoder
 
     try:
-        return M3Encoder.from_pretrained(model, dtype=dtype).warm_up()  # type: ignore[arg-type]
+        encoder = M3Encoder.from_pretrained(model, dtype=dtype, document_max_length=document_max_length)  # type: ignore[arg-type]
+        return encoder.warm_up()
     except (ValueError, FileNotFoundError) as err:
         raise CallError(str(err)) from err
 

@@ -40,7 +40,7 @@ _TOKENS = 6
 def search(
     query: Annotated[str, typer.Argument(help="The question.")],
     engine: EngineName = "milvus",
-    uri: Uri = "m3.db",
+    uri: Uri = "",
     collection: Collection = "docs",
     model: Model = "m3-mini",
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
@@ -54,7 +54,7 @@ def search(
 ) -> int:
     """Search with all three heads: 1 / 0.3 / 1 on dense, sparse and multi-vector scores."""
     kind, wanted = find_engine(engine), _parse_filter(where)
-    with opened(kind, collection, uri, load_encoder(model, dtype), token=token) as index:
+    with opened(kind, collection, uri or kind.default_uri, load_encoder(model, dtype), token=token) as index:
         retriever = HybridRetriever(index)
         embedded = index.encoder.encode_queries([query])
         hits = retriever.search_embedded(

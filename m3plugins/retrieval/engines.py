@@ -17,7 +17,13 @@ GROUP = "m3plugins.engines"
 
 
 class Engine(Protocol):
-    """An index class."""
+    """An index class.
+
+    Attributes:
+        default_uri: Where `m3` looks for it unless told.
+    """
+
+    default_uri: str
 
     def create(
         self,

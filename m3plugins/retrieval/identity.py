@@ -40,9 +40,7 @@ class Identity:
     passages: Mapping[str, int] | None = None
 
     @classmethod
-    def of(
-        cls, encoder: M3Encoder, *, codec: str = "", passages: Passages | None = None, **options: Any
-    ) -> Self:
+    def of(cls, encoder: M3Encoder, *, codec: str = "", passages: Passages | None = None, **options: Any) -> Self:
         """What an index made with this encoder and these options is.
 
         Raises:

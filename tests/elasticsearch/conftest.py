@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
-from m3plugins_elasticsearch import ElasticsearchHybridIndex
 
-from m3plugins import Document, M3Encoder, M3Output
+from m3plugins import Document, HybridIndex, M3Encoder, M3Output
+from m3plugins_elasticsearch import ElasticsearchHybridIndex
 from tests.milvus.conftest import random_documents
 
 Create = Callable[..., ElasticsearchHybridIndex]
@@ -60,3 +60,28 @@ def empty(scratch: ElasticsearchHybridIndex) -> Iterator[ElasticsearchHybridInde
 def embedding(encoder: M3Encoder) -> M3Output:
     """The output of one text, for documents whose text does not matter."""
     return encoder.encode_documents(["The quick brown fox"])
+
+
+@pytest.fixture
+def passes(encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that are encoded as documents."""
+    texts: list[str] = []
+    encode = type(encoder).iter_documents
+
+    def counted(self: M3Encoder, documents: Iterable[str], **options: object) -> Iterator[M3Output]:
+        documents = list(documents)
+        texts.extend(documents)
+        return encode(self, documents, **options)
+
+    monkeypatch.setattr(type(encoder), "iter_documents", counted)
+    return texts
+
+
+def vectors(index: HybridIndex) -> dict[str, tuple[bytes, ...]]:
+    """The embeddings of every document, to the bit."""
+    found = {}
+    for document, output in index.scan(with_embeddings=True):
+        assert output.dense is not None and output.sparse is not None and output.multi_vector is not None
+        arrays = (output.dense, output.sparse.indices, output.sparse.values, output.multi_vector[0])
+        found[document.id] = tuple(array.tobytes() for array in arrays)
+    return found

@@ -5,6 +5,8 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from m3plugins.retrieval.filters import Comparison
 from m3plugins_elasticsearch.facets import (
     CUT,
     EXACT,
@@ -17,8 +19,6 @@ from m3plugins_elasticsearch.facets import (
     tokens,
     value_token,
 )
-
-from m3plugins.retrieval.filters import Comparison
 
 MAX_TERM = 32_766
 MAX_AUTOMATON = 1_000

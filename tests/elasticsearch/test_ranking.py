@@ -1,8 +1,8 @@
 import pytest
-from m3plugins_elasticsearch.identity import OVERSAMPLE
 
 from m3plugins import Document, HybridRetriever, HybridWeights, InMemoryHybridIndex, M3Encoder
 from m3plugins.retrieval import filters
+from m3plugins_elasticsearch.identity import OVERSAMPLE
 from tests.elasticsearch.conftest import Create
 from tests.milvus.conftest import random_documents
 from tests.milvus.test_ranking import QUERIES, assert_same_hits, in_memory

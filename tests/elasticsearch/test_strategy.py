@@ -84,8 +84,9 @@ def best_first(scores: dict[str, float]) -> list[str]:
     return sorted(scores, key=scores.__getitem__, reverse=True)
 
 
-@pytest.mark.parametrize("dense_index", ["flat", "hnsw", "int8_hnsw", {"type": "int4_flat"}], ids=str)
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize(
+    ("dense_index", "shards"), [("flat", 1), ("hnsw", 1), ("int8_hnsw", 3), ({"type": "int4_flat"}, 1)]
+)
 def test_scores_and_order_are_those_of_the_stored_vectors(client, es_name, encoder, dense_index, shards):
     store = make(client, es_name, encoder, dense_index=dense_index)
     store.custom_index_settings = {"number_of_shards": shards}
@@ -98,7 +99,7 @@ def test_scores_and_order_are_those_of_the_stored_vectors(client, es_name, encod
             hits = found(store.search(query=query, k=len(TEXTS)))
             assert hits == pytest.approx(expected, abs=2e-6)
             assert list(hits) == best_first(expected)
-            assert list(found(store.search(query=query, k=5))) == best_first(expected)[:5]
+        assert list(found(store.search(query=query, k=5))) == best_first(expected)[:5]
 
 
 def test_stored_token_weights_are_rounded_not_cut(client, es_name, encoder):
@@ -112,22 +113,31 @@ def test_stored_token_weights_are_rounded_not_cut(client, es_name, encoder):
     assert (kept > exact).any() and (kept < exact).any()
 
 
+@pytest.mark.parametrize("filter", [[], GERMAN], ids=["all", "filtered"])
 @pytest.mark.parametrize("window", [1, 5, 20])
-def test_beyond_the_window_a_document_has_its_sparse_part_only(client, es_name, encoder, window):
+def test_beyond_the_window_a_document_has_its_sparse_part_only(client, es_name, encoder, window, filter):
     store = make(client, es_name, encoder, window=window, dense_index="flat")
     fill(store)
     stored = Stored(client, es_name, encoder)
+    passing = np.array([METADATA[IDS.index(id)]["lang"] == "de" or not filter for id in stored.ids])
     for weights in (HybridWeights(), LEXICAL):
         store.retrieval_strategy.weights = weights
         for query in QUERIES:
             dense, sparse, own = stored.heads(query)
-            sharing = np.flatnonzero(sparse >= SHARE * own) if own else np.array([], int)
-            nearest = {*np.argsort(-dense)[:window], *sharing[np.argsort(-dense[sharing])[:window]]}
-            scores = weights.sparse * sparse
-            scores[list(nearest)] += weights.dense * (1 + dense[list(nearest)])
+            among, sharing = np.flatnonzero(passing), np.flatnonzero(passing & (sparse >= SHARE * own) & (own > 0))
+            nearest = [ids[np.argsort(-dense[ids])[:window]] for ids in (among, sharing)]
+            scores = weights.sparse * sparse * passing
+            inside = np.unique(np.concatenate(nearest))
+            scores[inside] += weights.dense * (1 + dense[inside])
             expected = {id: score for id, score in zip(stored.ids, scores, strict=True) if score > 0}
             body = store.retrieval_strategy.es_query(
-                query=query, query_vector=None, text_field="", vector_field="vector_field", k=1, num_candidates=1
+                query=query,
+                query_vector=None,
+                text_field="text_field",
+                vector_field="vector_field",
+                k=1,
+                num_candidates=1,
+                filter=filter,
             )
             hits = client.search(index=es_name, size=len(TEXTS), **body)["hits"]["hits"]
             assert found(hits) == pytest.approx(expected, abs=2e-6)
@@ -242,7 +252,7 @@ async def test_async_gives_the_same(client, es_url, es_name, encoder):
             embedding_service=AsyncM3EmbeddingService(encoder),
         )
         await store.add_texts(TEXTS, metadatas=METADATA, ids=IDS)
-        for query in QUERIES:
+        for query in QUERIES[:3]:
             for filter in ([], GERMAN):
                 expected = make(client, es_name, encoder).search(query=query, k=20, filter=filter)
                 hits = await store.search(query=query, k=20, filter=filter)

@@ -7,7 +7,6 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +62,19 @@ class Adapter(ABC):
 
 ENTRIES = [Entry(f"s{n}", text, {"number": n, "tags": ["a", "b"][: n % 3]}) for n, text in enumerate(SENTENCES)]
 QUERIES = ["a fox at the river", "ein Hund", "狐狸", "passages that answer", ""]
+ENGINES = ["memory", "milvus", "elasticsearch"]
+
+
+def make_index(engine: str, encoder: M3Encoder, request: pytest.FixtureRequest) -> HybridIndex:
+    """An empty index of the engine, for one test; no other engine is started."""
+    if engine == "memory":
+        return InMemoryHybridIndex(encoder=encoder)
+    if engine == "milvus":
+        uri = request.getfixturevalue("tmp_path") / "m3.db"
+        return MilvusHybridIndex.create("docs", encoder=encoder, uri=uri)
+    package = pytest.importorskip("m3plugins_elasticsearch")
+    name, url = request.getfixturevalue("es_name"), request.getfixturevalue("es_url")
+    return package.ElasticsearchHybridIndex.create(name, encoder=encoder, uri=url)
 
 
 class AdapterContract:
@@ -70,13 +82,10 @@ class AdapterContract:
 
     adapter_class: type[Adapter]
 
-    @pytest.fixture(params=["memory", "milvus"])
-    def index(self, request: pytest.FixtureRequest, encoder: M3Encoder, tmp_path: Path) -> Iterator[HybridIndex]:
-        if request.param == "memory":
-            yield InMemoryHybridIndex(encoder=encoder)
-        else:
-            with MilvusHybridIndex.create("docs", encoder=encoder, uri=str(tmp_path / "m3.db")) as index:
-                yield index
+    @pytest.fixture(params=ENGINES)
+    def index(self, request: pytest.FixtureRequest, encoder: M3Encoder) -> Iterator[HybridIndex]:
+        with make_index(request.param, encoder, request) as index:
+            yield index
 
     @pytest.fixture
     def core(self, index: HybridIndex) -> HybridRetriever:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from llama_index.core.schema import TextNode
 from llama_index.retrievers.m3plugins import M3Retriever as LlamaIndexRetriever
@@ -12,16 +10,16 @@ from llama_index.vector_stores.m3plugins import M3VectorStore as LlamaIndexStore
 from langchain_m3plugins import M3Retriever as LangChainRetriever
 from langchain_m3plugins import M3VectorStore as LangChainStore
 from m3plugins import Document, HybridRetriever, HybridWeights, M3Encoder
-from m3plugins_milvus import MilvusHybridIndex
-from tests.frameworks.contract import ENTRIES, QUERIES
+from tests.frameworks.contract import ENGINES, ENTRIES, QUERIES, make_index
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("filled_by", ["core", "LangChain", "LlamaIndex"])
 @pytest.mark.parametrize("weights", [None, HybridWeights(dense=0, sparse=1, multi_vector=0)], ids=["all", "sparse"])
 def test_ids_and_scores_are_the_same(
-    encoder: M3Encoder, tmp_path: Path, filled_by: str, weights: HybridWeights | None
+    encoder: M3Encoder, request: pytest.FixtureRequest, engine: str, filled_by: str, weights: HybridWeights | None
 ) -> None:
-    with MilvusHybridIndex.create("docs", encoder=encoder, uri=str(tmp_path / "m3.db")) as index:
+    with make_index(engine, encoder, request) as index:
         core = HybridRetriever(index, weights=weights)
         if filled_by == "core":
             index.upsert(Document(id=e.id, text=e.text, metadata=e.metadata) for e in ENTRIES)

@@ -7,7 +7,7 @@ from pathlib import Path
 import langchain_m3plugins
 
 NAMES = """M3CrossEncoder M3Embeddings M3Reranker M3Retriever M3SparseEmbeddings M3VectorStore M3VectorStoreRetriever
-    elasticsearch_params milvus_params"""
+    elasticsearch_hybrid_params elasticsearch_params milvus_params"""
 
 
 def test_all_is_what_it_was():

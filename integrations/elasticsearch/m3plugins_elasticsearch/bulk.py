@@ -50,11 +50,13 @@ class Outcome:
         id: The document's.
         status: An HTTP status: 409 is a conflict, 404 a document that is not there.
         reason: Why it failed; "" if it did not.
+        seq_no: Number of the change that it was in its shard; -1 if it was none.
     """
 
     id: str
     status: int
     reason: str = ""
+    seq_no: int = -1
 
 
 def index(id: str, document: Any, **condition: int) -> Action:  # noqa: A002
@@ -68,8 +70,14 @@ def index(id: str, document: Any, **condition: int) -> Action:  # noqa: A002
     return Action(id, (_line({"index": {"_id": id, **condition}}), _line(document)))
 
 
-def update(id: str, fields: Any, **condition: int) -> Action:  # noqa: A002
-    """Merges fields into a document that is there."""
+def update(id: str, fields: Any, **condition: int | str) -> Action:  # noqa: A002
+    """Merges fields into a document that is there.
+
+    Args:
+        id: The document's.
+        fields: JSON values and numpy arrays.
+        condition: `if_seq_no` and `if_primary_term`, and `routing` where the document has one.
+    """
     return Action(id, (_line({"update": {"_id": id, **condition}}), _line({"doc": fields})))
 
 
@@ -144,7 +152,7 @@ def _outcome(action: Action, item: dict[str, Any]) -> Outcome:
     (done,) = item.values()
     error = done.get("error")
     if not error:
-        return Outcome(action.id, done["status"])
+        return Outcome(action.id, done["status"], seq_no=done.get("_seq_no", -1))
     reasons = [error.get("type"), error.get("reason"), (error.get("caused_by") or {}).get("reason")]
     return Outcome(action.id, done["status"], " ".join(": ".join(r for r in reasons if r).split())[:500])
 

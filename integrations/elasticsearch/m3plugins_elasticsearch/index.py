@@ -53,6 +53,8 @@ class ElasticsearchHybridIndex(ReadableIndex):
         1
     """
 
+    default_uri = "http://localhost:9200"
+
     def __init__(
         self, connection: Connection, name: str, identity: Identity, encoder: M3Encoder, refresh: bool
     ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from elasticsearch import BadRequestError, NotFoundError
 
 from m3plugins.retrieval.index import IndexNotFoundError
-from m3plugins_elasticsearch.client import Connection, errors
+from m3plugins_elasticsearch.client import Connection, errors, explain
 from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import OURS
 from m3plugins_elasticsearch.mapping import META, WRITE_ALIAS, check_name, our_properties, own_mapping, own_settings
@@ -36,8 +36,9 @@ def create(connection: Connection, name: str, identity: Identity, settings: Mapp
         except BadRequestError as err:
             if err.error in _EXISTS:
                 msg = f"there is an index {name!r} already; open it with ElasticsearchHybridIndex.open, or drop it"
-                raise ValueError(msg) from err
-            raise
+            else:
+                msg = f"cannot create {name!r}: {explain(err)}; change that option"
+            raise ValueError(msg) from err
 
 
 def find(connection: Connection, name: str) -> tuple[str, dict[str, Any]]:

@@ -64,6 +64,7 @@ def our_properties(identity: Identity) -> dict[str, Any]:
     """Of the fields that hold what M3 makes of a document, and what we find and compare it by."""
     return {
         "id": {"type": "keyword"},
+        **({} if identity.fields is None else {"model": {"type": "keyword"}}),
         "revision": _UNSEARCHED,
         "attributes": _UNSEARCHED,
         "token_count": {"type": "integer", "index": False},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +27,8 @@ from m3plugins_elasticsearch.rows import Fields, to_output, token_bytes
 
 DOCUMENTS_PER_PAGE = 500
 DOCUMENTS_PER_SCORE = 1000
-EMBEDDINGS_PER_READ = 32
+EMBEDDINGS_PER_READ = 25
+_READERS = 2
 _KEEP_ALIVE = "5m"
 _COUNTS = ("token_count", "truncated")
 _FIELDS: dict[Head, str] = {"dense": "dense", "sparse": "sparse_weights", "multi_vector": "token_vectors"}
@@ -162,7 +164,8 @@ class Reader:
     def embeddings(self, ids: Sequence[str], heads: Sequence[Head]) -> dict[str, M3Output]:
         """The stored embeddings, in the order of `ids`; what has none is left out."""
         found: dict[str, M3Output] = {}
-        for rows in self._doc_values(ids, [*_COUNTS, *(_FIELDS[head] for head in heads)]):
+        for group in bounded_runs(ids, lambda i: 1, EMBEDDINGS_PER_READ):
+            rows = self._doc_values(group, [*_COUNTS, *(_FIELDS[head] for head in heads)])
             found |= {i: self._output([row], heads) for i, row in rows.items()}
         return {i: found[i] for i in ids if i in found}
 
@@ -193,23 +196,27 @@ class Reader:
         return {i: found[i] for i in ids if i in found}
 
     def _late_scores(self, query: M3Output, ids: Sequence[str]) -> dict[str, float]:
-        """Of what the codec kept, without decoding it."""
+        """Of what the codec kept, without decoding it; while some documents are scored, others are read."""
         assert query.multi_vector is not None  # the caller asked
         codec, vectors = get_codec(self.identity.codec), query.multi_vector.vectors
-        return {
-            i: mean_of_maxima(codec.products(token_bytes(row), vectors))
-            for rows in self._doc_values(ids, ["token_vectors"])
-            for i, row in rows.items()
-        }
 
-    def _doc_values(self, ids: Sequence[str], fields: Sequence[str]) -> Iterator[dict[str, Fields]]:
-        """Doc values by id, of the documents that have embeddings, some at a time."""
+        def scored(group: list[str]) -> dict[str, float]:
+            rows = self._doc_values(group, ["token_vectors"])
+            return {i: mean_of_maxima(codec.products(token_bytes(row), vectors)) for i, row in rows.items()}
+
+        found: dict[str, float] = {}
+        with ThreadPoolExecutor(_READERS) as pool:
+            for scores in pool.map(scored, bounded_runs(ids, lambda i: 1, EMBEDDINGS_PER_READ)):
+                found |= scores
+        return found
+
+    def _doc_values(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, Fields]:
+        """Doc values by id, of the documents that have embeddings."""
         wanted = [self.layout.field(name) for name in ("id", *fields)]
-        for group in bounded_runs(ids, lambda i: 1, EMBEDDINGS_PER_READ):
-            body = {**requests.light(wanted, len(group)), "query": {"ids": {"values": group}}}
-            (answer,) = self._msearch([body])
-            rows = [self._fields(hit) for hit in answer["hits"]["hits"]]
-            yield {row["id"][0]: row for row in rows if "id" in row}
+        body = {**requests.light(wanted, len(ids)), "query": {"ids": {"values": list(ids)}}}
+        (answer,) = self._msearch([body])
+        rows = [self._fields(hit) for hit in answer["hits"]["hits"]]
+        return {row["id"][0]: row for row in rows if "id" in row}
 
     def _where(self, plan: Plan) -> dict[str, Any] | None:
         """The documents that match, exactly."""

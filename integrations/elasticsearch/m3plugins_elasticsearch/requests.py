@@ -62,14 +62,18 @@ def searches(
 
 
 def nearest(query: M3Output, k: int, identity: Identity, layout: Layout) -> Query:
-    """The k documents with the greatest dot product, compared by their whole vectors."""
+    """The k documents with the greatest dot product, compared by their whole vectors.
+
+    A graph of whole vectors has nothing to rescore, so it is searched more widely instead.
+    """
     assert query.dense is not None  # the caller asked
+    kind = identity.dense_index["type"]
     return {
         "field": layout.field("dense"),
         "query_vector": query.dense[0].tolist(),
         "k": k,
-        "num_candidates": min(max(2 * k, _LEAST_CANDIDATES), MAX_K),
-        "rescore_vector": {"oversample": min(OVERSAMPLE[identity.dense_index["type"]], MAX_K / k)},
+        "num_candidates": min(max((4 if kind == "hnsw" else 2) * k, _LEAST_CANDIDATES), MAX_K),
+        "rescore_vector": {"oversample": min(OVERSAMPLE[kind], MAX_K / k)},
     }
 
 

@@ -57,7 +57,8 @@ def rounded(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     half = np.uint32(1 << (_DROPPED_BITS - 1))
     mask = np.uint32(0xFFFFFFFF & ~((1 << _DROPPED_BITS) - 1))
     bits = np.ascontiguousarray(weights, np.float32).view(np.uint32)
-    return ((bits + half) & mask).view(np.float32)
+    largest = np.float32(np.finfo(np.float32).max).view(np.uint32)  # the next above it would be infinity
+    return (np.minimum(bits + half, largest) & mask).view(np.float32)
 
 
 def token_weights(vector: SparseVector) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from langchain_m3plugins.cross_encoder import M3CrossEncoder
 from langchain_m3plugins.embeddings import M3Embeddings
-from langchain_m3plugins.hosts import elasticsearch_params, milvus_params
+from langchain_m3plugins.hosts import elasticsearch_hybrid_params, elasticsearch_params, milvus_params
 from langchain_m3plugins.reranker import M3Reranker
 from langchain_m3plugins.retriever import M3Retriever
 from langchain_m3plugins.sparse_embeddings import M3SparseEmbeddings
@@ -17,6 +17,7 @@ __all__ = [
     "M3SparseEmbeddings",
     "M3VectorStore",
     "M3VectorStoreRetriever",
+    "elasticsearch_hybrid_params",
     "elasticsearch_params",
     "milvus_params",
 ]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from langchain_m3plugins.embeddings import M3Embeddings
+from m3plugins import HybridWeights
+
 FLAT: Mapping[str, Any] = {"index_type": "FLAT"}
 
 
@@ -54,8 +57,8 @@ def elasticsearch_params(*, index_type: Literal["flat", "hnsw"] = "flat", asynch
     """Keyword arguments of `langchain_elasticsearch.ElasticsearchStore` for `M3Embeddings`.
 
     By default Elasticsearch quantises the vectors of this store to bytes or bits. Here it keeps float32 and
-    compares by the dot product, M3's own score; a hit's score is (1 + dot product) / 2. The store has one vector
-    a document: for M3's sparse and multi-vector heads use `M3VectorStore`.
+    compares by the dot product, M3's own score; a hit's score is (1 + dot product) / 2. For the sparse head too see
+    `elasticsearch_hybrid_params`.
 
     Args:
         index_type: "flat" is exact; "hnsw" is approximate, for many documents.
@@ -73,3 +76,47 @@ def elasticsearch_params(*, index_type: Literal["flat", "hnsw"] = "flat", asynch
     from langchain_m3plugins.elasticsearch import AsyncFullPrecisionStrategy, FullPrecisionStrategy
 
     return {"strategy": (AsyncFullPrecisionStrategy if asynchronous else FullPrecisionStrategy)(index_type)}
+
+
+def elasticsearch_hybrid_params(
+    embeddings: M3Embeddings,
+    *,
+    weights: HybridWeights | None = None,
+    dense_index: str | Mapping[str, Any] = "int8_hnsw",
+    window: int = 1_000,
+    asynchronous: bool = False,
+) -> dict[str, Any]:
+    """Keyword arguments of `langchain_elasticsearch.ElasticsearchStore` for the dense and the sparse head of M3.
+
+    Every document is stored with both vectors, and a search goes by both in one request, on the Basic licence. A hit's
+    score is M3's weighted score and the dense weight: `dense * (1 + cosine) + sparse * dot product`. How far that is
+    exact, and what the options mean, is said of `m3plugins_elasticsearch.strategy.M3RetrievalStrategy`. A search by
+    vector goes by the dense head; MMR, which reads one vector a document, does not work: `M3VectorStore` has it, and
+    the multi-vector head.
+
+    The index must be a new one: a store with dense vectors has another mapping.
+
+    Args:
+        embeddings: The model.
+        weights: How much each head counts; that of the multi-vector head is not used.
+        dense_index: A type of dense index, or `index_options` of one; "flat" is exact for few documents.
+        window: Documents a shard that are scored by both heads at least.
+        asynchronous: For `AsyncElasticsearchStore`.
+
+    Raises:
+        ImportError: If m3plugins-elasticsearch is not installed.
+        ValueError: If an option is not possible.
+
+    Example:
+        ```python
+        ElasticsearchStore("docs", es_url="http://…", **elasticsearch_hybrid_params(M3Embeddings()))
+        ```
+    """
+    from langchain_m3plugins.hybrid_embeddings import M3HybridEmbeddings
+    from m3plugins_elasticsearch.strategy import AsyncM3RetrievalStrategy, M3RetrievalStrategy
+
+    strategy = AsyncM3RetrievalStrategy if asynchronous else M3RetrievalStrategy
+    return {
+        "embedding": M3HybridEmbeddings(encoder=embeddings.encoder),
+        "strategy": strategy(embeddings.encoder, weights=weights, dense_index=dense_index, window=window),
+    }

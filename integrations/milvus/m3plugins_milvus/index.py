@@ -66,6 +66,8 @@ class MilvusHybridIndex(HybridIndex):
         1
     """
 
+    default_uri = "m3.db"
+
     def __init__(
         self, connection: Connection, name: str, identity: Identity, encoder: M3Encoder, consistency: Consistency
     ) -> None:

@@ -1,0 +1,184 @@
+"""Elasticsearch: writing beside the client's own bulk helper, search beside its bare requests, bytes by codec.
+
+    M3_TEST_ES_URL=http://localhost:9200 python benchmarks/elastic.py [--documents 20000] [--tokens 180]
+
+Embeddings have BGE-M3's shape and are random but for shared topics and Zipf-distributed tokens; queries are given
+encoded. Without the variable a node is started from the archive that M3_TEST_ES_ZIP names. What is compared
+alternates. 20,000 documents of 180 tokens take 5 GB of disk while they are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from elasticsearch import Elasticsearch
+from elasticsearch.helpers import bulk
+from elasticsearch.serializer import OrjsonSerializer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.embeddings import DIM, VOCABULARY, Corpus
+from m3plugins import Document, HybridRetriever, M3Encoder, M3Output
+from m3plugins.compression import CODECS
+from m3plugins.retrieval.writing import Batch
+from m3plugins_elasticsearch import ElasticsearchHybridIndex
+from m3plugins_elasticsearch.bulk import CHUNK_BYTES
+from m3plugins_elasticsearch.rows import our_fields, own_fields
+from tests.elasticsearch.node import Node
+from tests.tiny import save_checkpoint
+
+TEXT = "seven words that stand for the text " * 20
+
+
+@contextmanager
+def node() -> Iterator[str]:
+    if url := os.environ.get("M3_TEST_ES_URL"):
+        yield url
+        return
+    started = Node(Path(os.environ["M3_TEST_ES_ZIP"]))
+    try:
+        yield started.start().url
+    finally:
+        started.stop()
+
+
+def documents(first: int, count: int) -> list[Document]:
+    return [Document(id=str(number), text=TEXT, metadata={"number": number}) for number in range(first, first + count)]
+
+
+def outputs(corpus: Corpus, count: int) -> list[M3Output]:
+    return list(corpus.documents(count))
+
+
+class Stopwatch:
+    """Seconds that an index's client takes, from the call of its method to the parsed answer."""
+
+    def __init__(self, client: Elasticsearch) -> None:
+        self.seconds = 0.0
+        self._call = client.perform_request
+        client.perform_request = self._timed  # type: ignore[method-assign]
+
+    def _timed(self, *arguments: Any, **options: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return self._call(*arguments, **options)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+def writing(url: str, encoder: M3Encoder, corpus: Corpus, count: int, rounds: int) -> Table:
+    """Documents a second: upsert with embeddings given, and helpers.bulk of the very same bodies."""
+    table = Table("", "docs/s", "× helpers.bulk", title=f"writing {count} documents of given embeddings, int8")
+    embedded = outputs(corpus, count)
+    client = Elasticsearch(url, serializer=OrjsonSerializer(), request_timeout=60)
+    best = {"helpers.bulk": 0.0, "upsert": 0.0}
+    for turn in range(rounds):
+        index = ElasticsearchHybridIndex.create(f"m3-bench-{uuid.uuid4().hex}", encoder=encoder, uri=url)
+        for name in ("helpers.bulk", "upsert") if turn % 2 else ("upsert", "helpers.bulk"):
+            if name == "helpers.bulk":
+                actions = list(bodies(index, count, embedded))
+                start = time.perf_counter()
+                bulk(client, actions, index=index.name, max_chunk_bytes=CHUNK_BYTES, refresh=False)
+                client.indices.refresh(index=index.name)
+                best[name] = max(best[name], count / (time.perf_counter() - start))
+                index.delete([str(number) for number in range(count)])
+            else:
+                start = time.perf_counter()
+                assert index.upsert(documents(0, count), embedded).written == count
+                best[name] = max(best[name], count / (time.perf_counter() - start))
+                index.delete([str(number) for number in range(count)])
+        index.drop()
+    for name, rate in best.items():
+        table.add_row(name, f"{rate:.0f}", f"{rate / best['helpers.bulk']:.2f}")
+    return table
+
+
+def bodies(index: ElasticsearchHybridIndex, count: int, embedded: list[M3Output]) -> Iterator[dict[str, Any]]:
+    position = 0
+    for output in embedded:
+        some = documents(position, len(output))
+        batch = Batch(some, [document.digest() for document in some], output)
+        for row, document in enumerate(some):
+            ours = our_fields(document, batch.digests[row], output[row], index.identity.codec)
+            ours["dense"] = ours["dense"].tolist()
+            yield {"_id": document.id, "_source": {**ours, **own_fields(document), "metadata": dict(document.metadata)}}
+        position += len(output)
+
+
+def searching(index: ElasticsearchHybridIndex, corpus: Corpus, depth: int, queries: int) -> list[str]:
+    retriever = HybridRetriever(index, multi_vector_depth=depth)
+    watch = Stopwatch(index._connection.client)
+    total, ours = [], []
+    for number in range(-3, queries):
+        query = corpus.query(number + 3)
+        watch.seconds, start = 0.0, time.perf_counter()
+        assert len(retriever.search_embedded("", query, 10)) == 10
+        seconds = time.perf_counter() - start
+        if number >= 0:
+            total.append(seconds * 1e3)
+            ours.append((seconds - watch.seconds) * 1e3)
+    p50, p99 = np.percentile(total, [50, 99])
+    own50, own99 = np.percentile(ours, [50, 99])
+    return [f"{p50:.0f}", f"{p99:.0f}", f"{own50:.1f}", f"{own99:.1f}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=20_000)
+    parser.add_argument("--written", type=int, default=1_000, help="documents of the comparison with the bulk helper")
+    parser.add_argument("--tokens", type=int, default=180)
+    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=4)
+    options = parser.parse_args()
+    console = Console()
+    corpus = Corpus(tokens=options.tokens)
+    with node() as url, tempfile.TemporaryDirectory() as folder:
+        shape = {"hidden_size": DIM, "layers": 1, "heads": 16, "intermediate_size": 64, "vocab_size": VOCABULARY}
+        encoder = M3Encoder.from_pretrained(save_checkpoint(Path(folder), **shape))
+        console.print(writing(url, encoder, corpus, options.written, options.rounds))
+        table = Table(
+            "codec",
+            "multi-vector depth",
+            "p50 ms",
+            "p99 ms",
+            "ours p50 ms",
+            "ours p99 ms",
+            "bytes a document",
+            title=f"search among {options.documents} documents, {DIM} dimensions, {options.tokens} tokens",
+        )
+        for codec in CODECS:
+            name = f"m3-bench-{codec}"
+            with ElasticsearchHybridIndex.create(name, encoder=encoder, uri=url, codec=codec) as index:
+                try:
+                    some = track(documents(0, options.documents), f"indexing, {codec}", console=Console(stderr=True))
+                    index.upsert(some, corpus.documents(options.documents))
+                    client = index._connection.client.options(request_timeout=600)
+                    client.indices.forcemerge(index=name, max_num_segments=1)
+                    client.indices.refresh(index=name)
+                    size = client.indices.stats(index=name, metric="store")["_all"]["primaries"]["store"][
+                        "size_in_bytes"
+                    ]
+                    for depth in (100, 50):
+                        row = searching(index, corpus, depth, options.queries)
+                        table.add_row(
+                            codec, str(depth), *row, f"{size / options.documents:,.0f}" if depth == 100 else ""
+                        )
+                finally:
+                    index.drop()
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The changes of a shard, in their order: each document that is there, at its newest change.
+
+Elasticsearch numbers the changes of a shard. Up to the global checkpoint all of them are on every copy, and after a
+refresh a search sees them. Deletes do not show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+from elasticsearch import BadRequestError, SerializationError
+
+from m3plugins.retrieval.document import Digest
+from m3plugins_elasticsearch.client import ElasticsearchIndexError
+from m3plugins_elasticsearch.enricher.ranges import Range, within
+from m3plugins_elasticsearch.reading import Reader
+
+PAGE_BYTES = 8 << 20
+"""About as many bytes of documents are read at a time."""
+
+PAGE = 500
+_FIRST_PAGE = 16
+_KEPT = ("model", "revision", "attributes")
+_HEADS = ("dense", "sparse", "sparse_weights", "token_vectors")
+
+Held = Literal["all", "some", "none"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A document at its newest change.
+
+    Attributes:
+        id: The document's.
+        routing: Its routing, if it has one of its own.
+        seq_no: With `primary_term`, which change it is.
+        primary_term: See `seq_no`.
+        source: The document, without our fields.
+        fault: Why the source cannot be read; "" if it can.
+        held: Which of our fields it has.
+        model: What made them.
+        digest: What they are compared by, if it has all of them.
+    """
+
+    id: str
+    routing: str | None
+    seq_no: int
+    primary_term: int
+    source: Mapping[str, Any]
+    fault: str = ""
+    held: Held = "none"
+    model: str = ""
+    digest: Digest | None = None
+
+    @property
+    def condition(self) -> dict[str, int | str]:
+        """Of a write: that nobody has changed the document since."""
+        condition: dict[str, int | str] = {"if_seq_no": self.seq_no, "if_primary_term": self.primary_term}
+        return condition if self.routing is None else {**condition, "routing": self.routing}
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Of one index.
+
+    Attributes:
+        reader: Of the index.
+    """
+
+    reader: Reader
+
+    def refresh(self) -> None:
+        """Makes what was written visible."""
+        connection, name = self.reader.connection, self.reader.name
+        connection.read(f"refresh {name!r}", lambda: connection.client.indices.refresh(index=name))
+
+    def end(self, shard: int, after: int, upto: int, without: Sequence[Range], count: int) -> int:
+        """The number of the change that ends the next `count` documents; `upto` if there are fewer.
+
+        Args:
+            shard: Number of the shard.
+            after: Number ahead of the first change.
+            upto: The last change that counts.
+            without: Changes that do not count.
+            count: Documents.
+        """
+        hits = self._search(shard, after, upto, without, count, {"stored_fields": "_none_", "source": False})
+        return int(hits[-1]["sort"][0]) if len(hits) == count else upto
+
+    def changes(self, shard: int, after: int, upto: int, without: Sequence[Range] = ()) -> Iterator[list[Change]]:
+        """The documents, in pages of bounded size.
+
+        Args:
+            shard: Number of the shard.
+            after: Number ahead of the first change.
+            upto: The last change.
+            without: Changes to leave out.
+        """
+        size = _FIRST_PAGE
+        while hits := self._page(shard, after, upto, without, size):
+            after = hits[-1]["_seq_no"]
+            yield [self._change(hit) for hit in hits]
+            if len(hits) > 1 or size == 1:
+                each = max(1, len(orjson.dumps([hit.get("_source") for hit in hits])) // len(hits))
+                size = max(1, min(2 * size, PAGE, PAGE_BYTES // each))
+
+    def _page(self, shard: int, after: int, upto: int, without: Sequence[Range], size: int) -> list[dict[str, Any]]:
+        """The next hits; of a page that cannot be read only the first, without its source if it is to blame."""
+        layout = self.reader.layout
+        wanted = {
+            "source": {"excludes": layout.unread},
+            "docvalue_fields": [layout.field(name) for name in _KEPT],
+            "seq_no_primary_term": True,
+        }
+        try:
+            return self._search(shard, after, upto, without, size, wanted)
+        except ElasticsearchIndexError as err:
+            if not isinstance(err.__cause__, SerializationError | BadRequestError):
+                raise
+            if size > 1:
+                return self._page(shard, after, upto, without, 1)
+            hits = self._search(shard, after, upto, without, 1, {**wanted, "source": False})
+            return [{**hit, "fault": f"the document cannot be read: {_cause(err.__cause__)}"} for hit in hits]
+
+    def _search(
+        self, shard: int, after: int, upto: int, without: Sequence[Range], size: int, wanted: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        connection, name, layout = self.reader.connection, self.reader.name, self.reader.layout
+        marks = [{"exists": {"field": layout.field(head)}} for head in _HEADS]
+        query = {
+            "filter": [{"range": {"_seq_no": {"gt": after, "lte": upto}}}],
+            "must_not": [{"range": {"_seq_no": {"gte": a, "lte": b}}} for a, b in within(without, after, upto)],
+            "should": [
+                {"bool": {"_name": "all", "filter": marks}},
+                {"exists": {"_name": "some", "field": layout.field("*")}},
+            ],
+        }
+        answer = connection.read(
+            f"read the changes of {name!r}",
+            lambda: connection.client.search(
+                index=name,
+                preference=f"_shards:{shard}",
+                query={"bool": query},
+                sort=[{"_seq_no": "asc"}],
+                size=size,
+                track_total_hits=False,
+                allow_partial_search_results=False,
+                **wanted,
+            ),
+        )
+        return list(answer["hits"]["hits"])
+
+    def _change(self, hit: dict[str, Any]) -> Change:
+        layout, matched = self.reader.layout, hit.get("matched_queries", ())
+        model, revision, attributes = (
+            hit.get("fields", {}).get(layout.field(name), [""])[0] for name in _KEPT
+        )
+        complete = "all" in matched and bool(model and revision and attributes)
+        return Change(
+            id=hit["_id"],
+            routing=hit.get("_routing"),
+            seq_no=hit["_seq_no"],
+            primary_term=hit["_primary_term"],
+            source=hit.get("_source") or {},
+            fault=hit.get("fault", ""),
+            held="all" if complete else "some" if "some" in matched else "none",
+            model=model,
+            digest=Digest(revision, attributes) if complete else None,
+        )
+
+
+def _cause(err: BaseException | None) -> str:
+    """In one line: what the parser says, not the answer that it could not parse."""
+    root = err.errors[0] if isinstance(err, SerializationError) and err.errors else err
+    return " ".join(str(root).split())[:200]

@@ -1,0 +1,151 @@
+"""Which worker has which changes: ledgers in an index of ours, changed by compare and set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from elasticsearch import BadRequestError, ConflictError
+
+from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors, persist
+from m3plugins_elasticsearch.enricher.ledger import Claim, Ledger
+from m3plugins_elasticsearch.enricher.session import Session, Watcher, now
+from m3plugins_elasticsearch.enricher.shards import Shard
+
+PLACE = "m3-enricher."
+"""Ahead of an index's name: where its ledgers and sessions are. Ahead, so that no wildcard of its owner takes them."""
+
+_ONE_SHARD = {"number_of_shards": 1, "auto_expand_replicas": "0-1", "hidden": True}
+_ALREADY = "resource_already_exists_exception"
+
+
+def ensure(connection: Connection, place: str, properties: Mapping[str, Any]) -> None:
+    """Makes an index of ours, hidden, unless it is there."""
+
+    def make() -> None:
+        try:
+            mappings = {"dynamic": False, "properties": dict(properties)}
+            connection.client.indices.create(index=place, mappings=mappings, settings=dict(_ONE_SHARD))
+        except BadRequestError as err:
+            if err.error != _ALREADY:
+                raise
+
+    with errors(f"make {place!r}"):
+        persist(make, connection.patience)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A ledger as it was read.
+
+    Attributes:
+        shard: Number of its shard.
+        ledger: What it says; a new one if there is none.
+        condition: That nobody changed it since.
+    """
+
+    shard: int
+    ledger: Ledger
+    condition: Mapping[str, int | str] = field(default_factory=dict)
+
+
+class Leases:
+    """The ledgers of an index.
+
+    Args:
+        connection: To Elasticsearch.
+        index: Its name.
+    """
+
+    def __init__(self, connection: Connection, index: str) -> None:
+        self.place = PLACE + index
+        self.watcher = Watcher(connection, self.place)
+        self._connection = connection
+
+    def ensure(self) -> None:
+        """Makes the place, unless it is there."""
+        ensure(self._connection, self.place, {"worker": {"type": "keyword"}, "time": {"type": "date"}})
+
+    def read(self, shards: Iterable[Shard]) -> dict[int, Entry]:
+        """The ledgers of the shards, by number."""
+        known = {_key(shard.number): shard for shard in shards}
+        ask = self._connection.client.mget
+        answer = self._connection.read("read ledgers", lambda: ask(index=self.place, ids=sorted(known)))
+        return {known[item["_id"]].number: _entry(known[item["_id"]], item) for item in answer["docs"]}
+
+    def take(self, shard: Shard, entry: Entry, session: Session, upto: int, end: Callable[[Ledger], int]) -> Claim | None:
+        """Claims what a dead worker left, or the next changes; None if there is nothing to do, or all is taken.
+
+        Args:
+            shard: Whose changes.
+            entry: Its ledger, as it was read last.
+            session: Who claims.
+            upto: The last change that may be claimed.
+            end: Tells how far to take; it is asked only if there is something.
+        """
+        while True:
+            ledger = entry.ledger
+            left = ledger.left_by({session.id} | self.watcher.dead(ledger.sessions() - {session.id}))
+            if left is not None and left.session == session.id:
+                return left
+            if left is None and ledger.handed >= upto:
+                return None
+            if left is not None:
+                new = ledger.taken_over(left, session.id)
+            elif ledger.unread(upto):
+                new = ledger.handing_out(end(ledger), session.id)
+            else:
+                new = ledger.passed(upto)
+            if self._set(entry, new):
+                return new.left_by({session.id})
+            entry = self.read([shard])[shard.number]
+
+    def settle(self, shard: Shard, claim: Claim, written: Iterable[int]) -> None:
+        """Gives a claim back that is worked off, unless it is somebody else's by now.
+
+        Args:
+            shard: Whose changes they are.
+            claim: What was taken.
+            written: Sequence numbers of our own writes, none of which can be undone any more.
+        """
+        known = list(written)
+        while True:
+            entry = self.read([shard])[shard.number]
+            if claim not in entry.ledger.claims or self._set(entry, entry.ledger.settled(claim, known)):
+                return
+
+    def restart(self, shard: Shard) -> None:
+        """Forgets what was done; all changes are handed out once more."""
+        while not self._set(self.read([shard])[shard.number], Ledger(shard.history)):
+            pass
+
+    def _set(self, entry: Entry, ledger: Ledger) -> bool:
+        """Whether the ledger is as it is to be; not if somebody was faster."""
+        write, document = self._connection.client.index, {**ledger.to_dict(), "time": now()}
+        condition: dict[str, Any] = dict(entry.condition) or {"op_type": "create"}
+        with errors(f"write to {self.place!r}"):
+            try:
+                persist(
+                    lambda: write(index=self.place, id=_key(entry.shard), document=document, **condition),
+                    self._connection.patience,
+                )
+            except ConflictError:
+                return False
+        return True
+
+
+def _key(shard: int) -> str:
+    return f"shard-{shard}"
+
+
+def _entry(shard: Shard, item: Mapping[str, Any]) -> Entry:
+    fresh = Entry(shard.number, Ledger(shard.history))
+    if "error" in item:
+        msg = f"cannot read the ledger of shard {shard.number}: {item['error'].get('reason')}"
+        raise ElasticsearchIndexError(msg)
+    if not item["found"]:
+        return fresh
+    condition = {"if_seq_no": item["_seq_no"], "if_primary_term": item["_primary_term"]}
+    ledger = Ledger.from_dict(item["_source"])
+    return replace(fresh, ledger=ledger if ledger.history == shard.history else fresh.ledger, condition=condition)

@@ -1,0 +1,82 @@
+"""Which shards an index has, and how far the changes of each are complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from elasticsearch import NotFoundError
+
+from m3plugins.retrieval.index import IndexNotFoundError
+from m3plugins_elasticsearch.client import Connection
+
+_ASKED = ("uuid", "shards.*.routing.primary", "shards.*.seq_no", "shards.*.commit.user_data.history_uuid")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard, as its primary sees it.
+
+    Attributes:
+        number: From 0.
+        history: Changes when the sequence numbers no longer mean what they did: another index, a restored snapshot.
+        checkpoint: Changes up to this one are on every copy, for good.
+    """
+
+    number: int
+    history: str
+    checkpoint: int
+
+
+@dataclass(frozen=True)
+class Positions:
+    """An index at a moment.
+
+    Attributes:
+        index: Its own name.
+        uuid: Of this index, and of no later one of that name.
+        shards: Those whose primary is there, by number.
+    """
+
+    index: str
+    uuid: str
+    shards: Mapping[int, Shard]
+
+
+def positions(connection: Connection, name: str) -> Positions:
+    """Where an index is; `name` may be an alias of it.
+
+    Raises:
+        IndexNotFoundError: If there is none.
+        ValueError: If the alias is of several.
+        ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
+    """
+    asked = [f"indices.*.{path}" for path in _ASKED]
+
+    def ask() -> dict[str, dict[str, object]]:
+        try:
+            found = connection.client.indices.stats(index=name, level="shards", metric="docs", filter_path=asked).body
+        except NotFoundError:
+            found = {}
+        return dict(found.get("indices", {}))
+
+    found = connection.read(f"read the positions of {name!r}", ask)
+    if len(found) != 1:
+        if found:
+            msg = f"the alias {name!r} is of {len(found)} indexes, {', '.join(sorted(found))}; enrich each of them"
+            raise ValueError(msg)
+        msg = f"there is no index {name!r} in Elasticsearch; its owner has to make it"
+        raise IndexNotFoundError(msg)
+    ((index, told),) = found.items()
+    return Positions(index, str(told["uuid"]), _shards(told.get("shards", {})))
+
+
+def _shards(copies: object) -> dict[int, Shard]:
+    assert isinstance(copies, dict)  # JSON of Elasticsearch's
+    found = {}
+    for number, told in copies.items():
+        for copy in told:
+            if copy["routing"]["primary"] and "seq_no" in copy and "commit" in copy:
+                history = copy["commit"]["user_data"]["history_uuid"]
+                found[int(number)] = Shard(int(number), history, copy["seq_no"]["global_checkpoint"])
+    return found

@@ -1,0 +1,83 @@
+"""`m3 copy`: an index into another engine, with its embeddings."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from m3plugins.cli.errors import CallError
+from m3plugins.cli.index import report_failed
+from m3plugins.cli.options import (
+    Collection,
+    Dtype,
+    Json,
+    Model,
+    Token,
+    Uri,
+    find_engine,
+    load_encoder,
+    opened,
+    without_credentials,
+)
+from m3plugins.retrieval.copying import copy as copy_index
+from m3plugins.retrieval.corpus import Rejected
+
+
+def copy(
+    source: Annotated[str, typer.Option("--from", help="The engine to copy from.")],
+    engine: Annotated[str, typer.Option("--engine", help="The engine to copy to.")],
+    source_uri: Annotated[str, typer.Option("--from-uri", help="Its address; by default the engine's own.")] = "",
+    uri: Uri = "",
+    source_collection: Annotated[str, typer.Option("--from-collection", help="Name of the index there.")] = "docs",
+    collection: Collection = "docs",
+    model: Model = "m3-mini",
+    source_token: Annotated[
+        str, typer.Option("--from-token", envvar="M3_FROM_TOKEN", show_default=False, help="As --token, of the source.")
+    ] = "",
+    token: Token = "",
+    dtype: Dtype = "auto",
+    as_json: Json = False,
+) -> int:
+    """Copy an index into another engine, or another collection, without encoding anything; run again, it goes on.
+
+    The target is made if it is not there. Both hold the vectors of one model, which --model names.
+    """
+    from_kind, to_kind = find_engine(source), find_engine(engine)
+    source_uri, uri = source_uri or from_kind.default_uri, uri or to_kind.default_uri
+    if (source, source_uri, source_collection) == (engine, uri, collection):
+        msg = "the source is the target; name another --engine, --uri or --collection"
+        raise CallError(msg)
+    encoder = load_encoder(model, dtype)
+    console, started = Console(stderr=True), time.monotonic()
+    with opened(from_kind, source_collection, source_uri, encoder, token=source_token) as origin:
+        length = origin.identity.document_max_length
+        if length != encoder.document_max_length:
+            encoder = load_encoder(model, dtype, document_max_length=length)
+        with (
+            opened(to_kind, collection, uri, encoder, token=token, create=True, passages=origin.passages) as target,
+            Progress(
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=console,
+                disable=not console.is_terminal,
+            ) as progress,
+        ):
+            task = progress.add_task("copying", total=origin.count())
+            report = copy_index(origin, target, on_ack=lambda ids: progress.advance(task, len(ids)))
+            documents = target.count()
+    if as_json:
+        typer.echo(json.dumps({**asdict(report), "documents": documents}, ensure_ascii=False))
+    else:
+        typer.echo(
+            f"{collection} at {without_credentials(uri)}: {report.written} copied, {report.unchanged} unchanged, "
+            f"{len(report.failed)} failed in {time.monotonic() - started:.1f} s; {documents} documents in all"
+        )
+    report_failed([Rejected(failure.id, failure.reason) for failure in report.failed])
+    return 1 if report.failed else 0
