@@ -51,5 +51,5 @@ $(BIN)/.demo: $(BIN)/python pyproject.toml integrations/milvus/pyproject.toml co
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/python $(PROJECTS)
-	$(PIP) -e '.[dev]' -e integrations/milvus -e integrations/elasticsearch -e 'integrations/langchain[test]' -e integrations/llamaindex
+	$(PIP) -e '.[dev]' -e integrations/milvus -e integrations/elasticsearch -e 'integrations/langchain[test]' -e 'integrations/llamaindex[test]'
 	@touch $@ $(BIN)/.demo

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
 from elasticsearch import Elasticsearch
@@ -18,6 +19,7 @@ from m3plugins_elasticsearch import lifecycle
 from m3plugins_elasticsearch.client import Connection, connect
 from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import OURS, Layout
+from m3plugins_elasticsearch.mapping import META
 from m3plugins_elasticsearch.readable import ReadableIndex
 from m3plugins_elasticsearch.reading import Reader
 
@@ -38,6 +40,8 @@ class AttachedIndex(ReadableIndex):
         ...     "articles", encoder=encoder, uri="http://localhost:9200", fields={"text": "body", "title": "headline"}
         ... )  # doctest: +SKIP
     """
+
+    _opener = "attach"
 
     def __init__(self, connection: Connection, name: str, identity: Identity, encoder: M3Encoder) -> None:
         """Use `attach`."""
@@ -93,11 +97,14 @@ class AttachedIndex(ReadableIndex):
                 identity = stored
             else:
                 paths = _paths(fields)
-                _check_paths(paths, lifecycle.searchable_fields(connection, name), name)
+                _check_paths(paths, described["mappings"], name)
                 identity = Identity.asked(encoder, codec=codec, dense_index=dense_index, fields=paths)
             if stored is None:
                 if OURS in described["mappings"].get("properties", {}):
-                    msg = f"the index {name!r} has a field {OURS!r}, where ours belong; rename it"
+                    msg = (
+                        f"the index {name!r} has a field {OURS!r}, where ours belong, and its mapping's _meta does not "
+                        f"say that it is ours; rename it or, if the _meta was replaced, put its {META!r} back"
+                    )
                     raise ValueError(msg)
                 lifecycle.add_fields(connection, name, described, identity)
             else:
@@ -205,22 +212,43 @@ def _paths(fields: Mapping[str, str | Sequence[str]]) -> dict[str, Any]:
     Raises:
         ValueError: If it is not text, and perhaps title, that they are of.
     """
-    text, title = fields.get("text", ""), fields.get("title", "")
-    texts = [text] if isinstance(text, str) else list(text)
+    text, title = (fields.get(part, "") for part in ("text", "title")) if isinstance(fields, Mapping) else ("", "")
+    texts = [text] if isinstance(text, str) else list(text) if isinstance(text, Sequence) else []
     named = isinstance(title, str) and all(isinstance(path, str) and path for path in texts)
     if not texts or not named or fields.keys() - {"text", "title"}:
-        msg = f'fields must be {{"text": "body"}}, with a "title" if there is one, got {dict(fields)!r}'
+        msg = f'fields must be {{"text": "body"}}, with a "title" if there is one, got {fields!r}'
         raise ValueError(msg)
     return {"text": texts, "title": title}
 
 
-def _check_paths(paths: Mapping[str, Any], known: tuple[frozenset[str], frozenset[str]], name: str) -> None:
-    fields, _ = known
+def _check_paths(paths: Mapping[str, Any], mappings: Mapping[str, Any], name: str) -> None:
+    """Refuses what no document's source has: unknown fields, other names of fields, objects, what is not kept."""
+    known, source = list(_leaves(mappings.get("properties", {}))), mappings.get("_source", {})
     for path in (*paths["text"], *([paths["title"]] if paths["title"] else ())):
-        if path not in fields:
-            close = difflib.get_close_matches(path, fields) or sorted(fields)[:5]
-            msg = f"the index {name!r} has no field {path!r}; name one that it has, such as {', '.join(close)}"
+        if path not in known:
+            close = difflib.get_close_matches(path, known) or sorted(known)[:5]
+            msg = f"documents of {name!r} have no field {path!r}; name one that they have, such as {', '.join(close)}"
             raise ValueError(msg)
+        kept = source.get("enabled", True) and (_covers(source["includes"], path) if "includes" in source else True)
+        if not kept or _covers(source.get("excludes", []), path):
+            msg = f"the source of documents of {name!r} must hold {path!r}, its mapping's _source leaves it out"
+            raise ValueError(msg)
+
+
+def _leaves(properties: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The paths of fields that hold values of their own."""
+    for field, mapping in properties.items():
+        if "properties" in mapping:
+            yield from _leaves(mapping["properties"], f"{prefix}{field}.")
+        elif mapping.get("type", "object") not in ("alias", "object", "nested"):
+            yield prefix + field
+
+
+def _covers(patterns: Sequence[str], path: str) -> bool:
+    """Whether a pattern is of the path, or of an object that it is in."""
+    parts = path.split(".")
+    inside = [".".join(parts[:size]) for size in range(1, len(parts) + 1)]
+    return any(fnmatchcase(one, pattern) for one in inside for pattern in patterns)
 
 
 def _check_same(stored: Identity, asked: Identity, name: str) -> None:

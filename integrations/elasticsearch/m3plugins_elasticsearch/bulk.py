@@ -153,7 +153,8 @@ def _outcome(action: Action, item: dict[str, Any]) -> Outcome:
     error = done.get("error")
     if not error:
         return Outcome(action.id, done["status"], seq_no=done.get("_seq_no", -1))
-    reasons = [error.get("type"), error.get("reason"), (error.get("caused_by") or {}).get("reason")]
+    reason, cause = str(error.get("reason")), (error.get("caused_by") or {}).get("reason") or ""
+    reasons = [error.get("type"), reason, "" if cause in reason else cause]
     return Outcome(action.id, done["status"], " ".join(": ".join(r for r in reasons if r).split())[:500])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from elasticsearch import ApiError
+from elasticsearch import ApiError, UnsupportedProductError
 
 from m3plugins_elasticsearch.client import Connection, errors
 
@@ -63,15 +63,16 @@ def _asked(call: Callable[[], Any]) -> dict[str, Any]:
     try:
         return dict(call().body)
     except ApiError as err:
-        if err.meta.status in (401, 429) or err.meta.status >= 500:
+        if isinstance(err, UnsupportedProductError) or err.meta.status in (401, 429) or err.meta.status >= 500:
             raise
         return {}
 
 
 def _version(about: dict[str, Any]) -> tuple[int, ...]:
-    """Of `GET /`, or the lowest of all nodes."""
-    stated = [about.get("version", {}).get("number")] + [
-        node.get("version") for node in about.get("nodes", {}).values()
-    ]
+    """Of `GET /`, or the lowest of all nodes; a serverless project states one that means nothing (elastic/eland#696)."""
+    build = about.get("version", {})
+    if build.get("build_flavor") == "serverless":
+        return ()
+    stated = [build.get("number")] + [node.get("version") for node in about.get("nodes", {}).values()]
     found = [re.match(r"\d+(\.\d+)*", text) for text in stated if text]
     return min((tuple(map(int, match[0].split("."))) for match in found if match), default=())

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from elasticsearch import ApiError, ConnectionTimeout, Elasticsearch, TransportError
+from elasticsearch import ApiError, ConnectionTimeout, Elasticsearch, TransportError, UnsupportedProductError
 from elasticsearch import ConnectionError as CannotConnect
 from elasticsearch.serializer import OrjsonSerializer
 
@@ -23,6 +23,8 @@ READ_PATIENCE_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _BUSY = (429, 502, 503, 504)
 _PORTS = {"http": 9200, "https": 443}
+_CLOSED = "closedpoolerror"
+_LASTING = ("certificate", _CLOSED)
 _LICENCE = "license is non-compliant"
 
 
@@ -119,7 +121,7 @@ def is_passing(err: ApiError | TransportError) -> bool:
     """Whether the same call may succeed in a moment."""
     if isinstance(err, ApiError):
         return err.meta.status in _BUSY
-    return isinstance(err, CannotConnect | ConnectionTimeout) and "certificate" not in str(err).lower()
+    return isinstance(err, CannotConnect | ConnectionTimeout) and not any(word in str(err).lower() for word in _LASTING)
 
 
 @contextmanager
@@ -141,7 +143,11 @@ def explain(err: ApiError | TransportError) -> str:
     if not isinstance(err, ApiError):
         if isinstance(err, ConnectionTimeout):
             return "Elasticsearch did not answer in time; raise request_timeout in client_options, or try again"
+        if _CLOSED in str(err).lower():
+            return "the client was closed meanwhile; open the index again"
         return f"no connection to Elasticsearch ({_one_line(err.message)}); check the address and that the node is up"
+    if isinstance(err, UnsupportedProductError):
+        return "what answers there is not Elasticsearch (nor is OpenSearch); check the address"
     status, reason = err.meta.status, _reason(err)
     if status == 401:
         return "Elasticsearch refuses the credentials; pass token (an API key, or user:password)"

@@ -89,9 +89,9 @@ def is_exact(test: Comparison) -> bool:
 
 
 def conditions(test: Comparison) -> list[Condition]:
-    """One of these must hold for an ordered comparison, a substring or a prefix to; none of them may be in doubt.
+    """An ordered comparison, a substring or a prefix as queries, one of which must match.
 
-    Where `is_exact` says no, they hold for more documents than the comparison.
+    Where the comparison is not `is_exact`, they match every document that it does, and others.
     """
     if not isinstance(test.value, str):
         bound = sortable(cast(float, test.value))
@@ -141,7 +141,7 @@ def sortable(number: float) -> str:
     exponent = magnitude.bit_length() - denominator.bit_length() + _BIAS
     significant = magnitude << (-magnitude.bit_length() % 8)
     bits = exponent.to_bytes(2, "big") + significant.to_bytes(significant.bit_length() // 8, "big")
-    digits = base64.b32hexencode(bits).decode().rstrip("=").rstrip("0")
+    digits = base64.b32hexencode(bits).decode().rstrip("=0")
     return f"p{digits}" if numerator > 0 else f"n{digits.translate(_COMPLEMENT)}~"
 
 
@@ -152,7 +152,7 @@ def _windows(text: str) -> Iterator[str]:
 
 def _interval(kind: str, operator: str, text: str, exact: bool) -> dict[str, str]:
     if operator in ("gt", "gte"):
-        return {operator if exact else "gte": kind + text, "lt": after(kind)}
+        return {operator: kind + text, "lt": after(kind)}
     return {"gte": kind} | ({operator: kind + text} if exact else {"lt": after(kind + text)})
 
 

@@ -256,6 +256,7 @@ class ElasticsearchHybridIndex(ReadableIndex):
             if aliases := lifecycle.aliases(self._connection, target.name):
                 msg = f"the alias {', '.join(aliases)} points at {into!r}, its changes would be lost; name a new one"
                 raise ValueError(msg)
+            self._store.show()  # what was written without a refresh is to be copied as well
             writer = replace(target._store, refresh=True)  # the copy is compared by searches
             report = reembed(self, target, writer, codec=self.identity.codec, on_ack=on_ack, sample=sample)
         except BaseException:

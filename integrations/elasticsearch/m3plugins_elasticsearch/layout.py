@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,7 @@ class Layout:
                 parent_id=source["parent_id"],
                 metadata=source["metadata"],
             )
-        text = "\n".join(_text(path, source) for path in self.text)
+        text = "\n".join(filter(None, (_text(path, source) for path in self.text)))
         title = _text(self.title, source) if self.title else ""
         return Document(id=id, text=text, title=title, metadata=self.metadata(source))
 
@@ -70,35 +71,41 @@ class Layout:
 
 
 def _text(path: str, source: Mapping[str, Any]) -> str:
-    value = _at(path, source)
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    for item in values:
-        if not isinstance(item, str | int | float):
-            msg = f"the field {path!r} must hold text, got {type(item).__name__}; name another field"
+    """The values at a path, one a line."""
+    lines = []
+    for value in _values(path, source):
+        if not isinstance(value, str | int | float):
+            msg = f"the field {path!r} must hold text, got {type(value).__name__}; name another field"
             raise ValueError(msg)
-    return "\n".join(str(item) for item in values)
+        lines.append(value if isinstance(value, str) else json.dumps(value))
+    return "\n".join(lines)
 
 
-def _at(path: str, source: Any) -> Any:
-    """The value at a path, whose dots are of names or between objects, as Elasticsearch takes them."""
-    if not isinstance(source, Mapping):
-        return None
-    if path in source:
-        return source[path]
-    parts = path.split(".")
-    for size in range(1, len(parts)):
-        value = _at(".".join(parts[size:]), source.get(".".join(parts[:size])))
-        if value is not None:
-            return value
-    return None
+def _values(path: str, source: Any) -> Iterator[Any]:
+    """The values at a path as Elasticsearch finds them: its dots are of names or between objects, lists do not show."""
+    if isinstance(source, list):
+        for item in source:
+            yield from _values(path, item)
+    elif not path:
+        if source is not None:
+            yield source
+    elif isinstance(source, Mapping):
+        for name, rest in _splits(path):
+            yield from _values(rest, source.get(name))
 
 
-def _without(path: str, source: Mapping[str, Any]) -> dict[str, Any]:
+def _without(path: str, source: Any) -> Any:
     """A copy that lacks what is at a path."""
+    if isinstance(source, list):
+        return [_without(path, item) for item in source]
+    if not isinstance(source, Mapping):
+        return source
     left = {name: value for name, value in source.items() if name != path}
+    return left | {name: _without(rest, left[name]) for name, rest in _splits(path) if name in left}
+
+
+def _splits(path: str) -> Iterator[tuple[str, str]]:
+    """A name that a path begins with, and what is left of the path, in every way."""
     parts = path.split(".")
-    for size in range(1, len(parts)):
-        inner = left.get(name := ".".join(parts[:size]))
-        if isinstance(inner, Mapping):
-            left[name] = _without(".".join(parts[size:]), inner)
-    return left
+    for size in range(1, len(parts) + 1):
+        yield ".".join(parts[:size]), ".".join(parts[size:])

@@ -79,7 +79,7 @@ def our_properties(identity: Identity) -> dict[str, Any]:
         "sparse": {"type": "sparse_vector", "index_options": {"prune": False}},
         "sparse_weights": {"type": "binary", "doc_values": True},
         "token_vectors": {"type": "binary", "doc_values": True},
-        "facets": {"type": "keyword"},
+        "facets": {"type": "keyword", "doc_values": False},
     }
 
 

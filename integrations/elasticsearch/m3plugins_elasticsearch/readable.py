@@ -22,6 +22,8 @@ from m3plugins_elasticsearch.reading import Reader
 class ReadableIndex(HybridIndex):
     """The reading half of a `HybridIndex`."""
 
+    _opener = "open"
+
     def __init__(self, reader: Reader, encoder: M3Encoder) -> None:
         self._reader = reader
         self._connection = reader.connection
@@ -124,7 +126,7 @@ class ReadableIndex(HybridIndex):
 
     def _check_open(self) -> None:
         if self._closed:
-            msg = f"this index is closed; open it again with {type(self).__name__}.open"
+            msg = f"this index is closed; open it again with {type(self).__name__}.{self._opener}"
             raise ValueError(msg)
 
     def _check_text(self, text: str | None) -> None:

@@ -30,6 +30,7 @@ DOCUMENTS_PER_SCORE = 1000
 EMBEDDINGS_PER_READ = 25
 _READERS = 2
 _KEEP_ALIVE = "5m"
+_ROUTED = "routing_missing_exception"
 _COUNTS = ("token_count", "truncated")
 _FIELDS: dict[Head, str] = {"dense": "dense", "sparse": "sparse_weights", "multi_vector": "token_vectors"}
 
@@ -80,21 +81,31 @@ class Reader:
         """The items of these ids that there are, as they are now: a search would wait for a refresh."""
         if not ids:
             return []
-        client = self.connection.client
+        client, doing = self.connection.client, f"read from {self.name!r}"
+        excluded = None if source else self.layout.unread
         answer = self.connection.read(
-            f"read from {self.name!r}",
-            lambda: client.mget(
-                index=self.name,
-                ids=ids,
-                source_includes=source,
-                source_excludes=None if source else self.layout.unread,
-            ),
+            doing,
+            lambda: client.mget(index=self.name, ids=ids, source_includes=source, source_excludes=excluded),
         )
         for item in answer["docs"]:
-            if "error" in item:
+            if "error" in item and item["error"].get("type") != _ROUTED:
                 msg = f"cannot read {item['_id']!r} from {self.name!r}: {item['error'].get('reason')}"
                 raise ElasticsearchIndexError(msg)
-        return [item for item in answer["docs"] if item["found"]]
+        found = {item["_id"]: item for item in answer["docs"] if item.get("found")}
+        missing = [i for i in ids if i not in found]
+        if missing and self.layout.prefix:  # an owner may route documents, and the id alone does not say where to
+            answer = self.connection.read(
+                doing,
+                lambda: client.search(
+                    index=self.name,
+                    query={"ids": {"values": missing}},
+                    size=len(missing),
+                    source={"includes": source} if source else {"excludes": excluded},
+                    allow_partial_search_results=False,
+                ),
+            )
+            found |= {hit["_id"]: hit for hit in answer["hits"]["hits"]}
+        return [found[i] for i in ids if i in found]
 
     def count(self, query: dict[str, Any] | None) -> int:
         """How many documents match."""

@@ -23,6 +23,9 @@ MAX_ID = 512
 MAX_KEY = 4_000
 _DROPPED_BITS = 15
 """Elasticsearch keeps the upper 17 bits of a weight: 9 significant ones, and cuts off the rest."""
+_UNIT_ERROR = 1e-3
+"""How far the square of a unit vector's length may be from 1 in Elasticsearch."""
+_LARGEST = np.array(np.finfo(np.float32).max).view(np.uint32)
 _LEAST = float(np.finfo(np.float32).tiny)
 
 Fields = Mapping[str, list[Any]]
@@ -44,6 +47,17 @@ def check_document(document: Document) -> None:
     _check_metadata("metadata", document.metadata)
 
 
+def unfit(documents: Sequence[Document], embeddings: M3Output) -> dict[str, str]:
+    """Why Elasticsearch would refuse the dense vectors of some documents, by id."""
+    assert embeddings.dense is not None  # ingest stores all heads
+    lengths = np.linalg.norm(embeddings.dense.astype(np.float64), axis=1).tolist()
+    return {
+        document.id: f"dense embeddings must be of unit length, got {length:.4g}; normalise them"
+        for document, length in zip(documents, lengths, strict=True)
+        if abs(length * length - 1) > _UNIT_ERROR
+    }
+
+
 def rounded(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Weights to the nearest that Elasticsearch's index can hold, so that what is stored is what is scored.
 
@@ -57,8 +71,8 @@ def rounded(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     half = np.uint32(1 << (_DROPPED_BITS - 1))
     mask = np.uint32(0xFFFFFFFF & ~((1 << _DROPPED_BITS) - 1))
     bits = np.ascontiguousarray(weights, np.float32).view(np.uint32)
-    largest = np.float32(np.finfo(np.float32).max).view(np.uint32)  # the next above it would be infinity
-    return (np.minimum(bits + half, largest) & mask).view(np.float32)
+    kept: NDArray[np.uint32] = np.minimum(bits + half, _LARGEST) & mask  # above it is infinity
+    return kept.view(np.float32)
 
 
 def token_weights(vector: SparseVector) -> dict[str, float]:

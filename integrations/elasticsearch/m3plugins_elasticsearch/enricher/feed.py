@@ -100,7 +100,7 @@ class Feed:
             without: Changes to leave out.
         """
         size = _FIRST_PAGE
-        while hits := self._page(shard, after, upto, without, size):
+        while after < upto and (hits := self._page(shard, after, upto, without, size)):
             after = hits[-1]["_seq_no"]
             yield [self._change(hit) for hit in hits]
             if len(hits) > 1 or size == 1:
@@ -155,9 +155,7 @@ class Feed:
 
     def _change(self, hit: dict[str, Any]) -> Change:
         layout, matched = self.reader.layout, hit.get("matched_queries", ())
-        model, revision, attributes = (
-            hit.get("fields", {}).get(layout.field(name), [""])[0] for name in _KEPT
-        )
+        model, revision, attributes = (hit.get("fields", {}).get(layout.field(name), [""])[0] for name in _KEPT)
         complete = "all" in matched and bool(model and revision and attributes)
         return Change(
             id=hit["_id"],
@@ -174,5 +172,5 @@ class Feed:
 
 def _cause(err: BaseException | None) -> str:
     """In one line: what the parser says, not the answer that it could not parse."""
-    root = err.errors[0] if isinstance(err, SerializationError) and err.errors else err
-    return " ".join(str(root).split())[:200]
+    parser = err.__context__ if isinstance(err, SerializationError) else None
+    return " ".join(str(parser or err).split())[:200]

@@ -74,7 +74,9 @@ class Leases:
         answer = self._connection.read("read ledgers", lambda: ask(index=self.place, ids=sorted(known)))
         return {known[item["_id"]].number: _entry(known[item["_id"]], item) for item in answer["docs"]}
 
-    def take(self, shard: Shard, entry: Entry, session: Session, upto: int, end: Callable[[Ledger], int]) -> Claim | None:
+    def take(
+        self, shard: Shard, entry: Entry, session: Session, upto: int, end: Callable[[Ledger], int]
+    ) -> Claim | None:
         """Claims what a dead worker left, or the next changes; None if there is nothing to do, or all is taken.
 
         Args:

@@ -158,7 +158,7 @@ class Watcher:
 
     def _buried(self, name: str, sign: _Sign) -> bool:
         """Ends a session, unless it has just given a sign."""
-        condition = {"if_seq_no": sign.seq_no, "if_primary_term": sign.primary_term}
+        condition: dict[str, Any] = {"if_seq_no": sign.seq_no, "if_primary_term": sign.primary_term}
         with errors("end a session"):
             try:
                 self._connection.client.delete(index=self._place, id=name, **condition)

@@ -42,6 +42,16 @@ class Positions:
     uuid: str
     shards: Mapping[int, Shard]
 
+    @property
+    def histories(self) -> dict[int, str]:
+        """Of the shards, by number."""
+        return {number: shard.history for number, shard in self.shards.items()}
+
+    @property
+    def checkpoints(self) -> dict[int, int]:
+        """Of the shards, by number."""
+        return {number: shard.checkpoint for number, shard in self.shards.items()}
+
 
 def positions(connection: Connection, name: str) -> Positions:
     """Where an index is; `name` may be an alias of it.

@@ -1,0 +1,142 @@
+"""`m3 enrich`: the enricher as a command."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from m3plugins.cli.errors import CallError
+from m3plugins.cli.options import Collection, Dtype, Model, Token, load_encoder, without_credentials
+from m3plugins_elasticsearch.enricher.showing import Lines, Progress, summary, verdict
+
+if TYPE_CHECKING:
+    from m3plugins_elasticsearch.attached import AttachedIndex
+    from m3plugins_elasticsearch.enricher.worker import Enricher
+
+
+def enrich(
+    uri: Annotated[str, typer.Option(help="The address of Elasticsearch.")] = "http://localhost:9200",
+    collection: Collection = "docs",
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Path of the text in a document; several are joined. Needed the first time."),
+    ] = None,
+    title: Annotated[str, typer.Option(help="Path of the title, if there is one.")] = "",
+    model: Model = "m3-mini",
+    codec: Annotated[str, typer.Option(help="Of the token vectors: int8, binary or float16.")] = "int8",
+    once: Annotated[bool, typer.Option("--once", help="Enrich what is there, and end.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Enrich what is there and what comes, as a service.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare every document with its vectors.")] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="With --once: look at every document once more.")] = False,
+    worker: Annotated[str, typer.Option(help="A name for this worker, for people.")] = "",
+    lease: Annotated[float, typer.Option(min=1, help="Seconds of silence after which others take over.")] = 30.0,
+    poll: Annotated[float, typer.Option(min=0.05, help="Seconds between looks for changes.")] = 1.0,
+    token: Token = "",
+    dtype: Dtype = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON objects, one a line, and nothing else.")] = False,
+) -> int:
+    """Keep the M3 vectors of an Elasticsearch index that others write to.
+
+    Any number of workers may run side by side, --once and --watch alike. SIGTERM and Ctrl-C end one after its current
+    batch. What cannot be enriched is in the index m3-dead-letters.NAME, with the reason.
+    """
+    if once + watch + verify != 1 or (anew and not once):
+        msg = "say one of --once, --watch and --verify; --anew goes with --once"
+        raise CallError(msg)
+    with _attached(uri, collection, text, title, model, codec, token, dtype) as index:
+        enricher = _enricher(index, worker, collection, lease, poll)
+        place = f"{collection} at {without_credentials(uri)}"
+        if verify:
+            return _verify(enricher, place, as_json)
+        with _ending() as stop:
+            if watch:
+                _watch(enricher, stop, as_json)
+                return 0
+            return _once(enricher, stop, place, anew, as_json)
+
+
+def _once(enricher: Enricher, stop: threading.Event, place: str, anew: bool, as_json: bool) -> int:
+    with Progress() as shown:
+        report = enricher.run_once(shown, anew=anew, stop=stop)
+    typer.echo(json.dumps(asdict(report)) if as_json else f"{place}: {summary(report)}")
+    if not report.completed:
+        typer.echo("m3: stopped before the end; run it again, it goes on", err=True)
+    if report.dead_letters:
+        typer.echo(f"m3: {report.dead_letters} documents cannot be enriched; {_letters(enricher)}", err=True)
+    return 0 if report.completed and not report.dead_letters else 1
+
+
+def _watch(enricher: Enricher, stop: threading.Event, as_json: bool) -> None:
+    lines = Lines(as_json)
+    last = enricher.watch(stop, lines)
+    lines.show(last)
+
+
+def _verify(enricher: Enricher, place: str, as_json: bool) -> int:
+    report = enricher.verify()
+    told = {**asdict(report), "documents": report.documents}
+    typer.echo(json.dumps(told, ensure_ascii=False) if as_json else f"{place}: {verdict(report)}")
+    if report.dead:
+        typer.echo(f"m3: {report.dead} documents cannot be enriched; {_letters(enricher)}", err=True)
+    if report.stale + report.missing + report.orphaned:
+        typer.echo("m3: run m3 enrich --once; where that finds nothing to do, with --anew", err=True)
+    return 0 if report.complete else 1
+
+
+def _letters(enricher: Enricher) -> str:
+    return f"the index m3-dead-letters.{enricher.index} says why"
+
+
+def _enricher(index: AttachedIndex, worker: str, follow: str, lease: float, poll: float) -> Enricher:
+    from m3plugins_elasticsearch.enricher.worker import Enricher
+
+    try:
+        return Enricher(index, worker=worker or None, follow=follow, lease_s=lease, poll_s=poll)
+    except ValueError as err:
+        raise CallError(str(err)) from err
+
+
+@contextmanager
+def _attached(
+    uri: str, name: str, text: list[str] | None, title: str, model: str, codec: str, token: str, dtype: str
+) -> Iterator[AttachedIndex]:
+    from m3plugins_elasticsearch.attached import AttachedIndex
+
+    if title and not text:
+        msg = "--title goes with --text, which names the text"
+        raise CallError(msg)
+    fields = {"text": text, "title": title} if text else None
+    encoder = load_encoder(model, dtype)
+    try:
+        index = AttachedIndex.attach(name, encoder=encoder, fields=fields, uri=uri, token=token or None, codec=codec)
+    except ValueError as err:
+        raise CallError(str(err)) from err
+    with index:
+        yield index
+
+
+@contextmanager
+def _ending() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set; the second of them does what it always does."""
+    stop = threading.Event()
+    before: dict[int, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[int(number)] = signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,74 @@
+"""What is to be done about a document: its text and metadata against those that its vectors were made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from m3plugins import Document
+from m3plugins.retrieval.document import Digest
+from m3plugins_elasticsearch.enricher.feed import Change
+from m3plugins_elasticsearch.identity import Identity
+from m3plugins_elasticsearch.layout import Layout
+
+State = Literal["enriched", "stale", "missing", "orphaned", "dead"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A change, and what it makes of the document.
+
+    Attributes:
+        change: The change.
+        document: What it holds; None if it holds no text that can be encoded.
+        fault: Why it does not.
+        before: What the stored vectors were made of; None if there are none that could be kept.
+    """
+
+    change: Change
+    document: Document | None = None
+    fault: str = ""
+    before: Digest | None = None
+
+    @property
+    def state(self) -> State:
+        """How the document is.
+
+        `enriched`: it has the vectors of its text, and can be found by its metadata. `stale`: it has those of another
+        text, of other metadata or of another model. `missing`: it has none. `orphaned`: it has some of our fields,
+        not all of them. `dead`: it cannot be encoded.
+        """
+        if self.document is None:
+            return "dead"
+        if self.change.held != "all":
+            return "missing" if self.change.held == "none" else "orphaned"
+        return "enriched" if self.before == self.document.digest() else "stale"
+
+
+def stamp(identity: Identity) -> str:
+    """What made a document's vectors, in the document: it may be copied from an index of another model.
+
+    The precision and the backend of the encoder are not in it: they change the last digits.
+    """
+    return f"{identity.fingerprint}/{identity.codec}/{identity.document_max_length}"
+
+
+def compare(change: Change, layout: Layout, model: str) -> Compared:
+    """Reads a document and what is stored of it.
+
+    A document without the text field, or with null or an empty text in it, is a document of an empty text: it can be
+    found by its title and its metadata.
+
+    Args:
+        change: Of the feed.
+        layout: Of the documents.
+        model: The index's `stamp`.
+    """
+    if change.fault:
+        return Compared(change, fault=change.fault)
+    try:
+        document = layout.document(change.id, change.source)
+        document.check()
+    except ValueError as err:
+        return Compared(change, fault=str(err))
+    return Compared(change, document, before=change.digest if change.model == model else None)

@@ -1,0 +1,65 @@
+"""One claim, from the feed to the write-back: while a batch is written, the next one is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
+
+from m3plugins.retrieval.index import UpsertReport
+from m3plugins.retrieval.streaming import Pending, Stream
+from m3plugins.retrieval.writing import Writer
+from m3plugins_elasticsearch.enricher.comparing import Compared, compare
+from m3plugins_elasticsearch.enricher.feed import Change
+from m3plugins_elasticsearch.enricher.ledger import Claim
+from m3plugins_elasticsearch.enricher.ranges import Range
+from m3plugins_elasticsearch.enricher.write_back import WriteBack
+
+
+def enrich(writer: WriteBack, claim: Claim, without: Sequence[Range], progressed: Callable[[], None]) -> None:
+    """Brings the documents of a claim up to date; when it returns, each is, or has a dead letter, or a newer change.
+
+    Args:
+        writer: For the claim.
+        claim: Which changes.
+        without: Changes that are our own.
+        progressed: Called after each batch.
+
+    Raises:
+        LeaseLostError: If the claim is another's by now.
+        StoppedError: If the writer was told to stop.
+        ElasticsearchIndexError: If Elasticsearch refuses or stays away.
+    """
+    target, tally, report = writer.target, writer.tally, UpsertReport()
+    letters: dict[str, int] = {}
+
+    def items() -> Iterator[Pending]:
+        for page in target.feed.changes(writer.shard, claim.after, claim.upto, without):
+            writer.session.check()
+            known = target.letters.known(writer.shard, [change.id for change in page])
+            letters.update(known)
+            found = [compare(change, target.reader.layout, target.model) for change in _undecided(page, known)]
+            for compared in found:
+                writer.expect(compared)
+            writer.bury((compared.change.id, compared.fault) for compared in found if compared.document is None)
+            yield from _pending(found)
+
+    def stored(ids: list[str], changed: bool) -> None:
+        if not changed:
+            tally.add(unchanged=len(ids))
+            writer.done.extend(ids)
+        progressed()
+
+    Stream(target.index.encoder, cast(Writer, writer), report, stored).run(items())
+    writer.bury(report.failed)
+    tally.add(truncated=report.truncated)
+    if answered := [i for i in writer.done if i in letters]:
+        target.letters.remove(writer.shard, answered)
+
+
+def _undecided(page: Sequence[Change], letters: dict[str, int]) -> list[Change]:
+    """Without what is known to be dead as it is."""
+    return [change for change in page if letters.get(change.id) != change.seq_no]
+
+
+def _pending(found: Sequence[Compared]) -> Iterator[Pending]:
+    return (Pending(compared.document) for compared in found if compared.document is not None)

@@ -1,0 +1,159 @@
+"""The index that is being enriched, as it is now: the same name may be another index tomorrow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from elasticsearch import NotFoundError
+
+from m3plugins_elasticsearch.attached import AttachedIndex
+from m3plugins_elasticsearch.client import Connection, errors
+from m3plugins_elasticsearch.enricher.comparing import stamp
+from m3plugins_elasticsearch.enricher.feed import Feed
+from m3plugins_elasticsearch.enricher.leases import Leases
+from m3plugins_elasticsearch.enricher.letters import PLACE, DeadLetters
+from m3plugins_elasticsearch.enricher.pace import NotReadyError
+from m3plugins_elasticsearch.enricher.shards import Positions
+from m3plugins_elasticsearch.lifecycle import stored_identity
+from m3plugins_elasticsearch.mapping import WRITE_ALIAS
+from m3plugins_elasticsearch.reading import Reader
+
+_MAX_NAME = 255 - len(PLACE)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One index, and where its ledgers and dead letters are.
+
+    Attributes:
+        index: Attached to.
+        uuid: Which index of that name it is.
+        shards: How many it has.
+        model: What its vectors are to be made by, as it is stored with them.
+        feed: Of its changes.
+        leases: Of its changes.
+        letters: Of its documents.
+    """
+
+    index: AttachedIndex
+    uuid: str
+    shards: int
+    model: str
+    feed: Feed
+    leases: Leases
+    letters: DeadLetters
+
+    @property
+    def reader(self) -> Reader:
+        """Of the index."""
+        return self.index.writer.reader
+
+    @property
+    def connection(self) -> Connection:
+        """To Elasticsearch."""
+        return self.reader.connection
+
+    @property
+    def write_name(self) -> str:
+        """The alias that writes go by: it is of this index alone, and ends with it."""
+        return WRITE_ALIAS + self.index.name
+
+    def is_at(self, at: Positions) -> bool:
+        """Whether that is this index."""
+        return self.uuid == at.uuid
+
+
+def open_target(index: AttachedIndex, at: Positions, follow: str, worker: str) -> Target:
+    """The index of `at`: the one given, or, where that is another one by now, attached to in the same way.
+
+    It gets a hidden alias for our writes. A bulk request names its index, not which index of that name it means, and
+    in another one, made meanwhile, our fields would be mapped by guesses.
+
+    Args:
+        index: What was attached to first.
+        at: Where the name that is followed leads to.
+        follow: That name.
+        worker: The worker's.
+
+    Raises:
+        ValueError: If our partial updates would do harm to the documents, or its fields are not there.
+    """
+    reader = index.writer.reader
+    connection = reader.connection
+    if at.index != index.name or not _is_attached(connection, at, reader):
+        index = AttachedIndex.attach(
+            follow,
+            encoder=index.encoder,
+            fields=reader.identity.fields,
+            client=connection.client,
+            codec=reader.identity.codec,
+            dense_index=reader.identity.dense_index,
+            patience=connection.patience,
+        )
+        reader = index.writer.reader
+    with errors(f"add an alias for writing to {index.name!r}"):
+        write = {"index": index.name, "alias": WRITE_ALIAS + index.name, "is_hidden": True}
+        connection.client.indices.update_aliases(actions=[{"add": write}])
+    described = _described(connection, index.name)
+    settings = described["settings"]["index"]
+    if settings["uuid"] != at.uuid or stored_identity(index.name, described) != reader.identity:
+        msg = f"the index {index.name!r} was made anew meanwhile"
+        raise NotReadyError(msg)
+    _check_source(index.name, described)
+    leases, letters = Leases(connection, index.name), DeadLetters(connection, index.name, worker)
+    leases.ensure()
+    letters.ensure()
+    model = stamp(reader.identity)
+    return Target(index, at.uuid, int(settings["number_of_shards"]), model, Feed(reader), leases, letters)
+
+
+def check_name(name: str) -> None:
+    """Refuses an index whose ledgers could not have a name.
+
+    Raises:
+        ValueError: If it is too long.
+    """
+    if len(name.encode()) > _MAX_NAME:
+        msg = f"the name of an index to enrich must have at most {_MAX_NAME} bytes, got {len(name.encode())}: {name!r}"
+        raise ValueError(msg)
+
+
+def _is_attached(connection: Connection, at: Positions, reader: Reader) -> bool:
+    described = _described(connection, at.index)
+    same = described.get("settings", {}).get("index", {}).get("uuid") == at.uuid
+    return same and stored_identity(at.index, described) == reader.identity
+
+
+def _described(connection: Connection, name: str) -> Mapping[str, Any]:
+    """What Elasticsearch says of an index, all of one moment; nothing if it is gone."""
+
+    def ask() -> Mapping[str, Any]:
+        try:
+            found: Mapping[str, Any] = connection.client.indices.get(index=name).body
+        except NotFoundError:
+            return {}
+        return dict(found.get(name, {}))
+
+    found = connection.read(f"look for {name!r}", ask)
+    return found or {"settings": {"index": {"uuid": ""}}, "mappings": {}}
+
+
+def _check_source(name: str, described: Mapping[str, Any]) -> None:
+    """Refuses an index whose documents do not survive a partial update, anybody's.
+
+    Raises:
+        ValueError: If its `_source` is not the whole document.
+    """
+    source = described["mappings"].get("_source", {})
+    mode = described["settings"]["index"].get("mapping", {}).get("source", {}).get("mode", "stored")
+    kept = (
+        source.get("enabled", True) not in (False, "false") and mode == "stored" and source.get("mode") in (None, mode)
+    )
+    if not kept or source.get("excludes") or source.get("includes"):
+        msg = (
+            f"the index {name!r} does not keep its documents' whole _source, and a partial update, such as m3 enrich "
+            "makes, would lose the rest; reindex it into one that keeps it"
+        )
+        raise ValueError(msg)

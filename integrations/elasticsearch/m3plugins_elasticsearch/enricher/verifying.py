@@ -1,0 +1,38 @@
+"""A full comparison: every document's text and metadata against what is stored of them. Nothing is encoded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from m3plugins_elasticsearch.enricher.comparing import State, compare
+from m3plugins_elasticsearch.enricher.metrics import VerifyReport
+from m3plugins_elasticsearch.enricher.shards import Shard
+from m3plugins_elasticsearch.enricher.target import Target
+
+_EXAMPLES = 10
+
+
+def verify(target: Target, shards: Mapping[int, Shard], progressed: Callable[[int], None]) -> VerifyReport:
+    """Compares all documents, as they are now.
+
+    Args:
+        target: The index.
+        shards: All of it.
+        progressed: Called with a number of documents, after each page.
+    """
+    target.feed.refresh()
+    counts: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
+    for shard in shards.values():
+        for page in target.feed.changes(shard.number, -1, shard.checkpoint):
+            found = [compare(change, target.reader.layout, target.model) for change in page]
+            behind = [one.change.id for one in found if one.state not in ("enriched", "dead")]
+            letters = target.letters.known(shard.number, behind)
+            for one in found:
+                state: State = "dead" if letters.get(one.change.id) == one.change.seq_no else one.state
+                counts[state] += 1
+                if state != "enriched" and len(some := examples.setdefault(state, [])) < _EXAMPLES:
+                    some.append(one.change.id)
+            progressed(len(page))
+    return VerifyReport(**counts, examples=examples)

@@ -1,0 +1,182 @@
+"""`Enricher`: keeps the M3 fields of an index filled, whoever writes the documents."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+from m3plugins_elasticsearch.attached import AttachedIndex
+from m3plugins_elasticsearch.client import ElasticsearchIndexError
+from m3plugins_elasticsearch.enricher.metrics import EnrichReport, Metrics, VerifyReport
+from m3plugins_elasticsearch.enricher.pace import Patience
+from m3plugins_elasticsearch.enricher.rounds import Options, Rounds, check_whole
+from m3plugins_elasticsearch.enricher.session import LeaseLostError
+from m3plugins_elasticsearch.enricher.shards import Positions, positions
+from m3plugins_elasticsearch.enricher.target import check_name, open_target
+from m3plugins_elasticsearch.enricher.verifying import verify
+
+OnProgress = Callable[[Metrics], None]
+
+_WAITING_S = 0.5
+
+
+class Enricher:
+    """Follows the changes of an index and writes back what M3 makes of its documents.
+
+    Any number of enrichers, in any number of processes, share the work on one index: each claims the next changes
+    of a shard, and takes over what a dead one left. None overwrites a newer edit: write-backs are conditional. What
+    was done is kept in the hidden index `m3-enricher.NAME`, what cannot be done in `m3-dead-letters.NAME`.
+
+    A document without the text is enriched as an empty one: it can be found by its title and its metadata.
+
+    Args:
+        index: What to enrich. It stays open.
+        worker: A name for people; by default the host's and the process's.
+        follow: A name or an alias to follow to whichever index it leads to; by default the index's own name. An
+            index made anew under it is attached to in the same way, and enriched from its beginning.
+        lease_s: Seconds without a sign of life after which others take over what a worker holds.
+        poll_s: Seconds between looks for changes. Where there are some, the index is refreshed.
+        batch: Documents that a worker takes at most at a time; it begins with few, and takes what it can do in
+            some seconds.
+
+    Raises:
+        ValueError: If the encoder cuts documents at another length than the index's, or an option is not possible.
+
+    Example:
+        >>> index = AttachedIndex.attach(
+        ...     "articles", encoder=encoder, uri="http://localhost:9200", fields={"text": "body"}
+        ... )  # doctest: +SKIP
+        >>> Enricher(index).run_once().enriched  # doctest: +SKIP
+        20000
+    """
+
+    def __init__(
+        self,
+        index: AttachedIndex,
+        *,
+        worker: str | None = None,
+        follow: str | None = None,
+        lease_s: float = 30.0,
+        poll_s: float = 1.0,
+        batch: int = 512,
+    ) -> None:
+        for name, value in (("lease_s", lease_s), ("poll_s", poll_s), ("batch", batch)):
+            if not value > 0:
+                msg = f"{name} must be above 0, got {value}"
+                raise ValueError(msg)
+        index.identity.check_length(index.encoder)
+        check_name(index.name)
+        self.worker = worker or f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+        self._index = index
+        self._options = Options(
+            worker=self.worker, follow=follow or index.name, lease_s=lease_s, poll_s=poll_s, batch=batch
+        )
+
+    @property
+    def index(self) -> str:
+        """The own name of the index that it was made for."""
+        return self._index.name
+
+    def run_once(
+        self, on_progress: OnProgress | None = None, *, anew: bool = False, stop: threading.Event | None = None
+    ) -> EnrichReport:
+        """Settles every change that is there at the start, together with other workers, and waits for theirs.
+
+        While Elasticsearch is away it waits, for the index's `patience`.
+
+        Args:
+            on_progress: Called after each batch and each look.
+            anew: Whether to look at every document once more, at dead letters too. What is enriched is not encoded.
+            stop: Ends it after the current batch.
+
+        Raises:
+            IndexNotFoundError: If there is no such index any more.
+            ElasticsearchIndexError: If Elasticsearch refuses or stays away.
+        """
+        stop = stop or threading.Event()
+        rounds = Rounds(self._index, self._options, stop, on_progress or _nothing)
+        patience = Patience(self._index.writer.reader.connection.patience)
+        goal: Positions | None = None
+        completed = False
+        try:
+            while not completed and not stop.is_set():
+                try:
+                    at, target = rounds.look()
+                    check_whole(at, target)
+                    if goal is None or goal.histories != at.histories:
+                        if anew:
+                            rounds.restart(at, target)
+                        goal = at
+                    done = rounds.round(at, target, goal.checkpoints)
+                    patience.renew()
+                except LeaseLostError:
+                    continue
+                except ElasticsearchIndexError as err:
+                    rounds.failed(err)
+                    patience.wait(err, stop)
+                    continue
+                completed = not rounds.behind
+                if not completed and not done.took:
+                    stop.wait(min(_WAITING_S, self._options.poll_s))
+            _, target = rounds.look()
+            target.feed.refresh()
+            target.letters.prune()
+            letters = target.letters.count()
+        finally:
+            rounds.leave()
+        seconds = rounds.metrics().seconds
+        return EnrichReport(**rounds.counts(), dead_letters=letters, completed=completed, seconds=seconds)
+
+    def watch(self, stop: threading.Event, on_progress: OnProgress | None = None) -> Metrics:
+        """Follows the changes until it is told to stop, whatever happens to Elasticsearch.
+
+        Args:
+            stop: Ends it after the current batch.
+            on_progress: Called after each batch and each look.
+
+        Returns:
+            The metrics at the end.
+        """
+        rounds = Rounds(self._index, self._options, stop, on_progress or _nothing)
+        patience = Patience(float("inf"))
+        try:
+            while not stop.is_set():
+                started = time.monotonic()
+                try:
+                    at, target = rounds.look()
+                    done = rounds.round(at, target, at.checkpoints)
+                    patience.renew()
+                except LeaseLostError:
+                    continue
+                except (ElasticsearchIndexError, ValueError) as err:  # that the index is gone is a ValueError
+                    rounds.failed(err)
+                    patience.wait(err, stop)
+                    continue
+                if not done.more:
+                    stop.wait(max(0.0, started + self._options.poll_s - time.monotonic()))
+            return rounds.metrics()
+        finally:
+            rounds.leave()
+
+    def verify(self, on_progress: Callable[[int], None] | None = None) -> VerifyReport:
+        """Compares every document with what is stored of it; encodes and writes nothing.
+
+        Args:
+            on_progress: Called with a number of documents, after each page.
+
+        Raises:
+            IndexNotFoundError: If there is no such index any more.
+            ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
+        """
+        at = positions(self._index.writer.reader.connection, self._options.follow)
+        target = open_target(self._index, at, self._options.follow, self.worker)
+        check_whole(at, target)
+        return verify(target, at.shards, on_progress or (lambda count: None))
+
+
+def _nothing(metrics: Metrics) -> None:
+    """Where nobody wants to know."""

@@ -1,0 +1,139 @@
+"""Our fields into documents of someone else's, each on condition that nobody has changed it since it was read."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from m3plugins import Document
+from m3plugins.retrieval.document import Digest
+from m3plugins.retrieval.index import FailedDocument
+from m3plugins.retrieval.writing import Batch
+from m3plugins_elasticsearch.bulk import Action, Outcome, bulk, update
+from m3plugins_elasticsearch.client import ElasticsearchIndexError
+from m3plugins_elasticsearch.enricher.comparing import Compared
+from m3plugins_elasticsearch.enricher.feed import Change
+from m3plugins_elasticsearch.enricher.letters import Letter
+from m3plugins_elasticsearch.enricher.metrics import Tally
+from m3plugins_elasticsearch.enricher.session import Session
+from m3plugins_elasticsearch.enricher.target import Target
+from m3plugins_elasticsearch.layout import OURS
+from m3plugins_elasticsearch.rows import digest_fields, our_fields
+
+_CONFLICT, _GONE = 409, 404
+_REFUSED = (400, 413)
+"""Statuses of a document that Elasticsearch will not take, however often it is sent."""
+
+
+class StoppedError(RuntimeError):
+    """The worker is to end; what was written stays, the rest is left to others."""
+
+
+@dataclass
+class WriteBack:
+    """What a `Stream` needs of a `Writer`, for the changes of one claim.
+
+    Attributes:
+        target: The index.
+        shard: Number of the shard.
+        session: Whose claim it is.
+        tally: Counts what is written.
+        lag: Tells how long ago a change was first seen, by its number.
+        stop: Once it is set, no further batch is written.
+        numbers: The sequence numbers of the writes.
+        done: Ids of the documents that need nothing more.
+    """
+
+    target: Target
+    shard: int
+    session: Session
+    tally: Tally
+    lag: Callable[[int], float | None]
+    stop: threading.Event
+    numbers: list[int] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    _changes: dict[str, Change] = field(default_factory=dict)
+    _before: dict[str, Digest] = field(default_factory=dict)
+
+    def expect(self, compared: Compared) -> None:
+        """Takes up a document that is about to be compared and written."""
+        change = compared.change
+        self._changes[change.id] = replace(change, source={})
+        if compared.before is not None:
+            self._before[change.id] = compared.before
+
+    def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
+        """What the stored vectors of these documents were made of."""
+        return {i: self._before[i] for i in ids if i in self._before}
+
+    def write(self, batch: Batch) -> list[FailedDocument]:
+        """Writes embeddings back; returns the documents that Elasticsearch does not take."""
+        codec = self.target.reader.identity.codec
+        rows = enumerate(zip(batch.documents, batch.digests, strict=True))
+        fields = (
+            (document.id, our_fields(document, digest, batch.embeddings[row], codec))
+            for row, (document, digest) in rows
+        )
+        return self._send("enriched", ((i, self._replacing(ours)) for i, ours in fields))
+
+    def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> list[FailedDocument]:
+        """Writes back what documents are compared and found by."""
+        pairs = zip(documents, digests, strict=True)
+        return self._send("annotated", ((document.id, digest_fields(document, digest)) for document, digest in pairs))
+
+    def bury(self, faults: Iterable[tuple[str, str]]) -> None:
+        """Writes the dead letters of documents, by id, with the reason.
+
+        What our fields say of an older text is taken out, so that nothing is found by a text that it has no more.
+        """
+        reasons = dict(faults)
+        numbers = {i: self._changes[i].seq_no for i in reasons}
+        held = [i for i in reasons if self._changes[i].held != "none"]
+        for outcome in self._bulk((i, None) for i in held):
+            if outcome.status in (_CONFLICT, _GONE):
+                self.tally.add(**{"conflicts" if outcome.status == _CONFLICT else "gone": 1})
+                del reasons[outcome.id]
+            elif outcome.reason:
+                raise _refused(outcome)
+            else:
+                self.numbers.append(outcome.seq_no)
+                numbers[outcome.id] = outcome.seq_no
+        letters = [Letter(i, self._changes[i].routing, self.shard, numbers[i], reason) for i, reason in reasons.items()]
+        if letters:
+            self.target.letters.write(letters)
+            self.tally.add(dead=len(letters))
+
+    def _replacing(self, ours: dict[str, Any]) -> dict[str, Any]:
+        """As a partial update replaces what is there: an object would be merged, a list of one is not."""
+        return {**ours, "sparse": [ours["sparse"]], "model": self.target.model}
+
+    def _send(self, kind: str, fields: Iterable[tuple[str, Any]]) -> list[FailedDocument]:
+        self.session.check()
+        failed = []
+        for outcome in self._bulk(fields):
+            if outcome.status in _REFUSED:
+                failed.append(FailedDocument(outcome.id, outcome.reason))
+            elif outcome.status in (_CONFLICT, _GONE):
+                self.tally.add(**{"conflicts" if outcome.status == _CONFLICT else "gone": 1})
+            elif outcome.reason:
+                raise _refused(outcome)
+            else:
+                self.numbers.append(outcome.seq_no)
+                self.done.append(outcome.id)
+                self.tally.add(**{kind: 1})
+                self.tally.wrote(self.lag(self._changes[outcome.id].seq_no))
+        if self.stop.is_set():
+            raise StoppedError
+        return failed
+
+    def _bulk(self, fields: Iterable[tuple[str, Any]]) -> Iterable[Outcome]:
+        """Conditional partial updates of our object; None takes it out."""
+        target = self.target
+        actions: Iterable[Action] = (update(i, {OURS: ours}, **self._changes[i].condition) for i, ours in fields)
+        return bulk(target.connection, target.write_name, actions, require_alias=True)
+
+
+def _refused(outcome: Outcome) -> ElasticsearchIndexError:
+    return ElasticsearchIndexError(f"cannot write back {outcome.id!r}: {outcome.reason} (HTTP {outcome.status})")

@@ -1,0 +1,138 @@
+"""What cannot be enriched is told, with the reason, and holds nothing up."""
+
+import urllib.request
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from m3plugins import HybridRetriever
+from m3plugins_elasticsearch.enricher import Enricher
+from tests.elasticsearch.enricher.conftest import Owner
+
+POINT = {"lat": 1.0, "lon": 2.0}
+
+
+def put_raw(owner: Owner, id: str, body: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(f"{owner.url}/{owner.name}/_doc/{id}", data=body, method="PUT", headers=headers)
+    with urllib.request.urlopen(request) as answer:
+        assert answer.status == 201
+
+
+@pytest.fixture
+def objects(owner: Owner) -> Owner:
+    """An index whose `body` may be a text or an object: a point takes an object, and here anything else."""
+    body = {"type": "geo_point", "ignore_malformed": True}
+    owner.make(mappings={"properties": {"body": body, "views": {"type": "integer"}}})
+    return owner
+
+
+def test_a_text_that_is_none_is_told_and_the_feed_goes_on(objects, attach):
+    objects.put("1", body="a fox")
+    objects.put("2", body=POINT, views=2)
+    objects.put("3", body="a dog")
+    enricher = Enricher(attach(fields={"text": "body"}), worker="w1")
+    report = enricher.run_once()
+    assert (report.enriched, report.dead, report.dead_letters) == (2, 1, 1)
+    assert objects.letters() == {"2": "the field 'body' must hold text, got dict; name another field"}
+    (hit,) = objects.client.search(index=f"m3-dead-letters.{objects.name}")["hits"]["hits"]
+    letter = hit["_source"]
+    assert {name: letter[name] for name in ("index", "shard", "seq_no", "worker", "routing")} == {
+        "index": objects.name,
+        "shard": 0,
+        "seq_no": 1,
+        "worker": "w1",
+        "routing": None,
+    }
+    verified = enricher.verify()
+    assert (verified.enriched, verified.dead, verified.examples) == (2, 1, {"dead": ["2"]})
+
+
+def test_an_edit_that_succeeds_takes_the_letter_away(objects, attach):
+    objects.put("1", body=POINT)
+    enricher = Enricher(attach(fields={"text": "body"}))
+    enricher.run_once()
+    objects.put("1", body="a fox")
+    report = enricher.run_once()
+    assert (report.enriched, report.dead_letters) == (1, 0)
+    assert objects.letters() == {}
+
+
+def test_a_deleted_document_takes_its_letter_along(objects, attach):
+    objects.put("1", body=POINT)
+    enricher = Enricher(attach(fields={"text": "body"}))
+    assert enricher.run_once().dead_letters == 1
+    objects.client.delete(index=objects.name, id="1")
+    assert enricher.run_once().dead_letters == 0
+
+
+def test_a_document_that_becomes_unreadable_is_no_longer_found_by_its_old_text(objects, attach):
+    objects.put("1", body="a fox", views=1)
+    index = attach(fields={"text": "body"})
+    enricher = Enricher(index)
+    enricher.run_once()
+    objects.update("1", body=POINT)
+    assert enricher.run_once().dead == 1
+    assert HybridRetriever(index).search("a fox") == []
+    assert objects.sources()["1"]["views"] == 1
+    again = enricher.run_once()
+    assert (again.dead, again.dead_letters) == (0, 1)
+    objects.put("1", body="a fox again")
+    assert enricher.run_once().enriched == 1
+    assert [hit.id for hit in HybridRetriever(index).search("a fox")] == ["1"]
+    assert objects.letters() == {}
+
+
+def test_a_dead_document_is_counted_once_however_often_it_is_looked_at(objects, attach, witness):
+    objects.put("1", body=POINT)
+    enricher = Enricher(attach(fields={"text": "body"}))
+    assert [enricher.run_once().dead for _ in range(3)] == [1, 0, 0]
+    assert enricher.run_once(anew=True).dead == 1
+    assert objects.letters().keys() == {"1"}
+
+
+def test_a_source_that_no_client_can_parse_is_a_dead_letter(articles, enricher):
+    articles.fill(20)
+    put_raw(articles, "half", b'{"body": "half a pair: \\ud83d"}')
+    put_raw(articles, "deep", b'{"body": "a fox", "views": 1, "x": ' + b'{"a":' * 19 + b"1" + b"}" * 19 + b"}")
+    articles.fill(20, first=20)
+    report = enricher.run_once()
+    assert (report.enriched, report.dead) == (41, 1)
+    assert "cannot be read" in articles.letters()["half"]
+    verified = enricher.verify()
+    assert (verified.enriched, verified.dead) == (41, 1)
+
+
+def test_a_document_that_elasticsearch_takes_no_update_of_is_a_dead_letter(owner, attach):
+    """Its owner's mapping has become stricter since it was written: any update of it fails."""
+    owner.make(mappings={"properties": {"body": {"type": "text"}, "when": {"type": "date", "ignore_malformed": True}}})
+    owner.put("1", body="a fox", when="some day")
+    owner.put("2", body="a dog", when="2024-05-01")
+    owner.client.indices.put_mapping(index=owner.name, properties={"when": {"type": "date", "ignore_malformed": False}})
+    enricher = Enricher(attach(fields={"text": "body"}))
+    report = enricher.run_once()
+    assert (report.enriched, report.dead) == (1, 1)
+    assert "failed to parse field [when]" in owner.letters()["1"]
+    assert (enricher.verify().enriched, enricher.verify().dead) == (1, 1)
+    assert enricher.run_once().dead_letters == 1
+    owner.put("1", body="a fox", when="2024-05-02")
+    assert enricher.run_once().dead_letters == 0
+    assert enricher.verify().complete
+
+
+def test_embeddings_that_are_not_finite_are_a_dead_letter(articles, enricher, witness, monkeypatch):
+    articles.fill(3)
+    real = type(witness).iter_documents
+
+    def diverged(self, texts, **options):
+        texts = list(texts)
+        for output in real(self, texts, **options):
+            dense = output.dense.copy()
+            dense[[text.endswith("1") for text in texts]] = np.nan
+            yield replace(output, dense=dense)
+
+    monkeypatch.setattr(type(witness), "iter_documents", diverged)
+    report = enricher.run_once()
+    assert (report.enriched, report.dead) == (2, 1)
+    assert "must be finite" in articles.letters()["1"]
