@@ -6,7 +6,10 @@ from pathlib import Path
 import m3plugins_elasticsearch
 from m3plugins.retrieval.engines import GROUP, load_engine
 
-NAMES = "AttachedIndex Capabilities ElasticsearchHybridIndex ElasticsearchIndexError Reembedding"
+NAMES = (
+    "AsyncM3EmbeddingService AsyncM3RetrievalStrategy AttachedIndex Capabilities ElasticsearchHybridIndex "
+    "ElasticsearchIndexError EnrichReport Enricher M3EmbeddingService M3RetrievalStrategy Reembedding VerifyReport"
+)
 
 
 def test_all_is_what_it_was():

@@ -3,6 +3,26 @@
 from m3plugins_elasticsearch.attached import AttachedIndex
 from m3plugins_elasticsearch.capabilities import Capabilities
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
+from m3plugins_elasticsearch.enricher import Enricher, EnrichReport, VerifyReport
 from m3plugins_elasticsearch.index import ElasticsearchHybridIndex, Reembedding
+from m3plugins_elasticsearch.strategy import (
+    AsyncM3EmbeddingService,
+    AsyncM3RetrievalStrategy,
+    M3EmbeddingService,
+    M3RetrievalStrategy,
+)
 
-__all__ = ["AttachedIndex", "Capabilities", "ElasticsearchHybridIndex", "ElasticsearchIndexError", "Reembedding"]
+__all__ = [
+    "AsyncM3EmbeddingService",
+    "AsyncM3RetrievalStrategy",
+    "AttachedIndex",
+    "Capabilities",
+    "ElasticsearchHybridIndex",
+    "ElasticsearchIndexError",
+    "EnrichReport",
+    "Enricher",
+    "M3EmbeddingService",
+    "M3RetrievalStrategy",
+    "Reembedding",
+    "VerifyReport",
+]

@@ -69,7 +69,7 @@ def _asked(call: Callable[[], Any]) -> dict[str, Any]:
 
 
 def _version(about: dict[str, Any]) -> tuple[int, ...]:
-    """Of `GET /`, or the lowest of all nodes; a serverless project states one that means nothing (elastic/eland#696)."""
+    """Of `GET /`, or the lowest of all nodes; what a serverless project states means nothing (elastic/eland#696)."""
     build = about.get("version", {})
     if build.get("build_flavor") == "serverless":
         return ()

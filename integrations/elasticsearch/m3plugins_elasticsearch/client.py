@@ -6,12 +6,19 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from elasticsearch import ApiError, ConnectionTimeout, Elasticsearch, TransportError, UnsupportedProductError
+from elasticsearch import (
+    ApiError,
+    ConnectionTimeout,
+    Elasticsearch,
+    SerializationError,
+    TransportError,
+    UnsupportedProductError,
+)
 from elasticsearch import ConnectionError as CannotConnect
 from elasticsearch.serializer import OrjsonSerializer
 
@@ -44,7 +51,7 @@ class Connection:
 
     client: Elasticsearch
     patience: float
-    make: Callable[[], Elasticsearch] | None = None
+    make: Callable[[], Elasticsearch] | None = field(default=None, repr=False)  # it knows the credentials
 
     def read(self, doing: str, call: Callable[[], T]) -> T:
         """What the call returns, tried for some seconds.
@@ -145,6 +152,8 @@ def explain(err: ApiError | TransportError) -> str:
             return "Elasticsearch did not answer in time; raise request_timeout in client_options, or try again"
         if _CLOSED in str(err).lower():
             return "the client was closed meanwhile; open the index again"
+        if isinstance(err, SerializationError):
+            return f"the answer is none of Elasticsearch's ({_one_line(err.message)}); check the address and any proxy"
         return f"no connection to Elasticsearch ({_one_line(err.message)}); check the address and that the node is up"
     if isinstance(err, UnsupportedProductError):
         return "what answers there is not Elasticsearch (nor is OpenSearch); check the address"

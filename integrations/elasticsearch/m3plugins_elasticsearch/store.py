@@ -62,6 +62,8 @@ class Store:
             there = [hit for hit in hits if hit.fields["revision"][0] == new[hit.id][1].content]
             for done in self._bulk(_annotated(hit, *new[hit.id]) for hit in there):
                 reasons[done.id] = REPLACED if done.status == CONFLICT else done.reason
+        now = self.digests([i for i, reason in reasons.items() if reason == REPLACED])
+        reasons |= {i: "" for i, digest in now.items() if digest == new[i][1]}  # sent twice: an answer was lost
         return [FailedDocument(i, reason) for i, reason in reasons.items() if reason]
 
     def get(self, ids: Sequence[str]) -> list[Document]:

@@ -138,5 +138,5 @@ def _ending() -> Iterator[threading.Event]:
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for ended, handler in before.items():
+            signal.signal(ended, handler)

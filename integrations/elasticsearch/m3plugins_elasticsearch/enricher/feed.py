@@ -22,7 +22,7 @@ PAGE_BYTES = 8 << 20
 """About as many bytes of documents are read at a time."""
 
 PAGE = 500
-_FIRST_PAGE = 16
+_FIRST_PAGE = 4
 _KEPT = ("model", "revision", "attributes")
 _HEADS = ("dense", "sparse", "sparse_weights", "token_vectors")
 
@@ -62,15 +62,16 @@ class Change:
         return condition if self.routing is None else {**condition, "routing": self.routing}
 
 
-@dataclass(frozen=True)
 class Feed:
     """Of one index.
 
-    Attributes:
+    Args:
         reader: Of the index.
     """
 
-    reader: Reader
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self._size = _FIRST_PAGE
 
     def refresh(self) -> None:
         """Makes what was written visible."""
@@ -99,13 +100,11 @@ class Feed:
             upto: The last change.
             without: Changes to leave out.
         """
-        size = _FIRST_PAGE
-        while after < upto and (hits := self._page(shard, after, upto, without, size)):
+        while after < upto and (hits := self._page(shard, after, upto, without, self._size)):
             after = hits[-1]["_seq_no"]
+            each = max(1, len(orjson.dumps([hit.get("_source") for hit in hits])) // len(hits))
+            self._size = max(1, min(2 * self._size, PAGE, PAGE_BYTES // each))
             yield [self._change(hit) for hit in hits]
-            if len(hits) > 1 or size == 1:
-                each = max(1, len(orjson.dumps([hit.get("_source") for hit in hits])) // len(hits))
-                size = max(1, min(2 * size, PAGE, PAGE_BYTES // each))
 
     def _page(self, shard: int, after: int, upto: int, without: Sequence[Range], size: int) -> list[dict[str, Any]]:
         """The next hits; of a page that cannot be read only the first, without its source if it is to blame."""

@@ -52,5 +52,7 @@ def left_out(ranges: Sequence[Range], after: int, upto: int) -> int:
         >>> left_out([(1, 5), (7, 9)], 3, 8)
         1
     """
+    if upto <= after:
+        return 0
     inside = (min(last, upto) - max(first, after + 1) + 1 for first, last in within(ranges, after, upto))
-    return max(0, upto - after) - sum(inside)
+    return upto - after - sum(inside)

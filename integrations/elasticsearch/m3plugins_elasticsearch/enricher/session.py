@@ -48,7 +48,7 @@ class Session:
     def __init__(self, connection: Connection, place: str, worker: str, lease_s: float) -> None:
         self.id = uuid.uuid4().hex
         self._connection = connection
-        self._client = connection.client.options(request_timeout=max(1.0, lease_s / 3))
+        self._client = connection.client.options(request_timeout=max(1.0, lease_s / 3), max_retries=0)
         self._place = place
         self._about = {"worker": worker, "host": platform.node(), "pid": os.getpid(), "lease_s": lease_s}
         self._lease_s = lease_s

@@ -163,7 +163,7 @@ class Enricher:
             rounds.leave()
 
     def verify(self, on_progress: Callable[[int], None] | None = None) -> VerifyReport:
-        """Compares every document with what is stored of it; encodes and writes nothing.
+        """Compares every document with what is stored of it; encodes nothing and changes no document.
 
         Args:
             on_progress: Called with a number of documents, after each page.
