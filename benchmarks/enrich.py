@@ -1,6 +1,6 @@
 """The enricher of Elasticsearch under fire, and its lag: what it does while others write, and somebody kills things.
 
-    M3_TEST_ES_ZIP=… python benchmarks/enrich.py [--documents 20000] [--edits 20000] [--model m3-mini]
+    M3_TEST_ES_ZIP=… python benchmarks/enrich.py [--documents 20000] [--edits 40000] [--model m3-mini]
 
 A process writes documents and edits them (whole and in part) at full speed, while two processes of `m3 enrich
 --watch` follow. One of these is killed with -9 and started again, and so is the node (not where M3_TEST_ES_URL names a
@@ -59,7 +59,7 @@ def text(choose: random.Random, number: int, edit: int) -> str:
 
 def write(url: str, index: str, documents: int, edits: int, record: Path) -> None:
     """Writes all documents, then edits, each until it is acknowledged; tells how many, and records the last texts."""
-    choose, last = random.Random(0), dict[str, str]()
+    choose, last, started = random.Random(0), dict[str, str](), time.perf_counter()
 
     def actions() -> Iterator[dict[str, object]]:
         for number in range(documents + edits):
@@ -80,7 +80,7 @@ def write(url: str, index: str, documents: int, edits: int, record: Path) -> Non
                 done, pending = done + len(pending), []
                 print(done, flush=True)
         acknowledged(client, index, pending)
-    record.write_text(json.dumps(last))
+    record.write_text(json.dumps({"seconds": time.perf_counter() - started, "texts": last}))
 
 
 def acknowledged(client: Elasticsearch, index: str, actions: list[dict[str, object]]) -> None:
@@ -115,33 +115,41 @@ class Worker:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Worker:
+        """Begins a life; waits until it has begun, for it needs Elasticsearch to begin."""
         self.lives.append(self.folder / f"{uuid.uuid4().hex}.jsonl")
         cores = max(1, len(os.sched_getaffinity(0)) // 2)
         with self.lives[-1].open("wb") as told:
             self.process = subprocess.Popen(
                 self.command, stdout=told, env={**os.environ, "OMP_NUM_THREADS": str(cores)}
             )
+        while not self.last():
+            time.sleep(0.1)
         return self
 
-    def kill(self) -> None:
+    def die_and_start(self) -> None:
+        """Killed with -9, and started again."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+        self.process = None
+        self.start()
 
     def stop(self) -> None:
-        assert self.process is not None
-        self.process.terminate()
-        self.process.wait()
+        """As a service is stopped."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
 
-    def told(self) -> list[dict[str, float]]:
-        """The last metrics of each life."""
-        lines = [life.read_text().splitlines() for life in self.lives]
-        return [json.loads(some[-1]) for some in lines if some]
+    def last(self, life: int = -1) -> dict[str, float]:
+        """The last metrics of a life; none before the first."""
+        if self.process is not None and self.process.poll():
+            raise SystemExit("a worker has ended by itself")
+        lines = self.lives[life].read_text().splitlines()
+        return dict(json.loads(lines[-1])) if lines else {}
 
     def is_idle(self) -> bool:
-        """Whether this life has nothing to do, as of its last line."""
-        lines = self.lives[-1].read_text().splitlines()
-        return bool(lines) and not json.loads(lines[-1])["behind"] and not json.loads(lines[-1])["error"]
+        """Whether it has nothing to do, as of its last line."""
+        return not self.last()["behind"] and not self.last()["error"]
 
 
 @contextmanager
@@ -178,7 +186,7 @@ def under_fire(
     """Seconds of the writer, and until the last change was settled."""
     total, started = arguments.documents + arguments.edits, time.perf_counter()
     writer = child("write", url, name, arguments.documents, arguments.edits, to, stdout=subprocess.PIPE)
-    events: list[tuple[float, Callable[[], None]]] = [(0.3, lambda: (workers[0].kill(), workers[0].start(), None)[-1])]
+    events: list[tuple[float, Callable[[], None]]] = [(0.3, workers[0].die_and_start)]
     events += [(0.6, restart)] if restart else []
     assert writer.stdout is not None
     for line in writer.stdout:
@@ -188,17 +196,16 @@ def under_fire(
         raise SystemExit("the writer failed")
     for _, happen in events:
         happen()
-    written = time.perf_counter() - started
     time.sleep(6)  # until everybody told of it
     while not all(worker.is_idle() for worker in workers):
         time.sleep(1)
-    return {"write": written, "settle": time.perf_counter() - started}
+    return {"write": json.loads(to.read_text())["seconds"], "settle": time.perf_counter() - started}
 
 
 def findings(index: AttachedIndex, url: str, record: Path) -> dict[str, int]:
     """What is wrong in the end; all of it should be 0 but the number of documents."""
     verified = Enricher(index).verify()
-    last = json.loads(record.read_text())
+    last: dict[str, str] = json.loads(record.read_text())["texts"]
     with Elasticsearch(url) as client:
         pages = (list(last)[i : i + CHUNK] for i in range(0, len(last), CHUNK))
         there = {
@@ -254,7 +261,7 @@ def main() -> int:
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=20_000)
-    parser.add_argument("--edits", type=int, default=20_000)
+    parser.add_argument("--edits", type=int, default=40_000)
     parser.add_argument("--model", default="m3-mini", help="as in `m3 enrich`")
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--rate", type=float, default=50, help="writes a second")
@@ -279,11 +286,13 @@ def main() -> int:
         command += ["--model", arguments.model, "--lease", "10", "--watch", "--json"]
         try:
             with AttachedIndex.attach(name, encoder=encoder, uri=url, fields={"text": "body"}) as index:
-                workers = [Worker(command, Path(folder)).start() for _ in range(2)]
+                workers = [Worker(command, Path(folder)) for _ in range(2)]
                 try:
+                    for worker in workers:
+                        worker.start()
                     record = Path(folder) / "record.json"
                     times = under_fire(arguments, url, name, workers, restart, record)
-                    told = [one for worker in workers for one in worker.told()]
+                    told = [worker.last(life) for worker in workers for life in range(len(worker.lives))]
                     wrong = findings(index, url, record)
                     steady = lags(url, name, arguments.rate, arguments.seconds)
                 finally:

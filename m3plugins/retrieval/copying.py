@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from m3plugins.encoding.output import M3Output
-from m3plugins.retrieval.document import Document
+from m3plugins.retrieval.document import Digest, Document
 from m3plugins.retrieval.index import Ack, FailedDocument, HybridIndex, UpsertReport
 from m3plugins.retrieval.writing import Batch
 
 DOCUMENTS_PER_BATCH = 64
 BYTES_PER_BATCH = 1 << 24
+REPLACED = "it was replaced meanwhile; copy once more"
 
 
 def copy(source: HybridIndex, target: HybridIndex, *, on_ack: Ack | None = None) -> UpsertReport:
     """Copies every document of an index into another one, in whatever engine; run again, it goes on.
 
     Documents that the target has and the source has not stay. What the codec of the source has rounded
-    stays rounded. Writes to the source meanwhile may be missed: copy once more, or pause the writers.
+    stays rounded. Writes to the source meanwhile may be missed, and documents that were replaced between two reads
+    fail: copy once more, or pause the writers.
 
     Args:
         source: Where the documents are.
@@ -55,10 +57,10 @@ def _copy(
     ids = [document.id for document, _ in pairs]
     digests, before = source.writer.digests(ids), target.writer.digests(ids)
     known = {i for i in ids if i in before and before[i] == digests.get(i)}
-    failed: dict[str, str] = {}
+    failed = dict.fromkeys(_replaced([document for document, _ in pairs], digests, source) - known, REPLACED)
     batch: list[tuple[Document, M3Output]] = []
     for document, embedding in pairs:
-        if document.id in digests and document.id not in known:  # else it was deleted meanwhile, or is there
+        if document.id in digests and document.id not in {*known, *failed}:  # else it was deleted, or is there
             try:
                 target.writer.check(document)
                 batch.append((document, embedding))
@@ -76,6 +78,16 @@ def _copy(
     report.truncated += sum(truncated[i] for i in written)
     report.failed += [FailedDocument(i, reason) for i, reason in failed.items()]
     return [*known, *written]
+
+
+def _replaced(documents: list[Document], digests: Mapping[str, Digest], source: HybridIndex) -> set[str]:
+    """Ids of documents that are not, or no more, what their digests are of: these are read later.
+
+    A digest that the document alone does not explain is also that of the caller's own embeddings.
+    """
+    odd = {d.id: d for d in documents if d.id in digests and d.digest() != digests[d.id]}
+    now = {document.id: document for document in source.writer.get(list(odd))} if odd else {}
+    return {i for i, document in odd.items() if now.get(i) != document}
 
 
 def _batches(pairs: Iterator[tuple[Document, M3Output]]) -> Iterator[list[tuple[Document, M3Output]]]:

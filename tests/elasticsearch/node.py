@@ -16,8 +16,18 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 HEAP = "512m"
 STARTING_S = 180
+
+
+def archive() -> Path:
+    """The distribution, for tests that need a node of their own; without one they are skipped, in CI they fail."""
+    if named := os.environ.get("M3_TEST_ES_ZIP"):
+        return Path(named)
+    reason = "needs an Elasticsearch node of its own: set M3_TEST_ES_ZIP (a distribution)"
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
 
 
 class Node:

@@ -288,4 +288,5 @@ def test_closed_under_a_thread_that_writes_and_one_that_searches(make: Create, e
     assert len(errors) == 2
     with ElasticsearchHybridIndex.open(index.name, encoder=encoder, uri=es_url) as again:
         assert {document.id for document in again.get(acked)} == set(acked)
+        again.writer.flush()  # which the closed one could not: without, searches see it a second later
         assert len(again.score(query, acked)) == len(set(acked)) <= again.count()

@@ -2,6 +2,7 @@
 
 import base64
 import traceback
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
@@ -10,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3plugins_elasticsearch import AttachedIndex, ElasticsearchHybridIndex, ElasticsearchIndexError
-from m3plugins_elasticsearch import client as client_module
 from m3plugins_elasticsearch.client import _address, connect
 from tests.elasticsearch.proxy import BUSY, CUT, Fault, proxied, refusal
 
@@ -177,6 +177,11 @@ TOLD = [
     (Fault(400, b"<html>a\nbalancer's page</html>"), "the answer is none of Elasticsearch's .*; check the address"),
     (Fault(400, {"error": "one\nline"}), r"one line \(HTTP 400\)"),
     (Fault(400, {"error": {"type": "x", "reason": "y" * 2000}}), "x: yyyyy"),
+    (refusal(400, "index_closed_exception", "closed"), r"closed; open it with POST /INDEX/_open \(HTTP 400\)"),
+    (
+        refusal(403, "cluster_block_exception", "index [x] blocked by: [FORBIDDEN/8/index write (api)];"),
+        r"index write \(api\)\]; lift that block of the index",
+    ),
     (Fault(400, {"message": "of a cloud's gateway", "ok": False}), r"\(HTTP 400\)"),
 ]
 
@@ -204,9 +209,8 @@ def test_a_passing_fault_of_a_read_does_not_show(proxy, faults):
     connection.close()
 
 
-def test_a_read_is_not_tried_forever(proxy, monkeypatch):
-    monkeypatch.setattr(client_module, "READ_PATIENCE_S", 0.5)
-    connection = connect(proxy.url)
+def test_a_read_is_not_tried_forever(proxy):
+    connection = replace(connect(proxy.url), waits=0.5)
     proxy.expect("_count", *[BUSY] * 100)
     with pytest.raises(ElasticsearchIndexError, match="es_rejected_execution_exception"):
         connection.read("count", lambda: connection.client.count(index="x"))
@@ -214,12 +218,18 @@ def test_a_read_is_not_tried_forever(proxy, monkeypatch):
     connection.close()
 
 
-def test_a_read_that_is_not_answered_in_time_says_what_to_raise(proxy, monkeypatch):
-    monkeypatch.setattr(client_module, "READ_PATIENCE_S", 0.2)
-    connection = connect(proxy.url, options={"request_timeout": 0.2})
+def test_a_read_that_is_not_answered_in_time_says_what_to_raise(proxy):
+    connection = replace(connect(proxy.url, options={"request_timeout": 0.2}), waits=0.2)
     proxy.expect("_count", *[Fault(200, {"count": 1}, delay=0.5)] * 9)
     with pytest.raises(
         ElasticsearchIndexError, match="did not answer in time; raise request_timeout in client_options"
     ):
         connection.read("count", lambda: connection.client.count(index="x"))
+    connection.close()
+
+
+def test_the_reads_of_a_write_are_as_patient_as_the_write(proxy):
+    connection = replace(connect(proxy.url, patience=20), waits=0.1)
+    proxy.expect("_count", *[BUSY] * 13, Fault(200, {"count": 7}))
+    assert connection.patient().read("count", lambda: connection.client.count(index="x"))["count"] == 7
     connection.close()

@@ -16,7 +16,7 @@ from m3plugins.compression import CODECS, get_codec
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.sparse import SparseEmbeddings
 from m3plugins.retrieval import HybridIndex, filters
-from m3plugins_elasticsearch import ElasticsearchHybridIndex
+from m3plugins_elasticsearch import ElasticsearchHybridIndex, reading
 from m3plugins_elasticsearch.rows import rounded
 from tests.elasticsearch.conftest import Create
 from tests.milvus.conftest import random_documents
@@ -400,13 +400,14 @@ def open_scans(index) -> int:
 
 
 def test_a_scan_reads_bounded_pages_and_only_as_many_as_are_asked_for(index, sizes):
+    page = reading.EMBEDDINGS_PER_READ
     assert len(list(index.scan(with_embeddings=True))) == 100
-    assert sizes == [32, 32, 32, 4, 0]
+    assert sizes == [page] * (100 // page) + ([100 % page] if 100 % page else []) + [0]
     sizes.clear()
     documents = index.scan(with_embeddings=True)
-    for _ in range(33):
+    for _ in range(page + 1):
         next(documents)
-    assert sizes == [32, 32]
+    assert sizes == [page, page]
     documents.close()
     assert open_scans(index) == 0
 

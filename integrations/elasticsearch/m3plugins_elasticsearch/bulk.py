@@ -6,6 +6,7 @@ The client's helpers retry no lost connection and no timeout, and raise at a bus
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import orjson
 from elasticsearch import ApiError, TransportError
 
-from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors, is_passing
+from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors, is_passing, with_fix
 
 CHUNK_BYTES = 5 << 20
 CHUNK_ITEMS = 500
@@ -110,7 +111,7 @@ def bulk(
 def _send(connection: Connection, target: str, chunk: list[Action], require_alias: bool) -> Iterator[Outcome]:
     """Sends a chunk until every item of it has an outcome."""
     waiting = [chunk]
-    deadline, pause = time.monotonic() + connection.patience, _FIRST_PAUSE_S
+    deadline, pause = math.inf, _FIRST_PAUSE_S  # patience begins with the first fault
     while waiting:
         part = waiting.pop(0)
         lines: list[Any] = [line for action in part for line in action.lines]
@@ -128,6 +129,7 @@ def _send(connection: Connection, target: str, chunk: list[Action], require_alia
                 else:
                     waiting[:0] = _halves(part)
                 continue
+            deadline = min(deadline, time.monotonic() + connection.patience)
             if not is_passing(err) or time.monotonic() + pause > deadline:
                 with errors(f"write to {target!r}"):
                     raise
@@ -136,11 +138,14 @@ def _send(connection: Connection, target: str, chunk: list[Action], require_alia
             outcomes = [_outcome(action, item) for action, item in zip(part, answer["items"], strict=True)]
             again = [action for action, done in zip(part, outcomes, strict=True) if done.status in _BUSY]
             if len(again) < len(part):
-                deadline, pause = time.monotonic() + connection.patience, _FIRST_PAUSE_S
-            if again and time.monotonic() + pause > deadline:
-                again = []
+                deadline, pause = math.inf, _FIRST_PAUSE_S
+            deadline = min(deadline, time.monotonic() + connection.patience)
             repeated = {action.id for action in again}
             yield from (_checked(done, target) for done in outcomes if done.id not in repeated)
+            if again and time.monotonic() + pause > deadline:  # so none was taken for all that time
+                (reason, *_) = (done.reason for done in outcomes if done.id in repeated)
+                msg = f"cannot write to {target!r}: {reason}"
+                raise ElasticsearchIndexError(msg)
             if not again:
                 continue
             waiting.insert(0, again)
@@ -155,7 +160,7 @@ def _outcome(action: Action, item: dict[str, Any]) -> Outcome:
         return Outcome(action.id, done["status"], seq_no=done.get("_seq_no", -1))
     reason, cause = str(error.get("reason")), (error.get("caused_by") or {}).get("reason") or ""
     reasons = [error.get("type"), reason, "" if cause in reason else cause]
-    return Outcome(action.id, done["status"], " ".join(": ".join(r for r in reasons if r).split())[:500])
+    return Outcome(action.id, done["status"], with_fix(" ".join(": ".join(r for r in reasons if r).split())[:500]))
 
 
 def _checked(outcome: Outcome, target: str) -> Outcome:

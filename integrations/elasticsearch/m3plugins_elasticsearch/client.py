@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from elastic_transport import ApiResponseMeta
 from elasticsearch import (
     ApiError,
     ConnectionTimeout,
@@ -32,6 +33,22 @@ _BUSY = (429, 502, 503, 504)
 _PORTS = {"http": 9200, "https": 443}
 _CLOSED = "closedpoolerror"
 _LASTING = ("certificate", _CLOSED)
+_STATUSES: Mapping[str, int] = {
+    "circuit_breaking_exception": 429,
+    "es_rejected_execution_exception": 429,
+    "illegal_index_shard_state_exception": 503,
+    "index_not_found_exception": 404,
+    "no_shard_available_action_exception": 503,
+}
+_FIXES: Mapping[str, str] = {
+    "circuit_breaking_exception": "write fewer documents at once, or give the node more memory",
+    "cluster_block_exception": "lift that block of the index, and free disk space if it was set for want of it",
+    "es_rejected_execution_exception": "write with fewer clients at once, or raise patience",
+    "index_closed_exception": "open it with POST /INDEX/_open",
+    "index_not_found_exception": "it was dropped or renamed; open or make the one that there is",
+    "no_shard_available_action_exception": "a shard has no node, see GET /_cluster/health?level=indices",
+    "unavailable_shards_exception": "a shard has no node, see GET /_cluster/health?level=indices",
+}
 _LICENCE = "license is non-compliant"
 
 
@@ -47,11 +64,13 @@ class Connection:
         client: The official one.
         patience: Seconds for which a write goes on trying while Elasticsearch is busy or away.
         make: Makes another client like it; None for a user's own, which is not ours to end.
+        waits: Seconds for which a read goes on trying.
     """
 
     client: Elasticsearch
     patience: float
     make: Callable[[], Elasticsearch] | None = field(default=None, repr=False)  # it knows the credentials
+    waits: float = READ_PATIENCE_S
 
     def read(self, doing: str, call: Callable[[], T]) -> T:
         """What the call returns, tried for some seconds.
@@ -60,7 +79,11 @@ class Connection:
             ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
         """
         with errors(doing):
-            return persist(call, READ_PATIENCE_S)
+            return persist(call, self.waits)
+
+    def patient(self) -> Connection:
+        """The same, for the reads of a write."""
+        return replace(self, waits=self.patience)
 
     def another(self) -> Connection:
         """A connection to the same place, which is closed apart from this one."""
@@ -162,13 +185,25 @@ def explain(err: ApiError | TransportError) -> str:
         return "Elasticsearch refuses the credentials; pass token (an API key, or user:password)"
     if status == 403 and _LICENCE in reason:
         return f"{reason}; nothing of m3plugins needs that: search through HybridRetriever, which the Basic licence has"
-    if status == 403:
+    if status == 403 and "security_exception" in reason:
         return f"{reason}; grant this user read, write, view_index_metadata and, to create, manage on the index"
     if "media_type_header_exception" in reason:
         return f"{reason}; client and cluster must be of one major version: pip install 'elasticsearch<9' for 8.x"
     if status == 413:
         return "the request is over the node's http.max_content_length; raise it there"
-    return f"{reason} (HTTP {status})"
+    return f"{with_fix(reason)} (HTTP {status})"
+
+
+def with_fix(reason: str) -> str:
+    """The reason, and what to do about it where that is known."""
+    fixes = [fix for kind, fix in _FIXES.items() if kind in reason]
+    return "; ".join([reason.rstrip(";"), *fixes[:1]])
+
+
+def item_error(item: Mapping[str, Any], meta: ApiResponseMeta) -> ApiError:
+    """The error of one item of an answer to several requests, as if it had been asked for alone."""
+    kind = str(item["error"].get("type"))
+    return ApiError(kind, replace(meta, status=item.get("status") or _STATUSES.get(kind, 400)), dict(item))
 
 
 def _reason(err: ApiError) -> str:

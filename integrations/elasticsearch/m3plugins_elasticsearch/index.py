@@ -60,7 +60,7 @@ class ElasticsearchHybridIndex(ReadableIndex):
     ) -> None:
         """Use `create` or `open`."""
         super().__init__(Reader(connection, name, identity, Layout()), encoder)
-        self._store = Store(self._reader, refresh)
+        self._store = Store(replace(self._reader, connection=connection.patient()), refresh)
 
     @classmethod
     def create(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from elasticsearch import ApiError
+from elastic_transport import ObjectApiResponse
 
 from m3plugins import Document
 from m3plugins.compression import get_codec
@@ -19,7 +19,7 @@ from m3plugins.retrieval.document import Candidate
 from m3plugins.scoring.heads import HeadScores, Leg
 from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins_elasticsearch import requests
-from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors
+from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors, item_error
 from m3plugins_elasticsearch.filters import Plan
 from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import Layout
@@ -83,14 +83,15 @@ class Reader:
             return []
         client, doing = self.connection.client, f"read from {self.name!r}"
         excluded = None if source else self.layout.unread
-        answer = self.connection.read(
-            doing,
-            lambda: client.mget(index=self.name, ids=ids, source_includes=source, source_excludes=excluded),
-        )
-        for item in answer["docs"]:
-            if "error" in item and item["error"].get("type") != _ROUTED:
-                msg = f"cannot read {item['_id']!r} from {self.name!r}: {item['error'].get('reason')}"
-                raise ElasticsearchIndexError(msg)
+
+        def ask() -> ObjectApiResponse[Any]:
+            answer = client.mget(index=self.name, ids=ids, source_includes=source, source_excludes=excluded)
+            for item in answer["docs"]:
+                if "error" in item and item["error"].get("type") != _ROUTED:
+                    raise item_error(item, answer.meta)
+            return answer
+
+        answer = self.connection.read(doing, ask)
         found = {item["_id"]: item for item in answer["docs"] if item.get("found")}
         missing = [i for i in ids if i not in found]
         if missing and self.layout.prefix:  # an owner may route documents, and the id alone does not say where to
@@ -165,12 +166,14 @@ class Reader:
             yield from (self.layout.document(hit.id, hit.source) for hit in hits)
 
     def scan_embeddings(self, plan: Plan) -> Iterator[tuple[Document, M3Output]]:
-        """Every document that matches and has embeddings, with these."""
-        fields = ["id", *_COUNTS, *_FIELDS.values()]
+        """Every document that matches and has embeddings, of the text that it has now, with these."""
+        fields = ["id", *_COUNTS, *_FIELDS.values(), *(["revision"] if self.layout.prefix else [])]
         for hits in self.matching(plan, fields, source=True, page=EMBEDDINGS_PER_READ):
             for hit in hits:
-                if "id" in hit.fields:
-                    yield self.layout.document(hit.id, hit.source), self._output([hit.fields], HEADS)
+                document = self.layout.document(hit.id, hit.source)
+                stale = self.layout.prefix and hit.fields.get("revision") != [document.digest().content]
+                if "id" in hit.fields and not stale:
+                    yield document, self._output([hit.fields], HEADS)
 
     def embeddings(self, ids: Sequence[str], heads: Sequence[Head]) -> dict[str, M3Output]:
         """The stored embeddings, in the order of `ids`; what has none is left out."""
@@ -255,8 +258,7 @@ class Reader:
             answer = client.msearch(searches=searches, include_named_queries_score=named)
             for item in answer["responses"]:
                 if "error" in item:
-                    meta = replace(answer.meta, status=item["status"])
-                    raise ApiError(str(item["error"].get("type")), meta, item)
+                    raise item_error(item, answer.meta)
             return list(answer["responses"])
 
         return self.connection.read(f"search {self.name!r}", ask)

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -122,6 +123,16 @@ def test_an_error_of_the_encoder_ends_a_worker_and_leaves_its_work_to_others(art
     with pytest.raises(MemoryError):
         Enricher(attach(encoder=broken), lease_s=60).run_once()
     assert Enricher(attach()).run_once().enriched == 5
+
+
+def test_a_ledger_is_void_for_a_shard_of_another_history(articles, enricher, attach):
+    """As of a snapshot that was restored in its place: its sequence numbers count other changes."""
+    articles.fill(5)
+    enricher.run_once()
+    connection = attach().writer.reader.connection
+    shard, leases = positions(connection, articles.name).shards[0], Leases(connection, articles.name)
+    assert leases.read([shard])[0].ledger.checkpoint >= 4
+    assert leases.read([replace(shard, history="another")])[0].ledger.checkpoint == -1
 
 
 def spawn(articles: Owner, checkpoint, *options: str) -> subprocess.Popen:

@@ -1,0 +1,110 @@
+"""Copies into Elasticsearch and out of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from elasticsearch import Elasticsearch
+
+from m3plugins import Document, InMemoryHybridIndex, M3Encoder
+from m3plugins.retrieval.copying import copy
+from m3plugins_elasticsearch import AttachedIndex, ElasticsearchHybridIndex
+from m3plugins_milvus import MilvusHybridIndex
+from tests.core.retrieval.copying_suite import DOCUMENTS, CopyingSuite, Make, assert_same
+from tests.elasticsearch.test_attached import FIELDS, enrich
+from tests.elasticsearch.test_attached import make as make_theirs
+from tests.milvus.conftest import random_documents
+
+
+@pytest.fixture
+def in_memory(encoder: M3Encoder) -> Make:
+    return lambda **options: InMemoryHybridIndex(**{"encoder": encoder, **options})
+
+
+@pytest.fixture
+def in_elasticsearch(encoder: M3Encoder, es_url: str, es_name: str) -> Iterator[Make]:
+    made = []
+
+    def make(**options):
+        options = {"encoder": encoder, "uri": es_url, **options}
+        made.append(ElasticsearchHybridIndex.create(f"{es_name}-{uuid.uuid4().hex}", **options))
+        return made[-1]
+
+    yield make
+    for index in made:
+        index.close()
+
+
+@pytest.fixture
+def in_milvus(encoder: M3Encoder, tmp_path: Path) -> Iterator[Make]:
+    with MilvusHybridIndex.create("docs", encoder=encoder, uri=tmp_path / "m3.db") as index:
+        yield lambda: index
+
+
+class TestIntoElasticsearch(CopyingSuite):
+    @pytest.fixture
+    def make_source(self, in_memory):
+        return in_memory
+
+    @pytest.fixture
+    def make_target(self, in_elasticsearch):
+        return in_elasticsearch
+
+
+class TestFromElasticsearch(CopyingSuite):
+    @pytest.fixture
+    def make_source(self, in_elasticsearch):
+        return in_elasticsearch
+
+    @pytest.fixture
+    def make_target(self, in_memory):
+        return in_memory
+
+
+def test_from_milvus_lite_and_back(in_milvus, in_elasticsearch):
+    lite, ours = in_milvus(), in_elasticsearch()
+    lite.upsert(DOCUMENTS)
+    assert copy(lite, ours).written == 70
+    assert_same(lite, ours)
+    lite.delete([document.id for document in DOCUMENTS[:30]])
+    assert copy(ours, lite).written == 30
+    assert_same(ours, lite)
+
+
+@pytest.mark.parametrize("codec", ["float16", "binary"])
+def test_into_another_codec(in_elasticsearch, codec):
+    source, target = in_elasticsearch(), in_elasticsearch(codec=codec, dense_index="flat", bm25="standard")
+    source.upsert(DOCUMENTS[:10])
+    assert copy(source, target).written == 10
+    if codec == "float16":
+        assert_same(source, target)
+    assert {d.id for d in target.scan({"match": {"content": "fox"}})} <= {d.id for d in DOCUMENTS[:10]}
+
+
+def test_documents_that_elasticsearch_cannot_keep_are_named(in_memory, in_elasticsearch):
+    source, target = in_memory(), in_elasticsearch()
+    odd = [Document(id="x" * 513, text="long id"), Document(id="n", text="fox", metadata={"n": 2**70})]
+    source.upsert([*odd, DOCUMENTS[0]])
+    report = copy(source, target)
+    assert report.written == 1 and {failure.id for failure in report.failed} == {document.id for document in odd}
+
+
+def test_what_someone_else_writes_can_be_copied_from_and_not_to(in_elasticsearch, encoder, es_url, es_name):
+    """What is not enriched as it is now is left out, and comes once it is."""
+    with closing(Elasticsearch(es_url)) as client:
+        make_theirs(client, f"{es_name}-theirs", random_documents(6))
+        with AttachedIndex.attach(f"{es_name}-theirs", encoder=encoder, uri=es_url, fields=FIELDS) as theirs:
+            enrich(theirs, {"doc-1", "doc-2"})
+            client.update(index=theirs.name, id="doc-1", doc={"article": {"body": "edited"}}, refresh=True)
+            target = in_elasticsearch()
+            assert copy(theirs, target).written == 1
+            enrich(theirs)
+            assert copy(theirs, target).written == 5
+            assert_same(theirs, target)
+            target.upsert([DOCUMENTS[0]])
+            (failure,) = copy(target, theirs).failed
+            assert failure.id == "doc-0" and "are their owner's" in failure.reason
