@@ -5,7 +5,8 @@
     python benchmarks/compat.py pymilvus -- -k filters           # all versions of one host, some of its tests
 
 Makes virtual environments under `.compat/` and keeps them for the next run, prints a markdown table and, of all of
-MATRIX, writes it to `benchmarks/results/`. Needs nothing but Python and pip; fails if a test does.
+MATRIX, writes it to `benchmarks/results/`. Needs Python, pip and, for tests of Elasticsearch, a node (CONTRIBUTING.md
+says how they find one); fails if a test does.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 SHOWN = (
     "pymilvus",
     "milvus-lite",
+    "elasticsearch",
     "langchain-core",
     "langchain-tests",
     "langchain-milvus",
@@ -69,26 +71,34 @@ def milvus(version: str) -> Entry:
     return Entry((f"pymilvus=={version}",), ("integrations/milvus",), ("tests/milvus",))
 
 
+def elasticsearch(version: str) -> Entry:
+    projects = ("integrations/milvus", "integrations/elasticsearch")  # its tests copy from and to Milvus Lite
+    return Entry((f"elasticsearch=={version}",), projects, ("tests/elasticsearch",))
+
+
 def langchain(version: str, *others: str) -> Entry:
-    projects = ("integrations/milvus", "integrations/langchain")
+    projects = ("integrations/milvus", "integrations/elasticsearch", "integrations/langchain")
     return Entry((f"langchain-core=={version}", *others), projects, ("tests/langchain",))
 
 
 def llama_index(version: str, *others: str) -> Entry:
-    projects = ("integrations/milvus", "integrations/llamaindex")
+    projects = ("integrations/milvus", "integrations/elasticsearch", "integrations/llamaindex")
     return Entry((f"llama-index-core=={version}", *others), projects, ("tests/llamaindex",))
 
 
 STOCK_STORES = ("langchain-milvus==0.4.0", "langchain-elasticsearch==1.0.0", "pymilvus==3.0.2")
+LLAMA_STORES = ("llama-index-vector-stores-milvus==1.2.0", "llama-index-vector-stores-elasticsearch==0.7.0")
 AROUND = ("langchain-classic", "langgraph", "aiohttp")
 MATRIX = [
     milvus("2.6.10"),
     milvus("2.6.17"),
     milvus("3.0.2"),
+    elasticsearch("8.19.0"),
+    elasticsearch("8.19.3"),
     langchain("1.3.0", "langchain-tests==1.1.6"),  # the stock stores of today need 1.4.9
     langchain("1.7.2", "langchain-tests==1.1.9", *STOCK_STORES, *AROUND),
     llama_index("0.14.0"),
-    llama_index("0.14.25", "llama-index-vector-stores-milvus==1.2.0", "pymilvus==2.6.17"),
+    llama_index("0.14.25", *LLAMA_STORES, "pymilvus==2.6.17"),
 ]
 
 

@@ -167,7 +167,7 @@ TOLD = [
     (Fault(401, {"error": {"type": "security_exception", "reason": "missing"}}), "refuses the credentials; pass token"),
     (
         refusal(403, "security_exception", "action [indices:data/read] is unauthorized for user [u]"),
-        r"unauthorized for user \[u\]; grant this user read, write, view_index_metadata",
+        r"unauthorized for user \[u\]; grant this user read, write, maintenance",
     ),
     (
         refusal(403, "security_exception", "current license is non-compliant for [Reciprocal Rank Fusion (RRF)]"),

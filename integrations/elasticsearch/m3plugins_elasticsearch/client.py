@@ -40,14 +40,20 @@ _STATUSES: Mapping[str, int] = {
     "index_not_found_exception": 404,
     "no_shard_available_action_exception": 503,
 }
+_RED = "a shard has no node, see GET /_cluster/health?level=indices"
 _FIXES: Mapping[str, str] = {
     "circuit_breaking_exception": "write fewer documents at once, or give the node more memory",
     "cluster_block_exception": "lift that block of the index, and free disk space if it was set for want of it",
     "es_rejected_execution_exception": "write with fewer clients at once, or raise patience",
     "index_closed_exception": "open it with POST /INDEX/_open",
     "index_not_found_exception": "it was dropped or renamed; open or make the one that there is",
-    "no_shard_available_action_exception": "a shard has no node, see GET /_cluster/health?level=indices",
-    "unavailable_shards_exception": "a shard has no node, see GET /_cluster/health?level=indices",
+    "no_shard_available_action_exception": _RED,
+    "search_phase_execution_exception": _RED,
+    "security_exception": (
+        "grant this user read, write, maintenance, view_index_metadata and, to create, manage on the index and on its "
+        "alias m3-write.INDEX"
+    ),
+    "unavailable_shards_exception": _RED,
 }
 _LICENCE = "license is non-compliant"
 
@@ -185,8 +191,6 @@ def explain(err: ApiError | TransportError) -> str:
         return "Elasticsearch refuses the credentials; pass token (an API key, or user:password)"
     if status == 403 and _LICENCE in reason:
         return f"{reason}; nothing of m3plugins needs that: search through HybridRetriever, which the Basic licence has"
-    if status == 403 and "security_exception" in reason:
-        return f"{reason}; grant this user read, write, view_index_metadata and, to create, manage on the index"
     if "media_type_header_exception" in reason:
         return f"{reason}; client and cluster must be of one major version: pip install 'elasticsearch<9' for 8.x"
     if status == 413:

@@ -182,7 +182,8 @@ def unreachable(*args, **kwargs):
 def test_a_worker_that_watches_survives_that_the_node_is_killed(witness, tmp_path):
     archive = os.environ.get("M3_TEST_ES_ZIP")
     if not archive:
-        pytest.skip("kills a node of its own: set M3_TEST_ES_ZIP to a distribution of Elasticsearch")
+        reason = "kills a node of its own: set M3_TEST_ES_ZIP to a distribution of Elasticsearch"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
     from m3plugins_elasticsearch import AttachedIndex
     from tests.elasticsearch.enricher.conftest import FIELDS
     from tests.elasticsearch.node import Node

@@ -104,7 +104,7 @@ class Leases:
             entry = self.read([shard])[shard.number]
 
     def settle(self, shard: Shard, claim: Claim, written: Iterable[int]) -> None:
-        """Gives a claim back that is worked off, unless it is somebody else's by now.
+        """Gives a claim back that is worked off; if it is somebody else's by now, it stays theirs.
 
         Args:
             shard: Whose changes they are.
@@ -112,10 +112,9 @@ class Leases:
             written: Sequence numbers of our own writes, none of which can be undone any more.
         """
         known = list(written)
-        while True:
+        entry = self.read([shard])[shard.number]
+        while not self._set(entry, entry.ledger.settled(claim, known)):
             entry = self.read([shard])[shard.number]
-            if claim not in entry.ledger.claims or self._set(entry, entry.ledger.settled(claim, known)):
-                return
 
     def restart(self, shard: Shard) -> None:
         """Forgets what was done; all changes are handed out once more."""

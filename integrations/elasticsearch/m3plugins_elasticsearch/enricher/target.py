@@ -82,7 +82,7 @@ def open_target(index: AttachedIndex, at: Positions, follow: str, worker: str) -
     """
     reader = index.writer.reader
     connection = reader.connection
-    if at.index != index.name:
+    if at.index != index.name or not _is_attached(connection, at, reader):
         index = AttachedIndex.attach(
             follow,
             encoder=index.encoder,
