@@ -267,7 +267,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=50, help="writes a second")
     parser.add_argument("--seconds", type=float, default=60, help="of the steady writes")
     arguments = parser.parse_args()
-    name, encoder = f"h3-enrich-{uuid.uuid4().hex[:8]}", M3Encoder.from_pretrained(arguments.model).warm_up()
+    name, encoder = f"m3-bench-enrich-{uuid.uuid4().hex[:8]}", M3Encoder.from_pretrained(arguments.model).warm_up()
     with node() as (url, restart), tempfile.TemporaryDirectory() as folder, Elasticsearch(url) as client:
         settings = {"number_of_shards": arguments.shards, "number_of_replicas": 0}
         client.indices.create(index=name, settings=settings, mappings={"properties": PROPERTIES})

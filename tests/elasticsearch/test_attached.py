@@ -18,7 +18,7 @@ from m3plugins import (
 from m3plugins.retrieval import IndexNotFoundError, explain, filters
 from m3plugins_elasticsearch import AttachedIndex
 from m3plugins_elasticsearch.bulk import bulk, failures, update
-from m3plugins_elasticsearch.layout import OURS
+from m3plugins_elasticsearch.layout import OURS, Layout
 from m3plugins_elasticsearch.mapping import META
 from m3plugins_elasticsearch.rows import our_fields
 from tests.milvus.conftest import random_documents
@@ -399,3 +399,19 @@ def test_attaching_by_a_client_of_the_users_own_leaves_it_open(client, es_name, 
     make(client, es_name)
     AttachedIndex.attach(es_name, encoder=encoder, client=client, fields=FIELDS).close()
     assert client.count(index=es_name)["count"] == 0
+
+
+def test_a_document_that_no_enricher_could_take_is_shown_as_it_is(es_url, es_name, encoder):
+    mappings = {"properties": {"body": {"type": "text"}, "note": {"type": "object", "enabled": False}}}
+    with Elasticsearch(es_url) as owner:
+        owner.indices.create(index=es_name, mappings=mappings)
+        half = ['{"index":{"_id":"half"}}', '{"body":"half \\ud83d"}']  # of a surrogate pair
+        owner.bulk(index=es_name, operations=[*half, {"index": {"_id": "odd"}}, {"note": {"a": 1}}], refresh=True)
+    with AttachedIndex.attach(es_name, encoder=encoder, uri=es_url, fields={"text": "body"}) as index:
+        assert {document.id: document.text for document in index.scan()} == {"half": "half \ud83d", "odd": ""}
+        assert [document.text for document in index.get(["half"])] == ["half \ud83d"]
+
+
+def test_what_should_be_text_and_is_none_is_shown_as_json():
+    document = Layout.of({"text": ["body"], "title": ""}).document("1", {"body": {"en": "fox"}})
+    assert document.text == '{"en": "fox"}'

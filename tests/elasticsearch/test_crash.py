@@ -1,7 +1,8 @@
-"""`kill -9` of the node and of the client in the middle of an upsert: what was acknowledged is there, with its vectors."""
+"""`kill -9` of the node and of the client in mid-upsert: what was acknowledged is there, with its vectors."""
 
 from __future__ import annotations
 
+import logging
 import random
 import subprocess
 import sys
@@ -21,6 +22,12 @@ from tests.elasticsearch.upserting import COUNT, documents, outputs
 from tests.tiny import SENTENCES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """The client logs every lost connection with its traceback."""
+    caplog.set_level(logging.CRITICAL, "elastic_transport")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +57,7 @@ def index(node: Node, encoder: M3Encoder, request: pytest.FixtureRequest) -> Ite
         index.drop()
 
 
-def check(index: ElasticsearchHybridIndex, acknowledged: Iterable[str], expected) -> None:
+def check(index: ElasticsearchHybridIndex, acknowledged: Iterable[str], expected, *, alone: bool = True) -> None:
     """Every acknowledged document is there to the letter, and every document that is there has its text's vectors."""
     wanted = {document.id: document for document in documents()}
     acknowledged = list(acknowledged)
@@ -67,7 +74,8 @@ def check(index: ElasticsearchHybridIndex, acknowledged: Iterable[str], expected
         np.testing.assert_array_equal(output.sparse[0].values, weights)
         assert output.multi_vector[0].shape[0] > 0
     assert seen >= set(acknowledged)
-    assert index.count() == len(seen)
+    if alone:
+        assert index.count() == len(seen)
 
 
 def finish(index: ElasticsearchHybridIndex, encoder: M3Encoder, acknowledged: Iterable[str], expected) -> None:
@@ -78,7 +86,7 @@ def finish(index: ElasticsearchHybridIndex, encoder: M3Encoder, acknowledged: It
     check(index, [document.id for document in documents()], expected)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_killed_node_has_what_it_acknowledged_and_the_upsert_goes_on(node, index, encoder, expected, seed):
     choose = random.Random(seed)
     acknowledged: list[str] = []
@@ -107,6 +115,7 @@ def test_a_killed_node_has_what_it_acknowledged_and_the_upsert_goes_on(node, ind
                 assert "\n" not in str(err)
             except BaseException as err:
                 errors.append(err)
+                return
 
     threads = [threading.Thread(target=work) for work in (write, search)]
     for thread in threads:
@@ -117,7 +126,7 @@ def test_a_killed_node_has_what_it_acknowledged_and_the_upsert_goes_on(node, ind
     before = list(acknowledged)
     assert len(before) < COUNT
     node.start()
-    check(index, before, expected)
+    check(index, before, expected, alone=False)
     threads[0].join(200)
     searching.set()
     threads[1].join(60)

@@ -216,7 +216,7 @@ def test_an_index_that_is_dropped_while_it_is_written_to(create, client, name):
     assert 0 < len(acknowledged) < 2000
     for verb in (index.count, lambda: index.upsert([Document(id="a", text="a")]), lambda: list(index.scan())):
         told(verb, "no such index.*dropped or renamed")
-    told(lambda: index.delete(["a"]), "dropped meanwhile")
+    told(lambda: index.delete(["a"]), f"cannot write to '{name}': the index was dropped meanwhile")
     assert not client.indices.exists(index=name) and not client.indices.exists(index=f"m3-write.{name}")
 
 

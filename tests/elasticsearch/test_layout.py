@@ -99,7 +99,7 @@ def test_several_texts_are_joined_by_newlines_in_the_order_of_the_paths():
 def test_what_should_be_text_and_is_none_is_named():
     layout = Layout.of({"text": ["body"], "title": ""})
     with pytest.raises(ValueError, match="the field 'body' must hold text, got dict; name another field"):
-        layout.document("1", {"body": {"en": "fox"}})
+        layout.document("1", {"body": {"en": "fox"}}, strict=True)
 
 
 def test_a_document_of_ours_is_what_was_stored():

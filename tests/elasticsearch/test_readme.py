@@ -15,5 +15,5 @@ def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, es_url: s
         )
     finally:
         with Elasticsearch(es_url) as client:
-            for name in client.indices.get(index="m3-readme*,m3-articles*", expand_wildcards="all"):
+            for name in client.indices.get(index="m3-readme*,m3-articles*,m3-*.m3-articles*", expand_wildcards="all"):
                 client.indices.delete(index=name)

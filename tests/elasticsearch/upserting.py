@@ -13,7 +13,7 @@ from m3plugins import Document, M3Encoder, M3Output
 from m3plugins_elasticsearch import ElasticsearchHybridIndex
 from tests.tiny import SENTENCES
 
-COUNT = 4000
+COUNT = 2500
 
 
 def documents() -> Iterator[Document]:

@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import orjson
 from elasticsearch import ApiError, TransportError
 
 from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors, is_passing, with_fix
+from m3plugins_elasticsearch.mapping import WRITE_ALIAS
 
 CHUNK_BYTES = 5 << 20
 CHUNK_ITEMS = 500
@@ -90,7 +92,9 @@ def delete(id: str) -> Action:  # noqa: A002
 def bulk(
     connection: Connection, target: str, actions: Iterable[Action], *, require_alias: bool = False
 ) -> Iterator[Outcome]:
-    """Does the actions, streamed, in bounded memory; what fails for good is told, not raised.
+    """Does the actions, streamed, in bounded memory and in their order; what fails for good is told, not raised.
+
+    While one chunk is on its way the next one is made.
 
     A busy node, a lost connection and a timeout are tried again for the connection's patience, in ever smaller
     chunks: the actions may be repeated without harm.
@@ -104,7 +108,7 @@ def bulk(
     Raises:
         ElasticsearchIndexError: If Elasticsearch refuses all of it, or stays away or busy for too long.
     """
-    for chunk in _chunks(actions):
+    for chunk in _ahead(_chunks(actions)):
         yield from _send(connection, target, chunk, require_alias)
 
 
@@ -131,7 +135,7 @@ def _send(connection: Connection, target: str, chunk: list[Action], require_alia
                 continue
             deadline = min(deadline, time.monotonic() + connection.patience)
             if not is_passing(err) or time.monotonic() + pause > deadline:
-                with errors(f"write to {target!r}"):
+                with errors(f"write to {target.removeprefix(WRITE_ALIAS)!r}"):
                     raise
             waiting[:0] = _halves(part)
         else:
@@ -144,7 +148,7 @@ def _send(connection: Connection, target: str, chunk: list[Action], require_alia
             yield from (_checked(done, target) for done in outcomes if done.id not in repeated)
             if again and time.monotonic() + pause > deadline:  # so none was taken for all that time
                 (reason, *_) = (done.reason for done in outcomes if done.id in repeated)
-                msg = f"cannot write to {target!r}: {reason}"
+                msg = f"cannot write to {target.removeprefix(WRITE_ALIAS)!r}: {reason}"
                 raise ElasticsearchIndexError(msg)
             if not again:
                 continue
@@ -170,7 +174,7 @@ def _checked(outcome: Outcome, target: str) -> Outcome:
         ElasticsearchIndexError: If the index itself is gone.
     """
     if "index_not_found_exception" in outcome.reason:
-        msg = f"cannot write to {target!r}: the index was dropped meanwhile"
+        msg = f"cannot write to {target.removeprefix(WRITE_ALIAS)!r}: the index was dropped meanwhile"
         raise ElasticsearchIndexError(msg)
     return outcome
 
@@ -185,6 +189,15 @@ def _too_large(action: Action) -> str:
 def _halves(part: list[Action]) -> list[list[Action]]:
     middle = (len(part) + 1) // 2
     return [half for half in (part[:middle], part[middle:]) if half]
+
+
+def _ahead(chunks: Iterator[list[Action]]) -> Iterator[list[Action]]:
+    """The chunks, each made in a thread while the one before is on its way."""
+    with ThreadPoolExecutor(1, thread_name_prefix="m3-bulk") as pool:
+        following = pool.submit(next, chunks, None)
+        while chunk := following.result():
+            following = pool.submit(next, chunks, None)
+            yield chunk
 
 
 def _chunks(actions: Iterable[Action]) -> Iterator[list[Action]]:

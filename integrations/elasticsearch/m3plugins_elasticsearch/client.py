@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+import orjson
 from elastic_transport import ApiResponseMeta
 from elasticsearch import (
     ApiError,
@@ -60,6 +62,17 @@ _LICENCE = "license is non-compliant"
 
 class ElasticsearchIndexError(RuntimeError):
     """Elasticsearch refused something, or cannot be reached."""
+
+
+class _Serializer(OrjsonSerializer):
+    """Fast, and not stopped by half a surrogate pair in somebody's document."""
+
+    def json_loads(self, data: bytes) -> Any:
+        """The values that a text in JSON stands for."""
+        try:
+            return super().json_loads(data)
+        except orjson.JSONDecodeError:
+            return json.loads(data)
 
 
 @dataclass(frozen=True)
@@ -131,7 +144,7 @@ def connect(
         return Connection(client, patience)
     host, credentials = _address(uri or "")
     chosen = {
-        "serializer": OrjsonSerializer(),
+        "serializer": _Serializer(),
         "request_timeout": 60,
         **_authentication(token or credentials),
         **(options or {}),

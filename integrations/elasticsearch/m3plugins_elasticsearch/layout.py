@@ -41,11 +41,16 @@ class Layout:
         """The path of one of our fields."""
         return self.prefix + name
 
-    def document(self, id: str, source: Mapping[str, Any]) -> Document:  # noqa: A002
+    def document(self, id: str, source: Mapping[str, Any], *, strict: bool = False) -> Document:  # noqa: A002
         """The document that a source holds.
 
+        Args:
+            id: Its id.
+            source: What its owner wrote.
+            strict: Whether to refuse what should be text and is none, instead of showing it as JSON.
+
         Raises:
-            ValueError: If what should be text is none.
+            ValueError: If it is strict, and something should be text and is none.
         """
         if not self.prefix:
             return Document(
@@ -55,8 +60,8 @@ class Layout:
                 parent_id=source["parent_id"],
                 metadata=source["metadata"],
             )
-        text = "\n".join(filter(None, (_text(path, source) for path in self.text)))
-        title = _text(self.title, source) if self.title else ""
+        text = "\n".join(filter(None, (_text(path, source, strict) for path in self.text)))
+        title = _text(self.title, source, strict) if self.title else ""
         return Document(id=id, text=text, title=title, metadata=self.metadata(source))
 
     def metadata(self, source: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -70,11 +75,11 @@ class Layout:
         return left
 
 
-def _text(path: str, source: Mapping[str, Any]) -> str:
+def _text(path: str, source: Mapping[str, Any], strict: bool) -> str:
     """The values at a path, one a line."""
     lines = []
     for value in _values(path, source):
-        if not isinstance(value, str | int | float):
+        if strict and not isinstance(value, str | int | float):
             msg = f"the field {path!r} must hold text, got {type(value).__name__}; name another field"
             raise ValueError(msg)
         lines.append(value if isinstance(value, str) else json.dumps(value))

@@ -170,10 +170,10 @@ class Reader:
         fields = ["id", *_COUNTS, *_FIELDS.values(), *(["revision"] if self.layout.prefix else [])]
         for hits in self.matching(plan, fields, source=True, page=EMBEDDINGS_PER_READ):
             for hit in hits:
-                document = self.layout.document(hit.id, hit.source)
-                stale = self.layout.prefix and hit.fields.get("revision") != [document.digest().content]
-                if "id" in hit.fields and not stale:
-                    yield document, self._output([hit.fields], HEADS)
+                if "id" in hit.fields:
+                    document = self.layout.document(hit.id, hit.source)
+                    if not self.layout.prefix or hit.fields.get("revision") == [document.digest().content]:
+                        yield document, self._output([hit.fields], HEADS)
 
     def embeddings(self, ids: Sequence[str], heads: Sequence[Head]) -> dict[str, M3Output]:
         """The stored embeddings, in the order of `ids`; what has none is left out."""

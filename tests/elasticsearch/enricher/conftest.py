@@ -126,7 +126,7 @@ def until(holds: Callable[[], object], seconds: float = 60) -> None:
 @pytest.fixture
 def owner(es_url: str) -> Iterator[Owner]:
     with Elasticsearch(es_url) as client:
-        owner = Owner(client, es_url, f"h3-{uuid.uuid4().hex[:12]}")
+        owner = Owner(client, es_url, f"m3-test-{uuid.uuid4().hex[:12]}")
         yield owner
         made = client.indices.get(index=f"{owner.name}*,m3-*.{owner.name}*", expand_wildcards="all")
         for name in made:

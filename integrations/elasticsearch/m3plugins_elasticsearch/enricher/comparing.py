@@ -67,7 +67,7 @@ def compare(change: Change, layout: Layout, model: str) -> Compared:
     if change.fault:
         return Compared(change, fault=change.fault)
     try:
-        document = layout.document(change.id, change.source)
+        document = layout.document(change.id, change.source, strict=True)
         document.check()
     except ValueError as err:
         return Compared(change, fault=str(err))

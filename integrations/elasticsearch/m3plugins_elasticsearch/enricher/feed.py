@@ -6,11 +6,11 @@ refresh a search sees them. Deletes do not show.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import orjson
 from elasticsearch import BadRequestError, SerializationError
 
 from m3plugins.retrieval.document import Digest
@@ -102,7 +102,7 @@ class Feed:
         """
         while after < upto and (hits := self._page(shard, after, upto, without, self._size)):
             after = hits[-1]["_seq_no"]
-            each = max(1, len(orjson.dumps([hit.get("_source") for hit in hits])) // len(hits))
+            each = max(1, len(json.dumps([hit.get("_source") for hit in hits])) // len(hits))
             self._size = max(1, min(2 * self._size, PAGE, PAGE_BYTES // each))
             yield [self._change(hit) for hit in hits]
 
