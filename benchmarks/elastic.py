@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -65,19 +66,24 @@ def outputs(corpus: Corpus, count: int) -> list[M3Output]:
 
 
 class Stopwatch:
-    """Seconds that an index's client takes, from the call of its method to the parsed answer."""
+    """Seconds during which an index's client has something under way, from a call to its parsed answer."""
 
     def __init__(self, client: Elasticsearch) -> None:
         self.seconds = 0.0
         self._call = client.perform_request
+        self._lock, self._under_way, self._since = threading.Lock(), 0, 0.0
         client.perform_request = self._timed  # type: ignore[method-assign]
 
     def _timed(self, *arguments: Any, **options: Any) -> Any:
-        start = time.perf_counter()
+        with self._lock:
+            self._since = self._since if self._under_way else time.perf_counter()
+            self._under_way += 1
         try:
             return self._call(*arguments, **options)
         finally:
-            self.seconds += time.perf_counter() - start
+            with self._lock:
+                self._under_way -= 1
+                self.seconds += 0.0 if self._under_way else time.perf_counter() - self._since
 
 
 def writing(url: str, encoder: M3Encoder, corpus: Corpus, count: int, rounds: int) -> Table:

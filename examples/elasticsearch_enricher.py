@@ -41,7 +41,7 @@ for hit in retriever.search("why does the pump not run?", k=2, filter=filters.eq
 
 # As a service (`m3 enrich --watch`) it follows what anybody writes.
 stop = threading.Event()
-service = threading.Thread(target=enricher.watch, args=(stop,))
+service = threading.Thread(target=enricher.watch, args=(stop,), daemon=True)
 service.start()
 application.update(index=NAME, id="3", doc={"body": "The gate does not open in the rain."})
 application.index(index=NAME, id="4", document={"subject": "Gate", "body": "The motor hums.", "site": "Turin"})

@@ -8,7 +8,8 @@ from m3plugins.retrieval.engines import GROUP, load_engine
 
 NAMES = (
     "AsyncM3EmbeddingService AsyncM3RetrievalStrategy AttachedIndex Capabilities ElasticsearchHybridIndex "
-    "ElasticsearchIndexError EnrichReport Enricher M3EmbeddingService M3RetrievalStrategy Reembedding VerifyReport"
+    "ElasticsearchIndexError EnrichReport Enricher M3EmbeddingService M3RetrievalStrategy Metrics Reembedding "
+    "VerifyReport"
 )
 
 

@@ -270,8 +270,8 @@ def test_all_who_name_a_model_share_its_encoder(checkpoint):
     [
         ({"window": 0}, "1 to 10,000 documents, got 0"),
         ({"window": 10_001}, "1 to 10,000 documents, got 10,001"),
-        ({"dense_index": "ivf"}, "must be flat, hnsw, .*got 'ivf'"),
-        ({"dense_index": {"m": 16}}, "such a type, got {'m': 16}"),
+        ({"dense_index": "ivf"}, "among flat, hnsw, .*got 'ivf'"),
+        ({"dense_index": {"m": 16}}, "among flat, hnsw, .*got {'m': 16}"),
         ({"weights": HybridWeights(dense=0, sparse=0)}, "the dense or the sparse head"),
     ],
 )

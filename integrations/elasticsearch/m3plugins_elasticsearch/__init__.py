@@ -3,7 +3,7 @@
 from m3plugins_elasticsearch.attached import AttachedIndex
 from m3plugins_elasticsearch.capabilities import Capabilities
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
-from m3plugins_elasticsearch.enricher import Enricher, EnrichReport, VerifyReport
+from m3plugins_elasticsearch.enricher import Enricher, EnrichReport, Metrics, VerifyReport
 from m3plugins_elasticsearch.index import ElasticsearchHybridIndex, Reembedding
 from m3plugins_elasticsearch.strategy import (
     AsyncM3EmbeddingService,
@@ -23,6 +23,7 @@ __all__ = [
     "Enricher",
     "M3EmbeddingService",
     "M3RetrievalStrategy",
+    "Metrics",
     "Reembedding",
     "VerifyReport",
 ]

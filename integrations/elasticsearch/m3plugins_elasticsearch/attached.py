@@ -17,7 +17,7 @@ from m3plugins.retrieval.index import Ack, AnyFilter, UpsertReport
 from m3plugins.retrieval.writing import Batch
 from m3plugins_elasticsearch import lifecycle
 from m3plugins_elasticsearch.client import Connection, connect
-from m3plugins_elasticsearch.identity import Identity
+from m3plugins_elasticsearch.identity import Identity, index_options
 from m3plugins_elasticsearch.layout import OURS, Layout
 from m3plugins_elasticsearch.mapping import META
 from m3plugins_elasticsearch.readable import ReadableIndex
@@ -58,9 +58,9 @@ class AttachedIndex(ReadableIndex):
         token: str | None = None,
         client: Elasticsearch | None = None,
         client_options: Mapping[str, Any] | None = None,
-        codec: str = "int8",
-        dense_index: str | Mapping[str, Any] = "int8_hnsw",
-        patience: float = 60.0,
+        codec: str | None = None,
+        dense_index: str | Mapping[str, Any] | None = None,
+        patience: float = 120.0,
     ) -> AttachedIndex:
         """Adds our fields to an index's mapping, unless they are there; nothing else of it is touched.
 
@@ -73,8 +73,9 @@ class AttachedIndex(ReadableIndex):
             token: An API key, or "user:password".
             client: A client of your own, in place of `uri`; it stays open.
             client_options: Of `elasticsearch.Elasticsearch`.
-            codec: How token vectors are stored, as in `ElasticsearchHybridIndex.create`.
-            dense_index: As in `ElasticsearchHybridIndex.create`.
+            codec: How token vectors are stored, as in `ElasticsearchHybridIndex.create`; by default as they are,
+                "int8" at first.
+            dense_index: As in `ElasticsearchHybridIndex.create`; by default as it is, "int8_hnsw" at first.
             patience: Seconds for which a write goes on while Elasticsearch is busy or away.
 
         Raises:
@@ -90,16 +91,16 @@ class AttachedIndex(ReadableIndex):
             if stored is not None and stored.fields is None:
                 msg = f"the index {name!r} is one of ours; open it with ElasticsearchHybridIndex.open"
                 raise ValueError(msg)
-            if fields is None:
-                if stored is None:
-                    msg = 'fields must name the text of an index that is attached to first, as in {"text": "body"}'
-                    raise ValueError(msg)
-                identity = stored
-            else:
-                paths = _paths(fields)
+            if fields is None and stored is None:
+                msg = 'fields must name the text of an index that is attached to first, as in {"text": "body"}'
+                raise ValueError(msg)
+            paths = None if fields is None else _paths(fields)
+            if paths is not None:
                 _check_paths(paths, described["mappings"], name)
-                identity = Identity.asked(encoder, codec=codec, dense_index=dense_index, fields=paths)
             if stored is None:
+                identity = Identity.asked(
+                    encoder, codec=codec or "int8", dense_index=dense_index or "int8_hnsw", fields=paths
+                )
                 if OURS in described["mappings"].get("properties", {}):
                     msg = (
                         f"the index {name!r} has a field {OURS!r}, where ours belong, and its mapping's _meta does not "
@@ -108,8 +109,11 @@ class AttachedIndex(ReadableIndex):
                     raise ValueError(msg)
                 lifecycle.add_fields(connection, name, described, identity)
             else:
-                stored.check(encoder, name)
-                _check_same(stored, identity, name)
+                identity = stored
+                identity.check(encoder, name)
+                _check_same(
+                    identity, name, fields=paths, codec=codec, dense_index=dense_index and index_options(dense_index)
+                )
             return cls(connection, name, identity, encoder)
         except BaseException:
             connection.close()
@@ -174,8 +178,9 @@ class AttachedWriter:
 
     def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
         """The digests of the texts and metadata that were last enriched."""
-        ours = {item["_id"]: item["_source"].get(OURS) for item in self.reader.fetch(list(ids), [OURS])}
-        return {i: Digest(stored["revision"], stored["attributes"]) for i, stored in ours.items() if stored}
+        items = self.reader.fetch(list(ids), [f"{OURS}.revision", f"{OURS}.attributes"])
+        ours = {item["_id"]: item["_source"].get(OURS) or {} for item in items}
+        return {i: Digest(stored["revision"], stored["attributes"]) for i, stored in ours.items() if len(stored) == 2}
 
     def write(self, batch: Batch) -> NoReturn:
         """Refuses."""
@@ -251,9 +256,10 @@ def _covers(patterns: Sequence[str], path: str) -> bool:
     return any(fnmatchcase(one, pattern) for one in inside for pattern in patterns)
 
 
-def _check_same(stored: Identity, asked: Identity, name: str) -> None:
-    for option in ("fields", "codec", "dense_index", "document_max_length"):
-        one, other = getattr(stored, option), getattr(asked, option)
-        if one != other:
-            msg = f"the index {name!r} was attached to with {option}={one!r}, got {other!r}; leave it as it was"
+def _check_same(stored: Identity, name: str, **asked: Any) -> None:
+    """Refuses options other than those that the index was attached to with; None is none."""
+    for option, value in asked.items():
+        if value is not None and value != getattr(stored, option):
+            before = getattr(stored, option)
+            msg = f"the index {name!r} was attached to with {option}={before!r}, got {value!r}; leave it as it was"
             raise ValueError(msg)

@@ -84,9 +84,14 @@ def update(id: str, fields: Any, **condition: int | str) -> Action:  # noqa: A00
     return Action(id, (_line({"update": {"_id": id, **condition}}), _line({"doc": fields})))
 
 
-def delete(id: str) -> Action:  # noqa: A002
-    """Deletes a document."""
-    return Action(id, (_line({"delete": {"_id": id}}),))
+def delete(id: str, **condition: int) -> Action:  # noqa: A002
+    """Deletes a document.
+
+    Args:
+        id: The document's.
+        condition: `if_seq_no` and `if_primary_term`, to delete it only if nobody has changed it.
+    """
+    return Action(id, (_line({"delete": {"_id": id, **condition}}),))
 
 
 def bulk(
@@ -151,6 +156,7 @@ def _send(connection: Connection, target: str, chunk: list[Action], require_alia
                 msg = f"cannot write to {target.removeprefix(WRITE_ALIAS)!r}: {reason}"
                 raise ElasticsearchIndexError(msg)
             if not again:
+                deadline = math.inf
                 continue
             waiting.insert(0, again)
         time.sleep(pause * random.uniform(0.5, 1))

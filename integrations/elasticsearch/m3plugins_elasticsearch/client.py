@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import orjson
 from elastic_transport import ApiResponseMeta
@@ -32,6 +32,7 @@ READ_PATIENCE_S = 5.0
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _BUSY = (429, 502, 503, 504)
+_TLS = ("ca_certs", "ssl_assert_fingerprint")
 _PORTS = {"http": 9200, "https": 443}
 _CLOSED = "closedpoolerror"
 _LASTING = ("certificate", _CLOSED)
@@ -104,6 +105,18 @@ class Connection:
         """The same, for the reads of a write."""
         return replace(self, waits=self.patience)
 
+    def refresh(self, name: str) -> None:
+        """Makes what was written to an index visible to searches, in every copy that there is.
+
+        Raises:
+            ElasticsearchIndexError: If it is not, in some.
+        """
+        doing = f"refresh {name!r}"
+        shards = self.read(doing, lambda: self.client.indices.refresh(index=name))["_shards"]
+        if shards["failed"]:
+            msg = f"cannot {doing}: {shards['failed']} of {shards['total']} copies of its shards failed; try again"
+            raise ElasticsearchIndexError(msg)
+
     def another(self) -> Connection:
         """A connection to the same place, which is closed apart from this one."""
         return self if self.make is None else replace(self, client=self.make())
@@ -119,13 +132,14 @@ def connect(
     token: str | None = None,
     *,
     client: Elasticsearch | None = None,
-    patience: float = 60.0,
+    patience: float = 120.0,
     options: Mapping[str, Any] | None = None,
 ) -> Connection:
     """A connection by a client of ours or of the user's. Nothing is sent yet.
 
     Args:
-        uri: `http(s)://[user:password@]host[:port][/path]`; without a port 9200, for https 443.
+        uri: `http(s)://[user:password@]host[:port][/path]`; without a port 9200, for https 443. A certificate that
+            the system does not trust is told by `?ca_certs=FILE` or `?ssl_assert_fingerprint=HEX`.
         token: An API key (as `encoded`), or "user:password".
         client: In place of all the others.
         patience: Seconds for which a write goes on trying.
@@ -142,10 +156,11 @@ def connect(
             msg = "a client has its own credentials and options; leave out token and client_options"
             raise ValueError(msg)
         return Connection(client, patience)
-    host, credentials = _address(uri or "")
+    host, credentials, tls = _address(uri or "")
     chosen = {
         "serializer": _Serializer(),
         "request_timeout": 60,
+        **tls,
         **_authentication(token or credentials),
         **(options or {}),
     }
@@ -237,22 +252,24 @@ def _one_line(text: str, limit: int = 500) -> str:
     return " ".join(text.split())[:limit]
 
 
-def _address(uri: str) -> tuple[str, str]:
-    """The address without credentials, and these."""
+def _address(uri: str) -> tuple[str, str, dict[str, str]]:
+    """The address without credentials, these, and what it says of the server's certificate."""
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port or _PORTS[parts.scheme]
-        if not host or parts.query or parts.fragment:
+        tls = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+        if not host or parts.fragment or tls.keys() - {*_TLS} or (tls and parts.scheme != "https"):
             raise ValueError
     except (ValueError, KeyError):
         msg = (
-            "uri must be http(s)://[user:password@]host[:port][/path], and the one given is not; write special "
-            "characters of a password as %XX, or pass the password as token"
+            "uri must be http(s)://[user:password@]host[:port][/path], for https with ?ca_certs=FILE or "
+            "?ssl_assert_fingerprint=HEX if need be, and the one given is not; write special characters of a password "
+            "as %XX, or pass the password as token"
         )
         raise ValueError(msg) from None  # half of it may be a password
     host = f"[{host}]" if ":" in host else host
     credentials = ":".join(unquote(part) for part in (parts.username, parts.password) if part)
-    return f"{parts.scheme}://{host}:{port}{parts.path.rstrip('/')}", credentials
+    return f"{parts.scheme}://{host}:{port}{parts.path.rstrip('/')}", credentials, tls
 
 
 def _authentication(credentials: str) -> dict[str, Any]:

@@ -64,12 +64,8 @@ class Identity(Index):
         Raises:
             ValueError: If an option is not possible.
         """
-        options = {"type": dense_index} if isinstance(dense_index, str) else dict(dense_index)
-        if options.get("type") not in OVERSAMPLE:
-            msg = f"dense_index must be of a type among {', '.join(OVERSAMPLE)}, got {dense_index!r}"
-            raise ValueError(msg)
-        more = {"bm25": bm25, "metadata": metadata, "fields": fields}
-        return cls.of(encoder, codec=codec, passages=passages, dense_index=options, **more)
+        options = {"dense_index": index_options(dense_index), "bm25": bm25, "metadata": metadata, "fields": fields}
+        return cls.of(encoder, codec=codec, passages=passages, **options)
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any], name: str) -> Self:
@@ -89,3 +85,16 @@ class Identity(Index):
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         return asdict(self)
+
+
+def index_options(asked: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Elasticsearch's `index_options` of a dense index.
+
+    Raises:
+        ValueError: If its type is none that keeps whole vectors.
+    """
+    options = {"type": asked} if isinstance(asked, str) else dict(asked)
+    if options.get("type") not in OVERSAMPLE:
+        msg = f"dense_index must be of a type among {', '.join(OVERSAMPLE)}, got {asked!r}"
+        raise ValueError(msg)
+    return options

@@ -79,7 +79,7 @@ class ElasticsearchHybridIndex(ReadableIndex):
         metadata_fields: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
         refresh: bool = True,
-        patience: float = 60.0,
+        patience: float = 120.0,
     ) -> ElasticsearchHybridIndex:
         """Makes a new, empty index.
 
@@ -145,7 +145,7 @@ class ElasticsearchHybridIndex(ReadableIndex):
         client: Elasticsearch | None = None,
         client_options: Mapping[str, Any] | None = None,
         refresh: bool = True,
-        patience: float = 60.0,
+        patience: float = 120.0,
     ) -> ElasticsearchHybridIndex:
         """Opens an index that `create` made.
 

@@ -13,8 +13,8 @@ from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import OURS
 from m3plugins_elasticsearch.mapping import META, WRITE_ALIAS, check_name, our_properties, own_mapping, own_settings
 
-_SERVERS = ("uuid", "version", "creation_date", "provided_name", "analysis", "routing", "resize", "history")
-"""Settings that Elasticsearch makes, or that we do."""
+_SERVERS = ("uuid", "version", "creation_date", "provided_name", "blocks", "routing", "resize", "history")
+"""Settings that Elasticsearch makes, and those of a moment."""
 
 _EXISTS = ("resource_already_exists_exception", "invalid_index_name_exception")
 
@@ -61,6 +61,11 @@ def find(connection: Connection, name: str) -> tuple[str, dict[str, Any]]:
         msg = f"the alias {name!r} is of {len(found)} indexes, {', '.join(sorted(found))}; open one of them"
         raise ValueError(msg)
     ((name, described),) = found.items()
+    if "data_stream" in described:
+        msg = (
+            f"{name!r} belongs to the data stream {described['data_stream']!r}, whose indexes roll over; name an index"
+        )
+        raise ValueError(msg)
     return name, described
 
 

@@ -95,10 +95,13 @@ def metadata_mapping(fields: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def own_settings(identity: Identity, settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The user's index settings, and the analyzer, if it is not one of Elasticsearch's own."""
+    """The user's index settings, with the analyzer, if it is given by its definition."""
+    settings = dict(settings or {})
     if not isinstance(identity.bm25, Mapping):
-        return dict(settings or {})
-    return {**(settings or {}), "analysis": {"analyzer": {_analyzer_name(identity.bm25): dict(identity.bm25)}}}
+        return settings
+    analysis = settings.get("analysis", {})
+    analyzers = {**analysis.get("analyzer", {}), _analyzer_name(identity.bm25): dict(identity.bm25)}
+    return {**settings, "analysis": {**analysis, "analyzer": analyzers}}
 
 
 def _analyzer_name(bm25: str | Mapping[str, Any]) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from elastic_transport import ObjectApiResponse
+from elasticsearch import ApiError
 
 from m3plugins import Document
 from m3plugins.compression import get_codec
@@ -25,11 +27,12 @@ from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import Layout
 from m3plugins_elasticsearch.rows import Fields, to_output, token_bytes
 
-DOCUMENTS_PER_PAGE = 500
+DOCUMENTS_PER_PAGE = 100
 DOCUMENTS_PER_SCORE = 1000
 EMBEDDINGS_PER_READ = 25
 _READERS = 2
-_KEEP_ALIVE = "5m"
+_KEEP_ALIVE = "2h"
+"""Of the view that a scan reads, from page to page: whoever reads may encode each page on a CPU."""
 _ROUTED = "routing_missing_exception"
 _COUNTS = ("token_count", "truncated")
 _FIELDS: dict[Head, str] = {"dense": "dense", "sparse": "sparse_weights", "multi_vector": "token_vectors"}
@@ -63,12 +66,14 @@ class Reader:
         name: The index's own.
         identity: What is stored.
         layout: Where.
+        copies: Has one reader always search the same copies of the shards, as each knows of a refresh at another time.
     """
 
     connection: Connection
     name: str
     identity: Identity
     layout: Layout
+    copies: str = field(default_factory=lambda: f"m3-{uuid.uuid4().hex}", repr=False)
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in this order, as they are now; unknown ids are left out."""
@@ -131,20 +136,27 @@ class Reader:
         point = connection.read(doing, lambda: client.open_point_in_time(index=self.name, keep_alive=_KEEP_ALIVE))["id"]
 
         values: list[Any] = [self.layout.field(name) for name in fields]
+        size = page
 
         def ask(after: list[Any] | None) -> Any:
-            return client.search(
-                pit={"id": point, "keep_alive": _KEEP_ALIVE},
-                search_after=after,
-                query=plan.query or {"match_all": {}},
-                size=page,
-                track_total_hits=False,
-                sort=["_shard_doc"],
-                seq_no_primary_term=True,
-                docvalue_fields=values,
-                source={"excludes": self.layout.unread} if source or plan.check else False,
-                allow_partial_search_results=False,
-            )
+            nonlocal size
+            try:
+                return client.search(
+                    pit={"id": point, "keep_alive": _KEEP_ALIVE},
+                    search_after=after,
+                    query=plan.query or {"match_all": {}},
+                    size=size,
+                    track_total_hits=False,
+                    sort=["_shard_doc"],
+                    seq_no_primary_term=True,
+                    docvalue_fields=values,
+                    source={"excludes": self.layout.unread} if source or plan.check else False,
+                    allow_partial_search_results=False,
+                )
+            except ApiError as err:
+                if err.error == "circuit_breaking_exception":  # a page of that many is too much for the node's memory
+                    size = max(1, size // 2)
+                raise
 
         after: list[Any] | None = None
         try:
@@ -193,7 +205,7 @@ class Reader:
             return found
         answers = self._msearch(list(bodies.values()), statistics=text is not None)
         for leg, answer in zip(bodies, answers, strict=True):
-            found[leg] = [self._candidate(leg, hit) for hit in answer["hits"]["hits"]]
+            found[leg] = [self._candidate(leg, hit) for hit in answer["hits"]["hits"] if "fields" in hit]
         return found
 
     def score(self, query: M3Output, ids: Sequence[str], text: str | None) -> dict[str, HeadScores]:
@@ -203,7 +215,8 @@ class Reader:
             for group in bounded_runs(ids, lambda i: 1, DOCUMENTS_PER_SCORE):
                 body = requests.scores(query, text, group, self.layout)
                 (answer,) = self._msearch([body], named=True, statistics=text is not None)
-                found |= dict(self._scores(hit, query, text) for hit in answer["hits"]["hits"] if "fields" in hit)
+                whole = (hit for hit in answer["hits"]["hits"] if _is_whole(hit, query))
+                found |= dict(self._scores(hit, query, text) for hit in whole)
         if query.multi_vector is not None:
             late = self._late_scores(query, ids)
             found = {i: replace(found.get(i, HeadScores()), multi_vector=score) for i, score in late.items()}
@@ -249,7 +262,7 @@ class Reader:
             statistics: Whether BM25 is to count the words of all shards.
         """
         client = self.connection.client
-        header = {"index": self.name, "allow_partial_search_results": False}
+        header = {"index": self.name, "allow_partial_search_results": False, "preference": self.copies}
         if statistics:
             header["search_type"] = "dfs_query_then_fetch"
 
@@ -284,3 +297,8 @@ class Reader:
     def _output(self, rows: Sequence[Fields], heads: Sequence[Head]) -> M3Output:
         identity = self.identity
         return to_output(rows, heads, identity.codec, identity.vocab_size, identity.multi_vector_dim)
+
+
+def _is_whole(hit: dict[str, Any], query: M3Output) -> bool:
+    """Whether a document has the embeddings asked for: another's may have none yet, or have been robbed of some."""
+    return "fields" in hit and (query.dense is None or "dense" in hit.get("matched_queries", {}))

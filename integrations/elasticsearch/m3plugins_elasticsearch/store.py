@@ -86,17 +86,29 @@ class Store:
         Raises:
             ElasticsearchIndexError: If some could not be deleted.
         """
-        outcomes = list(self._bulk(delete(i) for i in ids))
-        if failed := failures(outcomes, allowed=[_GONE]):
+        return self._removed(delete(i) for i in ids)
+
+    def _removed(self, actions: Iterable[Action]) -> int:
+        """How many documents these deleted; one that is gone, or was changed since, is no failure.
+
+        Raises:
+            ElasticsearchIndexError: If some could not be deleted.
+        """
+        outcomes = list(self._bulk(actions))
+        if failed := failures(outcomes, allowed=[_GONE, CONFLICT]):
             reasons = "; ".join(f"{i!r}: {reason}" for i, reason in list(failed.items())[:3])
             msg = f"{len(failed)} of {len(outcomes)} documents could not be deleted ({reasons}); delete them again"
             raise ElasticsearchIndexError(msg)
-        return sum(outcome.status != _GONE for outcome in outcomes)
+        return sum(outcome.status not in (_GONE, CONFLICT) for outcome in outcomes)
 
     def remove_matching(self, plan: Plan) -> int:
-        """Deletes what matches; returns how many documents there were."""
+        """Deletes what matches; returns how many documents there were. What is replaced meanwhile stays."""
         self.show()
-        return sum(self.remove([hit.id for hit in hits]) for hits in self.reader.matching(plan))
+        pages = self.reader.matching(plan)
+        return sum(
+            self._removed(delete(h.id, if_seq_no=h.seq_no, if_primary_term=h.primary_term) for h in hits)
+            for hits in pages
+        )
 
     def flush(self) -> None:
         """Makes what was written visible to searches, if that is wanted."""
@@ -105,8 +117,7 @@ class Store:
 
     def show(self) -> None:
         """Makes what was written visible to searches."""
-        connection, name = self.reader.connection, self.reader.name
-        connection.read(f"refresh {name!r}", lambda: connection.client.indices.refresh(index=name))
+        self.reader.connection.refresh(self.reader.name)
 
     def _bulk(self, actions: Iterable[Action]) -> Iterator[Outcome]:
         """By the alias that only this index has: were the index dropped meanwhile, its name would make another."""

@@ -16,7 +16,7 @@ from elasticsearch.helpers.vectorstore import (
 from m3plugins import HybridWeights, M3Encoder, M3Output
 from m3plugins.encoding import shared_encoder
 from m3plugins.encoding.sparse import SparseVector
-from m3plugins_elasticsearch.identity import OVERSAMPLE
+from m3plugins_elasticsearch.identity import index_options
 from m3plugins_elasticsearch.requests import MAX_K
 from m3plugins_elasticsearch.rows import rounded, token_weights
 
@@ -42,7 +42,7 @@ class M3Fields:
     ) -> None:
         self.encoder = _encoder(encoder)
         self.weights = weights or HybridWeights()
-        self.dense_index = _dense_index(dense_index)
+        self.dense_index = index_options(dense_index)
         self.window = window
         if not (self.weights.dense or self.weights.sparse):
             msg = f"weights must count the dense or the sparse head, which are the ones stored here, got {weights}"
@@ -221,11 +221,3 @@ def vector_fields(output: M3Output) -> list[dict[str, Any]]:
 
 def _encoder(encoder: M3Encoder | str) -> M3Encoder:
     return encoder if isinstance(encoder, M3Encoder) else shared_encoder(encoder)
-
-
-def _dense_index(asked: str | Mapping[str, Any]) -> dict[str, Any]:
-    options = {"type": asked} if isinstance(asked, str) else dict(asked)
-    if options.get("type") not in OVERSAMPLE:
-        msg = f"dense_index must be {', '.join(OVERSAMPLE)}, or index_options of such a type, got {asked!r}"
-        raise ValueError(msg)
-    return options

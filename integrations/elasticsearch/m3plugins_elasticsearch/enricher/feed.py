@@ -74,9 +74,8 @@ class Feed:
         self._size = _FIRST_PAGE
 
     def refresh(self) -> None:
-        """Makes what was written visible."""
-        connection, name = self.reader.connection, self.reader.name
-        connection.read(f"refresh {name!r}", lambda: connection.client.indices.refresh(index=name))
+        """Makes what was written visible, in every copy that may be read."""
+        self.reader.connection.refresh(self.reader.name)
 
     def end(self, shard: int, after: int, upto: int, without: Sequence[Range], count: int) -> int:
         """The number of the change that ends the next `count` documents; `upto` if there are fewer.
@@ -118,6 +117,7 @@ class Feed:
             return self._search(shard, after, upto, without, size, wanted)
         except ElasticsearchIndexError as err:
             if not isinstance(err.__cause__, SerializationError | BadRequestError):
+                self._size = max(1, size // 2)  # perhaps it was too much
                 raise
             if size > 1:
                 return self._page(shard, after, upto, without, 1)
