@@ -47,7 +47,14 @@ ADDRESSES = {
 
 @pytest.mark.parametrize(("uri", "expected"), ADDRESSES.items(), ids=ADDRESSES)
 def test_addresses_are_read(uri, expected):
-    assert _address(uri) == expected
+    assert _address(uri) == (*expected, {})
+
+
+@pytest.mark.parametrize("option", ["ca_certs", "ssl_assert_fingerprint"])
+def test_an_address_of_https_says_which_certificate_to_trust(option):
+    assert _address(f"https://me:pw@host?{option}=/a%20b") == ("https://host:443", "me:pw", {option: "/a b"})
+    with pytest.raises(ValueError, match="for https with"):
+        _address(f"http://host?{option}=x")
 
 
 characters = st.characters(exclude_categories=["Cs"])
@@ -56,7 +63,7 @@ characters = st.characters(exclude_categories=["Cs"])
 @given(st.text(characters, min_size=1).filter(lambda text: ":" not in text), st.text(characters, min_size=1))
 def test_any_user_and_password_can_be_written_in_an_address(user, password):
     uri = f"http://{quote(user, safe='')}:{quote(password, safe='')}@localhost"
-    assert _address(uri) == ("http://localhost:9200", f"{user}:{password}")
+    assert _address(uri) == ("http://localhost:9200", f"{user}:{password}", {})
 
 
 BAD = [
