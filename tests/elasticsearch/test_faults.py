@@ -364,6 +364,18 @@ def test_a_disk_that_is_full(create, client, name):
     assert index.count() == 4
 
 
+def test_documents_too_large_for_the_memory_of_a_node_are_scanned_in_smaller_pages(create, client, embedding):
+    index = create()
+    documents = [Document(id=str(number), text=f"{number} " + "x" * 500_000) for number in range(60)]
+    assert index.upsert(documents, embeddings=[embedding] * 60).failed == []
+    client.cluster.put_settings(persistent={"indices.breaker.request.limit": "20mb"})
+    try:
+        assert by_id(index.scan()) == by_id(documents)
+        assert by_id(index.get([document.id for document in documents])) == by_id(documents)
+    finally:
+        client.cluster.put_settings(persistent={"indices.breaker.request.limit": None})
+
+
 def test_an_index_that_is_closed_at_the_server(create, opened, client, name, encoder):
     documents = random_documents(4)
     index = create()

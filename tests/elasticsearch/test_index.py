@@ -230,7 +230,7 @@ def test_a_replaced_document_keeps_nothing_of_the_old_one(empty, encoder):
     assert empty.candidates(query, 5)["sparse"] == []
 
 
-def test_generators_are_streamed(empty):
+def test_generators_are_streamed(empty, embedding):
     taken = []
     acknowledged = []
 
@@ -242,7 +242,7 @@ def test_generators_are_streamed(empty):
     def on_ack(ids):
         acknowledged.append((len(taken), len(ids)))
 
-    assert empty.upsert(stream(), on_ack=on_ack).written == 600
+    assert empty.upsert(stream(), embeddings=(embedding for _ in range(600)), on_ack=on_ack).written == 600
     assert acknowledged[0][0] < 600  # the first were stored before the last were read
     assert sum(count for _, count in acknowledged) == 600
 

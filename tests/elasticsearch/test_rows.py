@@ -81,14 +81,11 @@ def test_the_error_is_half_of_what_elasticsearch_makes_by_cutting_off():
 
 @pytest.fixture(scope="module")
 def one_token(encoder):
-    def of(pairs):
-        text = encoder.encode_documents(["fox"])
-        return replace(text, sparse=SparseEmbeddings.from_dicts([pairs], vocab_size=encoder.vocab_size))
-
-    return of
+    fox = encoder.encode_documents(["fox"])
+    return lambda pairs: replace(fox, sparse=SparseEmbeddings.from_dicts([pairs], vocab_size=encoder.vocab_size))
 
 
-def test_what_is_stored_is_exactly_what_elasticsearch_scores_with(scratch, one_token, encoder):
+def test_what_is_stored_is_exactly_what_elasticsearch_scores_with(scratch, one_token):
     """A query of weight 1 gets a document's own weight as its score: bit for bit what we say is stored."""
     chosen = np.random.default_rng(1).uniform(1e-4, 3, 300).astype(np.float32)
     chosen[:6] = [TINY, 1e-30, 0.1, 1.0, 255.999, 1e30]
