@@ -33,6 +33,7 @@ def copy(source: HybridIndex, target: HybridIndex, *, on_ack: Ack | None = None)
         ModelMismatchError: If the vectors of the two are not of one model.
         ValueError: If their documents are not cut alike, at the same length and into the same passages.
     """
+    target.get([])  # refuses if it is closed
     target.identity.check(source.encoder, "the target")
     for setting in ("document_max_length", "passages"):
         one, other = getattr(source.identity, setting), getattr(target.identity, setting)

@@ -60,7 +60,6 @@ class InMemoryHybridIndex(HybridIndex):
     @property
     def writer(self) -> Writer:
         """What stores embedded documents as they come."""
-        self._check_open()
         return self._store
 
     @property

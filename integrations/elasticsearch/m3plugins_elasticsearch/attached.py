@@ -122,7 +122,6 @@ class AttachedIndex(ReadableIndex):
     @property
     def writer(self) -> AttachedWriter:
         """What tells what is stored; it writes nothing."""
-        self._check_open()
         return AttachedWriter(self._reader)
 
     def upsert(

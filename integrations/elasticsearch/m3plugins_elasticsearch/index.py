@@ -189,7 +189,6 @@ class ElasticsearchHybridIndex(ReadableIndex):
     @property
     def writer(self) -> Store:
         """What stores embedded documents as they come."""
-        self._check_open()
         return self._store
 
     def upsert(

@@ -186,7 +186,6 @@ class MilvusHybridIndex(HybridIndex):
     @property
     def writer(self) -> Store:
         """What stores embedded documents as they come."""
-        self._check_open()
         return self._store
 
     @property

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from m3plugins import InMemoryHybridIndex, M3Encoder
+from m3plugins import HybridIndex, InMemoryHybridIndex, M3Encoder
+from m3plugins.retrieval.copying import copy
 from tests.core.retrieval.copying_suite import CopyingSuite, Make
 
 
@@ -59,3 +60,11 @@ class TestFromMilvus(CopyingSuite):
     @pytest.fixture
     def make_target(self, in_memory):
         return in_memory
+
+
+def test_a_closed_index_is_still_an_index_and_takes_no_copy(encoder):
+    source, target = InMemoryHybridIndex(encoder=encoder), InMemoryHybridIndex(encoder=encoder)
+    target.close()
+    assert isinstance(target, HybridIndex)
+    with pytest.raises(ValueError, match="closed"):
+        copy(source, target)

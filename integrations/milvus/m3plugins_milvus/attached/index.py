@@ -117,7 +117,6 @@ class AttachedIndex(HybridIndex):
     @property
     def writer(self) -> TableWriter:
         """What stores embedded documents as they come."""
-        self._check_open()
         return self._writer
 
     @property
