@@ -390,7 +390,7 @@ def test_writing_is_refused(index, documents):
 def test_closed_it_says_so(attach):
     index = attach()
     index.close()
-    for verb in (index.count, lambda: index.writer, lambda: index.get(["a"]), lambda: index.scan()):
+    for verb in (index.count, lambda: index.get(["a"]), lambda: index.scan()):
         with pytest.raises(ValueError, match="this index is closed; open it again with AttachedIndex.attach"):
             verb()
 

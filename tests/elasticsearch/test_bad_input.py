@@ -227,7 +227,6 @@ def test_every_verb_of_a_closed_index_says_so(make: Create, encoder, es_url):
         lambda: index.candidates(query, 1),
         lambda: index.score(query, ["good"]),
         lambda: index.probe(),
-        lambda: index.writer,
         lambda: index.swap("live"),
         lambda: index.reembed(encoder, into="other"),
         lambda: index.drop(),
