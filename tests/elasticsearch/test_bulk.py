@@ -45,7 +45,7 @@ def proxy(server):
 
 @pytest.fixture
 def connection(proxy, monkeypatch):
-    monkeypatch.setattr(bulk_module, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(bulk_module, "FIRST_PAUSE_S", 0.01)
     connection = connect(proxy.url, patience=10)
     yield connection
     connection.close()

@@ -17,12 +17,19 @@ from typing import Any
 import orjson
 from elasticsearch import ApiError, TransportError
 
-from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors, is_passing, with_fix
+from m3plugins_elasticsearch.client import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    Connection,
+    ElasticsearchIndexError,
+    errors,
+    is_passing,
+    with_fix,
+)
 from m3plugins_elasticsearch.mapping import WRITE_ALIAS
 
 CHUNK_BYTES = 5 << 20
 CHUNK_ITEMS = 500
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _BUSY = (429, 503)
 _ANSWER = "errors,items.*.status,items.*._seq_no,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
 
@@ -120,7 +127,7 @@ def bulk(
 def _send(connection: Connection, target: str, chunk: list[Action], require_alias: bool) -> Iterator[Outcome]:
     """Sends a chunk until every item of it has an outcome."""
     waiting = [chunk]
-    deadline, pause = math.inf, _FIRST_PAUSE_S  # patience begins with the first fault
+    deadline, pause = math.inf, FIRST_PAUSE_S  # patience begins with the first fault
     while waiting:
         part = waiting.pop(0)
         lines: list[Any] = [line for action in part for line in action.lines]
@@ -147,7 +154,7 @@ def _send(connection: Connection, target: str, chunk: list[Action], require_alia
             outcomes = [_outcome(action, item) for action, item in zip(part, answer["items"], strict=True)]
             again = [action for action, done in zip(part, outcomes, strict=True) if done.status in _BUSY]
             if len(again) < len(part):
-                deadline, pause = math.inf, _FIRST_PAUSE_S
+                deadline, pause = math.inf, FIRST_PAUSE_S
             deadline = min(deadline, time.monotonic() + connection.patience)
             repeated = {action.id for action in again}
             yield from (_checked(done, target) for done in outcomes if done.id not in repeated)
@@ -160,7 +167,7 @@ def _send(connection: Connection, target: str, chunk: list[Action], require_alia
                 continue
             waiting.insert(0, again)
         time.sleep(pause * random.uniform(0.5, 1))
-        pause = min(2 * pause, _LONGEST_PAUSE_S)
+        pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 def _outcome(action: Action, item: dict[str, Any]) -> Outcome:

@@ -30,7 +30,7 @@ T = TypeVar("T")
 READ_PATIENCE_S = 5.0
 """How long a read goes on trying: someone waits for it."""
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 _BUSY = (429, 502, 503, 504)
 _TLS = ("ca_certs", "ssl_assert_fingerprint")
 _PORTS = {"http": 9200, "https": 443}
@@ -170,7 +170,7 @@ def connect(
 
 def persist(call: Callable[[], T], patience: float) -> T:
     """Calls again, with growing pauses, while Elasticsearch is busy or away; gives up after `patience` seconds."""
-    deadline, pause = time.monotonic() + patience, _FIRST_PAUSE_S
+    deadline, pause = time.monotonic() + patience, FIRST_PAUSE_S
     while True:
         try:
             return call()
@@ -178,7 +178,7 @@ def persist(call: Callable[[], T], patience: float) -> T:
             if not is_passing(err) or time.monotonic() + pause > deadline:
                 raise
         time.sleep(pause * random.uniform(0.5, 1))
-        pause = min(2 * pause, _LONGEST_PAUSE_S)
+        pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 def is_passing(err: ApiError | TransportError) -> bool:

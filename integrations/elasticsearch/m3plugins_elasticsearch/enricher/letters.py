@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from m3plugins_elasticsearch.bulk import bulk, delete, failures, index
-from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors, persist
+from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher.leases import ensure
 from m3plugins_elasticsearch.enricher.session import now
 
@@ -139,8 +139,7 @@ class DeadLetters:
             raise ElasticsearchIndexError(msg)
 
     def _refresh(self) -> None:
-        with errors(f"refresh {self.place!r}"):
-            persist(lambda: self._connection.client.indices.refresh(index=self.place), self._connection.patience)
+        self._connection.patient().refresh(self.place)
 
 
 def _key(shard: int, id: str) -> str:  # noqa: A002
