@@ -2,6 +2,7 @@
 
 from m3plugins.retrieval import filters
 from m3plugins.retrieval.document import Candidate, Document, Hit
+from m3plugins.retrieval.engine import Reembedding
 from m3plugins.retrieval.explanation import Explanation, LexicalMatch, TokenMatch, explain
 from m3plugins.retrieval.index import (
     FailedDocument,
@@ -29,6 +30,7 @@ __all__ = [
     "ModelMismatchError",
     "ReembedError",
     "ReembedReport",
+    "Reembedding",
     "TokenMatch",
     "UpsertError",
     "UpsertReport",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,27 +15,17 @@ from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate, Digest, Document
+from m3plugins.retrieval.engine import WritableIndex
 from m3plugins.retrieval.filters import And, Comparison, Not, Or, matches
 from m3plugins.retrieval.identity import Identity
-from m3plugins.retrieval.index import (
-    Ack,
-    AnyFilter,
-    FailedDocument,
-    HybridIndex,
-    UpsertReport,
-    check_ids,
-    check_one_of,
-)
-from m3plugins.retrieval.ingest import ingest
-from m3plugins.retrieval.passages import check_not_embedded, ingest_passages
-from m3plugins.retrieval.updating import update_metadata
+from m3plugins.retrieval.index import AnyFilter, FailedDocument, check_ids
 from m3plugins.retrieval.writing import REPLACED, Batch, Writer
 from m3plugins.scoring.dense import dense_scores
 from m3plugins.scoring.heads import HeadScores, Leg, head_scores
 from m3plugins.scoring.sparse import sparse_scores
 
 
-class InMemoryHybridIndex(HybridIndex):
+class InMemoryHybridIndex(WritableIndex):
     """A `HybridIndex` in the process's memory: every score by brute force, nothing on disk.
 
     Embeddings are kept in columns; a read after writes first joins them, in time linear in the index.
@@ -46,11 +36,12 @@ class InMemoryHybridIndex(HybridIndex):
         passages: How to cut documents into what is stored; None stores them as they are.
     """
 
+    _reopen = "make a new InMemoryHybridIndex"
+
     def __init__(self, *, encoder: M3Encoder, passages: Passages | None = None) -> None:
-        self._encoder = encoder
+        super().__init__(encoder)
         self._identity = Identity.of(encoder, passages=passages)
         self._store = _Store()
-        self._closed = False
 
     @property
     def identity(self) -> Identity:
@@ -61,46 +52,6 @@ class InMemoryHybridIndex(HybridIndex):
     def writer(self) -> Writer:
         """What stores embedded documents as they come."""
         return self._store
-
-    @property
-    def encoder(self) -> M3Encoder:
-        """What encodes the documents and must encode the queries."""
-        return self._encoder
-
-    def upsert(
-        self, documents: Iterable[Document], embeddings: Iterable[M3Output] | None = None, on_ack: Ack | None = None
-    ) -> UpsertReport:
-        """Stores documents; see `HybridIndex.upsert`."""
-        self._check_open()
-        if self.passages is None:
-            return ingest(documents, embeddings, encoder=self._encoder, writer=self._store, on_ack=on_ack)
-        check_not_embedded(embeddings)
-        return ingest_passages(documents, self.passages, encoder=self._encoder, writer=self._store, on_ack=on_ack)
-
-    def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None) -> UpsertReport:
-        """Replaces metadata; see `HybridIndex.update_metadata`."""
-        self._check_open()
-        return update_metadata(metadata, writer=self._store, passages=self.passages is not None, on_ack=on_ack)
-
-    def delete(
-        self,
-        ids: Sequence[str] | None = None,
-        filter: AnyFilter | None = None,  # noqa: A002
-        *,
-        parent_id: str | None = None,
-    ) -> int:
-        """Deletes by ids, by filter or by parent; see `HybridIndex.delete`."""
-        self._check_open()
-        check_one_of(ids=ids, filter=filter, parent_id=parent_id)
-        with self._store.lock:
-            if filter is not None:
-                doomed = self._store.matching(filter)
-            elif parent_id is not None:
-                doomed = list(self._store.passages_of([parent_id]))
-            else:
-                doomed = check_ids(ids or ())
-                doomed = doomed if self.passages is None else list(self._store.passages_of(doomed))
-            return self._store.remove(doomed)
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in this order."""
@@ -189,10 +140,11 @@ class InMemoryHybridIndex(HybridIndex):
         self._closed = True
         self._store = _Store()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            msg = "this index is closed; make a new InMemoryHybridIndex"
-            raise ValueError(msg)
+    def _deleting(self) -> threading.RLock:
+        return self._store.lock
+
+    def _remove_matching(self, filter: AnyFilter) -> int:  # noqa: A002
+        return self._store.remove(self._store.matching(filter))
 
 
 @dataclass(frozen=True)

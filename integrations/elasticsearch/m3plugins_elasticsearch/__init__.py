@@ -1,10 +1,11 @@
 """M3 retrieval in Elasticsearch: `ElasticsearchHybridIndex`, on any licence."""
 
+from m3plugins.retrieval import Reembedding
 from m3plugins_elasticsearch.attached import AttachedIndex
 from m3plugins_elasticsearch.capabilities import Capabilities
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher import Enricher, EnrichReport, Metrics, VerifyReport
-from m3plugins_elasticsearch.index import ElasticsearchHybridIndex, Reembedding
+from m3plugins_elasticsearch.index import ElasticsearchHybridIndex
 from m3plugins_elasticsearch.strategy import (
     AsyncM3EmbeddingService,
     AsyncM3RetrievalStrategy,

@@ -41,7 +41,7 @@ class AttachedIndex(ReadableIndex):
         ... )  # doctest: +SKIP
     """
 
-    _opener = "attach"
+    _reopen = "attach it again with AttachedIndex.attach"
 
     def __init__(self, connection: Connection, name: str, identity: Identity, encoder: M3Encoder) -> None:
         """Use `attach`."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from elasticsearch import Elasticsearch
 
-from m3plugins import Document, M3Encoder
-from m3plugins.encoding.output import M3Output
+from m3plugins import M3Encoder
 from m3plugins.encoding.passages import Passages
-from m3plugins.retrieval.index import Ack, AnyFilter, IndexNotFoundError, UpsertReport, check_ids, check_one_of
-from m3plugins.retrieval.ingest import ingest
-from m3plugins.retrieval.passages import check_not_embedded, ingest_passages
-from m3plugins.retrieval.reembedding import ReembedReport, reembed
-from m3plugins.retrieval.updating import update_metadata
+from m3plugins.retrieval.engine import NamedIndex
+from m3plugins.retrieval.index import AnyFilter
 from m3plugins_elasticsearch import lifecycle
 from m3plugins_elasticsearch.capabilities import probe
 from m3plugins_elasticsearch.client import Connection, connect
@@ -26,20 +22,7 @@ from m3plugins_elasticsearch.reading import Reader
 from m3plugins_elasticsearch.store import Store
 
 
-@dataclass(frozen=True)
-class Reembedding:
-    """What `ElasticsearchHybridIndex.reembed` made.
-
-    Attributes:
-        index: The new index, open.
-        report: What was done; nothing failed.
-    """
-
-    index: ElasticsearchHybridIndex
-    report: ReembedReport
-
-
-class ElasticsearchHybridIndex(ReadableIndex):
+class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
     """A `HybridIndex` in Elasticsearch; make one with `create` or `open`.
 
     Native filters are queries of Elasticsearch's own (`{"term": {"metadata.lang": "en"}}`) over the fields `id`,
@@ -54,6 +37,7 @@ class ElasticsearchHybridIndex(ReadableIndex):
     """
 
     default_uri = "http://localhost:9200"
+    _reopen = "open it again with ElasticsearchHybridIndex.open"
 
     def __init__(
         self, connection: Connection, name: str, identity: Identity, encoder: M3Encoder, refresh: bool
@@ -191,78 +175,6 @@ class ElasticsearchHybridIndex(ReadableIndex):
         """What stores embedded documents as they come."""
         return self._store
 
-    def upsert(
-        self, documents: Iterable[Document], embeddings: Iterable[M3Output] | None = None, on_ack: Ack | None = None
-    ) -> UpsertReport:
-        """Stores documents, streamed; see `HybridIndex.upsert`.
-
-        Raises:
-            ValueError: If the encoder cuts documents at another length than the index's, or the
-                embeddings are not as many, or not as wide, as they must be.
-        """
-        identity = self.identity
-        with self._writing():
-            identity.check_length(self.encoder)
-            if identity.cut is None:
-                return ingest(documents, embeddings, encoder=self.encoder, writer=self._store, on_ack=on_ack)
-            check_not_embedded(embeddings)
-            return ingest_passages(documents, identity.cut, encoder=self.encoder, writer=self._store, on_ack=on_ack)
-
-    def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None) -> UpsertReport:
-        """Replaces the metadata of stored documents, without encoding them; see `HybridIndex.update_metadata`."""
-        with self._writing():
-            cut = self.identity.cut is not None
-            return update_metadata(metadata, writer=self._store, passages=cut, on_ack=on_ack)
-
-    def delete(
-        self,
-        ids: Sequence[str] | None = None,
-        filter: AnyFilter | None = None,  # noqa: A002
-        *,
-        parent_id: str | None = None,
-    ) -> int:
-        """Deletes by ids, by filter or by parent (exactly one of them); returns how many stored documents went."""
-        check_one_of(ids=ids, filter=filter, parent_id=parent_id)
-        store = self._store
-        with self._writing():
-            if filter is not None:
-                return store.remove_matching(self._plan(filter))
-            if parent_id is not None:
-                return store.remove(list(store.passages_of([parent_id])))
-            doomed = check_ids(ids or ())
-            return store.remove(doomed if self.identity.cut is None else list(store.passages_of(doomed)))
-
-    def reembed(self, encoder: M3Encoder, *, into: str, on_ack: Ack | None = None, sample: int = 32) -> Reembedding:
-        """Copies all documents into a second index of the same options, encoded by another encoder, and verifies it.
-
-        This index stays as it is and goes on answering; `swap` on the new one then moves an alias. A run
-        that was interrupted, or failed, goes on where it ended. Writes to this index meanwhile are followed.
-
-        Args:
-            encoder: Of the new index.
-            into: Name of the new index; one that is there must be of this encoder and of this index's options.
-            on_ack: Called with the ids that are stored in the new index.
-            sample: How many documents to encode once more, and compare with what is stored.
-
-        Raises:
-            ValueError: If `into` is this index, one with other options, or one that an alias points at.
-            ModelMismatchError: If `into` is an index of another model.
-            ReembedError: If documents could not be stored, or the new index is not what this one is.
-        """
-        self._check_open()
-        target = self._twin(encoder, into)
-        try:
-            if aliases := lifecycle.aliases(self._connection, target.name):
-                msg = f"the alias {', '.join(aliases)} points at {into!r}, its changes would be lost; name a new one"
-                raise ValueError(msg)
-            self._store.show()  # what was written without a refresh is to be copied as well
-            writer = replace(target._store, refresh=True)  # the copy is compared by searches
-            report = reembed(self, target, writer, codec=self.identity.codec, on_ack=on_ack, sample=sample)
-        except BaseException:
-            target.close()
-            raise
-        return Reembedding(target, report)
-
     def swap(self, alias: str) -> str | None:
         """Points an alias at this index, in one step, and returns the index that it pointed at (None: none).
 
@@ -275,32 +187,22 @@ class ElasticsearchHybridIndex(ReadableIndex):
         before = lifecycle.swap(self._connection, self.name, alias)
         return ", ".join(before) or None
 
-    def drop(self) -> None:
-        """Deletes the index and all in it, and closes it.
+    def _open_beside(self, name: str, encoder: M3Encoder) -> ElasticsearchHybridIndex:
+        return self._open(self._connection.another(), name, encoder, self._store.refresh)
 
-        Raises:
-            ValueError: If an alias points at it.
-        """
-        self._check_open()
-        if aliases := lifecycle.aliases(self._connection, self.name):
-            msg = f"the alias {', '.join(aliases)} points at {self.name!r}; swap it to another index first"
-            raise ValueError(msg)
-        lifecycle.drop(self._connection, self.name)
-        self.close()
-
-    def _twin(self, encoder: M3Encoder, name: str) -> ElasticsearchHybridIndex:
-        """An index with the options of this one and another encoder, made or opened; its client is this one's."""
+    def _create_beside(self, name: str, encoder: M3Encoder) -> ElasticsearchHybridIndex:
         identity = self.identity.of_another(encoder)
-        connection = self._connection.another()
-        refresh = self._store.refresh
-        try:
-            twin = self._open(connection, name, encoder, refresh)
-        except IndexNotFoundError:
-            settings = lifecycle.user_settings(self._connection, self.name)
-            return self._create(self._connection.another(), name, identity, encoder, settings, refresh)
-        if twin.name == self.name or twin.identity != identity:
-            twin.close()
-            what = "this index" if twin.name == self.name else f"an index with other options than {self.name!r}"
-            msg = f"into must name a new index, {name!r} is {what}"
-            raise ValueError(msg)
-        return twin
+        settings = lifecycle.user_settings(self._connection, self.name)
+        return self._create(self._connection.another(), name, identity, encoder, settings, self._store.refresh)
+
+    def _shown(self) -> Store:
+        return replace(self._store, refresh=True)
+
+    def _aliases(self) -> list[str]:
+        return lifecycle.aliases(self._connection, self.name)
+
+    def _drop(self) -> None:
+        lifecycle.drop(self._connection, self.name)
+
+    def _remove_matching(self, filter: AnyFilter) -> int:  # noqa: A002
+        return self._store.remove_matching(self._plan(filter))

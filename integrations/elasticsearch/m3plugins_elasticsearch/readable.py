@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from typing import Literal, overload
 
 from m3plugins import Document, M3Encoder
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.retrieval.document import Candidate
-from m3plugins.retrieval.index import AnyFilter, HybridIndex, check_ids
+from m3plugins.retrieval.engine import WritableIndex, check_bm25
+from m3plugins.retrieval.index import AnyFilter, check_ids
 from m3plugins.scoring.heads import HeadScores, Leg, check_one_text
 from m3plugins_elasticsearch import lifecycle
 from m3plugins_elasticsearch.capabilities import Capabilities, probe
-from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.filters import Plan, check_fields, compile_filter
 from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.reading import Reader
 
 
-class ReadableIndex(HybridIndex):
+class ReadableIndex(WritableIndex):
     """The reading half of a `HybridIndex`."""
 
-    _opener = "open"
-
     def __init__(self, reader: Reader, encoder: M3Encoder) -> None:
+        super().__init__(encoder)
         self._reader = reader
         self._connection = reader.connection
-        self._encoder = encoder
         self._known: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
-        self._closed = False
 
     @property
     def name(self) -> str:
@@ -40,11 +36,6 @@ class ReadableIndex(HybridIndex):
     def identity(self) -> Identity:
         """What made the stored vectors, and how they are kept."""
         return self._reader.identity
-
-    @property
-    def encoder(self) -> M3Encoder:
-        """What encodes the documents and must encode the queries."""
-        return self._encoder
 
     def probe(self) -> Capabilities:
         """What the cluster says of its health, its version and its licence."""
@@ -108,14 +99,14 @@ class ReadableIndex(HybridIndex):
         """
         self._check_open()
         check_one_text(query)
-        self._check_text(text)
+        check_bm25(text, self.identity.bm25, self.name)
         return self._reader.candidates(query, k, self._plan(filter), text)
 
     def score(self, query: M3Output, ids: Sequence[str], *, text: str | None = None) -> dict[str, HeadScores]:
         """Exact scores (of what is kept), on the heads that `query` has; unknown ids are left out."""
         self._check_open()
         check_one_text(query)
-        self._check_text(text)
+        check_bm25(text, self.identity.bm25, self.name)
         return self._reader.score(query, check_ids(ids), text)
 
     def close(self) -> None:
@@ -123,19 +114,6 @@ class ReadableIndex(HybridIndex):
         if not self._closed:
             self._closed = True
             self._connection.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            msg = f"this index is closed; open it again with {type(self).__name__}.{self._opener}"
-            raise ValueError(msg)
-
-    def _check_text(self, text: str | None) -> None:
-        if text is not None and self.identity.bm25 is None:
-            msg = (
-                f"index {self.name!r} has no BM25; leave its weight at 0, "
-                'or make the index with bm25="standard" and index the documents again'
-            )
-            raise ValueError(msg)
 
     def _plan(self, filter: AnyFilter | None) -> Plan:  # noqa: A002
         """The filter compiled; a native one names only fields that there are: Elasticsearch takes any."""
@@ -147,15 +125,3 @@ class ReadableIndex(HybridIndex):
                 self._known = lifecycle.searchable_fields(self._connection, self.name)
                 check_fields(filter, *self._known)
         return plan
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Flushes at the end, whatever ends it."""
-        self._check_open()
-        try:
-            yield
-        except BaseException:
-            with suppress(ElasticsearchIndexError):  # what stopped it is the error to tell
-                self.writer.flush()
-            raise
-        self.writer.flush()

@@ -4,34 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import Any, Literal, overload
 
 from m3plugins import Document, M3Encoder
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate
-from m3plugins.retrieval.index import (
-    Ack,
-    AnyFilter,
-    HybridIndex,
-    IndexNotFoundError,
-    UpsertReport,
-    check_ids,
-    check_one_of,
-)
-from m3plugins.retrieval.ingest import ingest
-from m3plugins.retrieval.passages import check_not_embedded, ingest_passages
-from m3plugins.retrieval.reembedding import ReembedReport, reembed
-from m3plugins.retrieval.updating import update_metadata
+from m3plugins.retrieval.engine import NamedIndex, check_bm25
+from m3plugins.retrieval.index import AnyFilter, check_ids
 from m3plugins.scoring.heads import LEGS, HeadScores, Leg, check_one_text
 from m3plugins_milvus import lifecycle, reading
 from m3plugins_milvus.address import is_server
 from m3plugins_milvus.blocks import POINTER
-from m3plugins_milvus.client import Connection, MilvusIndexError, connect, lite_path, writer_lock
+from m3plugins_milvus.client import Connection, connect, lite_path, writer_lock
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.filters import Plan, compile_filter
 from m3plugins_milvus.identity import Identity
@@ -41,20 +30,7 @@ from m3plugins_milvus.schema import BLOCKS_SUFFIX, BM25, SPARSE_INDEX
 from m3plugins_milvus.store import Store
 
 
-@dataclass(frozen=True)
-class Reembedding:
-    """What `MilvusHybridIndex.reembed` made.
-
-    Attributes:
-        index: The new index, open.
-        report: What was done; nothing failed.
-    """
-
-    index: MilvusHybridIndex
-    report: ReembedReport
-
-
-class MilvusHybridIndex(HybridIndex):
+class MilvusHybridIndex(NamedIndex):
     """A `HybridIndex` in Milvus; make one with `create` or `open`.
 
     Native filters are expressions in Milvus' own language over the fields `id`, `title`, `text`,
@@ -67,20 +43,20 @@ class MilvusHybridIndex(HybridIndex):
     """
 
     default_uri = "m3.db"
+    _reopen = "open it again with MilvusHybridIndex.open"
 
     def __init__(
         self, connection: Connection, name: str, identity: Identity, encoder: M3Encoder, consistency: Consistency
     ) -> None:
         """Use `create` or `open`."""
+        super().__init__(encoder)
         self._connection = connection
         self._consistency = consistency
         self._name = name
-        self._encoder = encoder
         self._lock = writer_lock(connection, name)
         documents, blocks = Collection(connection, name), Collection(connection, name + BLOCKS_SUFFIX)
         self._store = Store(documents, blocks, identity, self._lock)
         self._legs = ThreadPoolExecutor(len(LEGS), thread_name_prefix="m3-search")
-        self._closed = False
 
     @classmethod
     def create(
@@ -193,55 +169,6 @@ class MilvusHybridIndex(HybridIndex):
         """The collection's own name, also where the index was opened by an alias."""
         return self._name
 
-    @property
-    def encoder(self) -> M3Encoder:
-        """What encodes the documents and must encode the queries."""
-        return self._encoder
-
-    def upsert(
-        self, documents: Iterable[Document], embeddings: Iterable[M3Output] | None = None, on_ack: Ack | None = None
-    ) -> UpsertReport:
-        """Stores documents, streamed; see `HybridIndex.upsert`.
-
-        Raises:
-            ValueError: If the encoder cuts documents at another length than the index's, or the
-                embeddings are not as many, or not as wide, as they must be.
-        """
-        identity = self._store.identity
-        with self._writing():
-            identity.check_length(self._encoder)
-            if identity.cut is None:
-                return ingest(documents, embeddings, encoder=self._encoder, writer=self._store, on_ack=on_ack)
-            check_not_embedded(embeddings)
-            return ingest_passages(documents, identity.cut, encoder=self._encoder, writer=self._store, on_ack=on_ack)
-
-    def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None) -> UpsertReport:
-        """Replaces the metadata of stored documents, without encoding them; see `HybridIndex.update_metadata`."""
-        with self._writing():
-            cut = self._store.identity.cut is not None
-            return update_metadata(metadata, writer=self._store, passages=cut, on_ack=on_ack)
-
-    def delete(
-        self,
-        ids: Sequence[str] | None = None,
-        filter: AnyFilter | None = None,  # noqa: A002
-        *,
-        parent_id: str | None = None,
-    ) -> int:
-        """Deletes by ids, by filter or by parent (exactly one of them); returns how many stored documents went."""
-        self._check_open()
-        check_one_of(ids=ids, filter=filter, parent_id=parent_id)
-        store = self._store
-        with self._lock:
-            if filter is not None:
-                return sum(
-                    store.remove_rows(rows.values()) for rows in reading.matching(store, self._plan(filter), POINTER)
-                )
-            if parent_id is not None:
-                return store.remove(list(store.passages_of([parent_id])))
-            doomed = check_ids(ids or ())
-            return store.remove(doomed if store.identity.cut is None else list(store.passages_of(doomed)))
-
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in this order; unknown ids are left out."""
         self._check_open()
@@ -296,7 +223,7 @@ class MilvusHybridIndex(HybridIndex):
         """The best k documents of each leg; see `HybridIndex.candidates`. The legs are searched in parallel."""
         self._check_open()
         check_one_text(query)
-        self._check_text(text)
+        check_bm25(text, self.identity.bm25, self.name)
         plan = self._plan(filter)
         legs: dict[Leg, Future[list[Candidate]]] = {}
         submit, search = self._submit, partial(self._store.documents.search, consistency=self._consistency)
@@ -316,44 +243,12 @@ class MilvusHybridIndex(HybridIndex):
         """Exact scores (of what the codec kept), on the heads that `query` has; unknown ids are left out."""
         self._check_open()
         check_one_text(query)
-        self._check_text(text)
+        check_bm25(text, self.identity.bm25, self.name)
         scores = reading.score(self._store, query, ids)
         if text is None:
             return scores
         lexical = reading.bm25_scores(self._store, text, list(scores))
         return {i: replace(score, bm25=lexical.get(i, 0.0)) for i, score in scores.items()}
-
-    def reembed(self, encoder: M3Encoder, *, into: str, on_ack: Ack | None = None, sample: int = 32) -> Reembedding:
-        """Copies all documents into a second index of the same options, encoded by another encoder, and verifies it.
-
-        This index stays as it is and goes on answering; `swap` on the new one then moves an alias. A run
-        that was interrupted, or failed, goes on where it ended. Writes to this index meanwhile are followed.
-
-        Args:
-            encoder: Of the new index.
-            into: Name of the new index; one that is there must be of this encoder and of this index's options.
-            on_ack: Called with the ids that are stored in the new index.
-            sample: How many documents to encode once more, and compare with what is stored.
-
-        Raises:
-            ValueError: If `into` is this index, one with other options, or one that an alias points at.
-            ModelMismatchError: If `into` is an index of another model.
-            ReembedError: If documents could not be stored, or the new index is not what this one is.
-        """
-        self._check_open()
-        target = self._twin(encoder, into)
-        try:
-            if aliases := lifecycle.aliases(target._store.documents):
-                msg = f"the alias {', '.join(aliases)} points at {into!r}, its changes would be lost; name a new one"
-                raise ValueError(msg)
-            with target._writing():
-                report = reembed(
-                    self, target, target._store, codec=target._store.identity.codec, on_ack=on_ack, sample=sample
-                )
-        except BaseException:
-            target.close()
-            raise
-        return Reembedding(target, report)
 
     def swap(self, alias: str) -> str | None:
         """Points an alias at this index, in one step, and returns the collection that it pointed at (None: none).
@@ -375,22 +270,6 @@ class MilvusHybridIndex(HybridIndex):
         with self._lock:
             return self._store.sweep()
 
-    def drop(self) -> None:
-        """Deletes the index and all in it, and closes it.
-
-        Raises:
-            ValueError: If an alias points at it.
-        """
-        self._check_open()
-        if aliases := lifecycle.aliases(self._store.documents):
-            msg = f"the alias {', '.join(aliases)} points at {self._name!r}; swap it to another index first"
-            raise ValueError(msg)
-        with self._lock:
-            Identity.drop(self._store.blocks)
-            self._store.documents.drop()
-            self._store.blocks.drop()
-        self.close()
-
     def close(self) -> None:
         """Ends the connection; the last index of a Lite file frees it for other processes."""
         with self._lock:
@@ -399,26 +278,32 @@ class MilvusHybridIndex(HybridIndex):
                 self._legs.shutdown()
                 self._connection.close()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            msg = "this index is closed; open it again with MilvusHybridIndex.open"
-            raise ValueError(msg)
+    def _open_beside(self, name: str, encoder: M3Encoder) -> MilvusHybridIndex:
+        return self._open(self._connect_again(), name, encoder, self._consistency)
 
-    def _twin(self, encoder: M3Encoder, name: str) -> MilvusHybridIndex:
-        """An index with the options of this one and another encoder, made or opened."""
-        identity = self._store.identity.of_another(encoder)
+    def _create_beside(self, name: str, encoder: M3Encoder) -> MilvusHybridIndex:
+        identity = self.identity.of_another(encoder)
+        return self._create(self._connect_again(), name, identity, encoder, self._consistency)
+
+    def _connect_again(self) -> Connection:
         address = self._connection.address
-        connect_again = partial(connect, address.uri, address.token, database=address.database)
-        try:
-            twin = self._open(connect_again(), name, encoder, self._consistency)
-        except IndexNotFoundError:
-            return self._create(connect_again(), name, identity, encoder, self._consistency)
-        if twin.name == self._name or twin._store.identity != identity:
-            twin.close()
-            what = "this index" if twin.name == self._name else f"an index with other options than {self._name!r}"
-            msg = f"into must name a new index, {name!r} is {what}"
-            raise ValueError(msg)
-        return twin
+        return connect(address.uri, address.token, database=address.database)
+
+    def _aliases(self) -> list[str]:
+        return lifecycle.aliases(self._store.documents)
+
+    def _drop(self) -> None:
+        with self._lock:
+            Identity.drop(self._store.blocks)
+            self._store.documents.drop()
+            self._store.blocks.drop()
+
+    def _deleting(self) -> RLock:
+        return self._lock
+
+    def _remove_matching(self, filter: AnyFilter) -> int:  # noqa: A002
+        pages = reading.matching(self._store, self._plan(filter), POINTER)
+        return sum(self._store.remove_rows(rows.values()) for rows in pages)
 
     def _submit(self, *task: Any) -> Future[list[Candidate]]:
         try:
@@ -427,25 +312,5 @@ class MilvusHybridIndex(HybridIndex):
             self._check_open()  # another thread may have closed it
             raise
 
-    def _check_text(self, text: str | None) -> None:
-        if text is not None and self._store.identity.bm25 is None:
-            msg = (
-                f"index {self._name!r} has no BM25; leave its weight at 0, "
-                'or make the index with bm25="standard" and index the documents again'
-            )
-            raise ValueError(msg)
-
     def _plan(self, filter: AnyFilter | None) -> Plan:  # noqa: A002
         return compile_filter(filter, self._store.identity.tenant)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Flushes at the end, whatever ends it."""
-        self._check_open()
-        try:
-            yield
-        except BaseException:
-            with suppress(MilvusIndexError):  # what stopped it is the error to tell
-                self._store.flush()
-            raise
-        self._store.flush()

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from threading import RLock
+from typing import Literal, overload
 
-from m3plugins import Document, HeadScores, HybridIndex, M3Encoder, M3Output
+from m3plugins import Document, HeadScores, M3Encoder, M3Output
 from m3plugins.encoding.output import HEADS, check_heads
 from m3plugins.retrieval.document import Candidate
+from m3plugins.retrieval.engine import WritableIndex
 from m3plugins.retrieval.identity import Identity
-from m3plugins.retrieval.index import (
-    Ack,
-    AnyFilter,
-    IndexNotFoundError,
-    UpsertReport,
-    check_ids,
-    check_one_of,
-)
-from m3plugins.retrieval.ingest import ingest
-from m3plugins.retrieval.updating import update_metadata
+from m3plugins.retrieval.index import AnyFilter, IndexNotFoundError, check_ids
 from m3plugins.scoring.heads import Leg
 from m3plugins_milvus.address import is_server
 from m3plugins_milvus.attached import reading
@@ -35,7 +28,7 @@ from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.rows import sparse_row
 
 
-class AttachedIndex(HybridIndex):
+class AttachedIndex(WritableIndex):
     """A `HybridIndex` on a collection that someone else made and filled; get one with `attach`.
 
     What the collection does not store (multi-vectors, or a head that it lacks) is computed from the texts in
@@ -55,16 +48,17 @@ class AttachedIndex(HybridIndex):
         ... )  # doctest: +SKIP
     """
 
+    _reopen = "attach it again with AttachedIndex.attach"
+
     def __init__(self, table: Table, encoder: M3Encoder, cache_bytes: int) -> None:
         """Use `attach`."""
+        super().__init__(encoder)
         self._table = table
-        self._encoder = encoder
         self._identity = Identity.of(encoder)
         self._computed = ComputedHeads(encoder, reading.unstored(table.layout), cache_bytes)
         self._lock = writer_lock(table.connection, table.name)
         self._writer = TableWriter(table, self._lock)
         self._kinds = {name: table.layout.kinds[name] for name in table.layout.scalars}
-        self._closed = False
 
     @classmethod
     def attach(
@@ -119,48 +113,6 @@ class AttachedIndex(HybridIndex):
         """What stores embedded documents as they come."""
         return self._writer
 
-    @property
-    def encoder(self) -> M3Encoder:
-        """What encodes the documents and must encode the queries."""
-        return self._encoder
-
-    def upsert(
-        self, documents: Iterable[Document], embeddings: Iterable[M3Output] | None = None, on_ack: Ack | None = None
-    ) -> UpsertReport:
-        """Stores documents, streamed; see `HybridIndex.upsert`."""
-        self._check_open()
-        report = ingest(documents, embeddings, encoder=self._encoder, writer=self._writer, on_ack=on_ack)
-        self._writer.flush()
-        return report
-
-    def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None) -> UpsertReport:
-        """Replaces the metadata of stored documents, by id, without encoding them; unknown ids fail."""
-        self._check_open()
-        report = update_metadata(metadata, writer=self._writer, on_ack=on_ack)
-        self._writer.flush()
-        return report
-
-    def delete(
-        self,
-        ids: Sequence[str] | None = None,
-        filter: AnyFilter | None = None,  # noqa: A002
-        *,
-        parent_id: str | None = None,
-    ) -> int:
-        """Deletes by ids, by filter or by parent (exactly one of them); returns how many documents went.
-
-        Raises:
-            ValueError: If there is a parent's id, but no field of it.
-        """
-        self._check_open()
-        check_one_of(ids=ids, filter=filter, parent_id=parent_id)
-        with self._lock:
-            if ids is not None:
-                return self._writer.remove(check_ids(ids))
-            if parent_id is not None:
-                return self._writer.remove(list(self._writer.passages_of([parent_id])))
-            return sum(self._writer.remove(list(rows)) for rows in self._table.matching(self._plan(filter), []))
-
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in this order; unknown ids are left out."""
         self._check_open()
@@ -202,7 +154,7 @@ class AttachedIndex(HybridIndex):
         self._check_open()
         plan = self._plan(filter)
         if with_embeddings:
-            return reading.scan_embeddings(self._table, plan, self._encoder)
+            return reading.scan_embeddings(self._table, plan, self.encoder)
         return reading.scan(self._table, plan)
 
     def candidates(
@@ -229,7 +181,7 @@ class AttachedIndex(HybridIndex):
         if query.dense is not None and (index := indexes.get("dense")):
             found["dense"] = self._table.search(index, to_vector(query.dense[0], index), k, plan)
         if query.sparse is not None and (index := indexes.get("sparse")):
-            weights = sparse_row(query.sparse[0], self._encoder.vocab_size)
+            weights = sparse_row(query.sparse[0], self.encoder.vocab_size)
             hits = self._table.search(index, weights, k, plan) if weights else []
             found["sparse"] = [hit for hit in hits if hit.score > 0]
         return found
@@ -263,10 +215,11 @@ class AttachedIndex(HybridIndex):
                 self._closed = True
                 self._table.connection.close()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            msg = "this index is closed; attach it again with AttachedIndex.attach"
-            raise ValueError(msg)
+    def _deleting(self) -> RLock:
+        return self._lock
+
+    def _remove_matching(self, filter: AnyFilter) -> int:  # noqa: A002
+        return sum(self._writer.remove(list(rows)) for rows in self._table.matching(self._plan(filter), []))
 
     def _plan(self, filter: AnyFilter | None) -> Plan:  # noqa: A002
         return plan(filter, {} if self._table.layout.fields.metadata else self._kinds)

@@ -1,0 +1,230 @@
+"""What the engines' indexes have in common: writing, and another model for an index that has a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from typing_extensions import Self
+
+from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.encoding.output import M3Output
+from m3plugins.retrieval.document import Document
+from m3plugins.retrieval.index import (
+    Ack,
+    AnyFilter,
+    HybridIndex,
+    IndexNotFoundError,
+    UpsertReport,
+    check_ids,
+    check_one_of,
+)
+from m3plugins.retrieval.ingest import ingest
+from m3plugins.retrieval.passages import check_not_embedded, ingest_passages
+from m3plugins.retrieval.reembedding import ReembedReport, reembed
+from m3plugins.retrieval.updating import update_metadata
+from m3plugins.retrieval.writing import Writer
+
+Index = TypeVar("Index", bound=HybridIndex)
+
+
+class WritableIndex(HybridIndex):
+    """A `HybridIndex` that writes through its `writer`; engines add what reads.
+
+    Args:
+        encoder: Encodes the documents, and the queries.
+    """
+
+    _reopen: ClassVar[str]
+    """What to do about an index that is closed."""
+
+    def __init__(self, encoder: M3Encoder) -> None:
+        self._encoder = encoder
+        self._closed = False
+
+    @property
+    def encoder(self) -> M3Encoder:
+        """What encodes the documents and must encode the queries."""
+        return self._encoder
+
+    def upsert(
+        self, documents: Iterable[Document], embeddings: Iterable[M3Output] | None = None, on_ack: Ack | None = None
+    ) -> UpsertReport:
+        """Stores documents, streamed; see `HybridIndex.upsert`.
+
+        Raises:
+            ValueError: If the encoder cuts documents at another length than the index's, or the
+                embeddings are not as many, or not as wide, as they must be.
+        """
+        with self._writing() as writer:
+            self.identity.check_length(self.encoder)
+            if self.passages is None:
+                return ingest(documents, embeddings, encoder=self.encoder, writer=writer, on_ack=on_ack)
+            check_not_embedded(embeddings)
+            return ingest_passages(documents, self.passages, encoder=self.encoder, writer=writer, on_ack=on_ack)
+
+    def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None) -> UpsertReport:
+        """Replaces the metadata of stored documents, without encoding them; see `HybridIndex.update_metadata`."""
+        with self._writing() as writer:
+            return update_metadata(metadata, writer=writer, passages=self.passages is not None, on_ack=on_ack)
+
+    def delete(
+        self,
+        ids: Sequence[str] | None = None,
+        filter: AnyFilter | None = None,  # noqa: A002
+        *,
+        parent_id: str | None = None,
+    ) -> int:
+        """Deletes by ids, by filter or by parent (exactly one of them); returns how many stored documents went."""
+        self._check_open()
+        check_one_of(ids=ids, filter=filter, parent_id=parent_id)
+        with self._deleting():
+            if filter is not None:
+                return self._remove_matching(filter)
+            if parent_id is not None:
+                return self.writer.remove(list(self.writer.passages_of([parent_id])))
+            doomed = check_ids(ids or ())
+            return self.writer.remove(doomed if self.passages is None else list(self.writer.passages_of(doomed)))
+
+    def _remove_matching(self, filter: AnyFilter) -> int:  # noqa: A002
+        """Deletes what matches; returns how many documents there were."""
+        raise NotImplementedError
+
+    def _deleting(self) -> AbstractContextManager[object]:
+        """What one deletion is done in."""
+        return self._writing()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Writer]:
+        """Flushes at the end, whatever ends it."""
+        self._check_open()
+        try:
+            yield self.writer
+        except BaseException:
+            with suppress(Exception):  # what stopped it is the error to tell
+                self.writer.flush()
+            raise
+        self.writer.flush()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            msg = f"this index is closed; {self._reopen}"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True)
+class Reembedding(Generic[Index]):
+    """What `NamedIndex.reembed` made.
+
+    Attributes:
+        index: The new index, open.
+        report: What was done; nothing failed.
+    """
+
+    index: Index
+    report: ReembedReport
+
+
+class NamedIndex(WritableIndex):
+    """An index of ours that an engine keeps under a name, at which aliases may point."""
+
+    @property
+    def name(self) -> str:
+        """The index's own name, also where it was opened by an alias."""
+        raise NotImplementedError
+
+    def reembed(
+        self, encoder: M3Encoder, *, into: str, on_ack: Ack | None = None, sample: int = 32
+    ) -> Reembedding[Self]:
+        """Copies all documents into a second index of the same options, encoded by another encoder, and verifies it.
+
+        This index stays as it is and goes on answering; `swap` on the new one then moves an alias. A run
+        that was interrupted, or failed, goes on where it ended. Writes to this index meanwhile are followed.
+
+        Args:
+            encoder: Of the new index.
+            into: Name of the new index; one that is there must be of this encoder and of this index's options.
+            on_ack: Called with the ids that are stored in the new index.
+            sample: How many documents to encode once more, and compare with what is stored.
+
+        Raises:
+            ValueError: If `into` is this index, one with other options, or one that an alias points at.
+            ModelMismatchError: If `into` is an index of another model.
+            ReembedError: If documents could not be stored, or the new index is not what this one is.
+        """
+        self._check_open()
+        target = self._twin(encoder, into)
+        try:
+            if aliases := target._aliases():
+                msg = f"the alias {', '.join(aliases)} points at {into!r}, its changes would be lost; name a new one"
+                raise ValueError(msg)
+            self._shown().flush()
+            with target._writing():
+                report = reembed(self, target, target._shown(), codec=self.identity.codec, on_ack=on_ack, sample=sample)
+        except BaseException:
+            target.close()
+            raise
+        return Reembedding(target, report)
+
+    def drop(self) -> None:
+        """Deletes the index and all in it, and closes it.
+
+        Raises:
+            ValueError: If an alias points at it.
+        """
+        self._check_open()
+        if aliases := self._aliases():
+            msg = f"the alias {', '.join(aliases)} points at {self.name!r}; swap it to another index first"
+            raise ValueError(msg)
+        self._drop()
+        self.close()
+
+    def _twin(self, encoder: M3Encoder, name: str) -> Self:
+        """An index with the options of this one and another encoder, made or opened."""
+        identity = self.identity.of_another(encoder)
+        try:
+            twin = self._open_beside(name, encoder)
+        except IndexNotFoundError:
+            return self._create_beside(name, encoder)
+        if twin.name == self.name or twin.identity != identity:
+            twin.close()
+            what = "this index" if twin.name == self.name else f"an index with other options than {self.name!r}"
+            msg = f"into must name a new index, {name!r} is {what}"
+            raise ValueError(msg)
+        return twin
+
+    def _open_beside(self, name: str, encoder: M3Encoder) -> Self:
+        """Opens another index in the same place."""
+        raise NotImplementedError
+
+    def _create_beside(self, name: str, encoder: M3Encoder) -> Self:
+        """Makes another index of the same options in the same place."""
+        raise NotImplementedError
+
+    def _shown(self) -> Writer:
+        """A writer whose `flush` shows all that was written to whoever searches."""
+        return self.writer
+
+    def _aliases(self) -> list[str]:
+        """What points at the index."""
+        raise NotImplementedError
+
+    def _drop(self) -> None:
+        """Deletes it."""
+        raise NotImplementedError
+
+
+def check_bm25(text: str | None, bm25: object, name: str) -> None:
+    """Refuses a text for BM25 where an index has none.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if text is not None and bm25 is None:
+        msg = (
+            f"index {name!r} has no BM25; leave its weight at 0, "
+            'or make the index with bm25="standard" and index the documents again'
+        )
+        raise ValueError(msg)
