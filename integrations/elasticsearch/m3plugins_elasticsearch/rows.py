@@ -80,28 +80,30 @@ def token_weights(vector: SparseVector) -> dict[str, float]:
     return {str(i): weight for i, weight in vector.to_dict().items() if weight >= _LEAST}
 
 
-def our_fields(document: Document, digest: Digest, embedding: M3Output, codec: str) -> dict[str, Any]:
+def our_fields(document: Document, digest: Digest, embeddings: M3Output, codec: str, row: int = 0) -> dict[str, Any]:
     """What M3 makes of a document: the values of `mapping.our_properties`.
 
     Args:
         document: Checked.
         digest: What it is compared by.
-        embedding: All heads, of this one text.
+        embeddings: All heads.
         codec: Of the token vectors.
+        row: Which of the embeddings is the document's.
     """
-    dense, sparse, multi_vector = embedding.dense, embedding.sparse, embedding.multi_vector
-    assert dense is not None and sparse is not None and multi_vector is not None  # ingest stores all heads
+    assert embeddings.dense is not None and embeddings.sparse is not None  # ingest stores all heads
+    assert embeddings.multi_vector is not None
+    sparse = embeddings.sparse[row]
     kept = sparse.values >= _LEAST
     indices, weights = sparse.indices[kept], rounded(sparse.values[kept])
     return {
         "id": document.id,
         **digest_fields(document, digest),
-        "token_count": int(embedding.token_counts[0]),
-        "truncated": bool(embedding.truncated[0]),
-        "dense": dense[0],
+        "token_count": int(embeddings.token_counts[row]),
+        "truncated": bool(embeddings.truncated[row]),
+        "dense": embeddings.dense[row],
         "sparse": dict(zip(map(str, indices.tolist()), weights.tolist(), strict=True)),
         "sparse_weights": _text(_packed(indices, weights)),
-        "token_vectors": _text(get_codec(codec).encode(multi_vector[0])),
+        "token_vectors": _text(get_codec(codec).encode(embeddings.multi_vector[row])),
     }
 
 
@@ -179,7 +181,7 @@ def _packed(indices: NDArray[np.int32], weights: NDArray[np.float32]) -> bytes:
 
 
 def _unpacked(row: Fields) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    data = pybase64.b64decode(row.get("sparse_weights", [""])[0])  # a value of no bytes does not come back
+    data = pybase64.b64decode(row.get("sparse_weights", [""])[0], validate=True)  # a value of no bytes does not come back
     half = len(data) // 2
     return np.frombuffer(data[:half], "<i4"), np.frombuffer(data[half:], "<f4")
 

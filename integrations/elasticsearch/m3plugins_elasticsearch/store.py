@@ -126,7 +126,7 @@ class Store:
     def _actions(self, batch: Batch, left_out: Container[str]) -> Iterator[Action]:
         for row, (document, digest) in enumerate(zip(batch.documents, batch.digests, strict=True)):
             if document.id not in left_out:
-                ours = our_fields(document, digest, batch.embeddings[row], self.reader.identity.codec)
+                ours = our_fields(document, digest, batch.embeddings, self.reader.identity.codec, row)
                 yield index(document.id, {**ours, **own_fields(document)})
 
 
