@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
     DefaultFlowCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -41,12 +39,10 @@ from m3plugins.training.loading import train_loader
 from m3plugins.training.losses import M3Loss, m3_loss
 from m3plugins.training.memory import chunk_tokens
 from m3plugins.training.model import M3Model
-from m3plugins.training.saving import RunState, Unlogged, load_weights, settings_of
+from m3plugins.training.resumable import ResumableTrainer
 from m3plugins.training.state_cache import StateCache
 from m3plugins.training.teachers import LiveEnsemble, Teacher
 from m3plugins.training.terms import Terms
-
-logger = logging.getLogger(__name__)
 
 _FORWARD_TOKENS = {"cpu": 1024}
 """Padded tokens encoded together: short runs of texts of one length waste little on padding."""
@@ -56,7 +52,7 @@ class DivergedError(RuntimeError):
     """The loss is no number any more; no weight was changed by that step."""
 
 
-class SelfDistillationTrainer(Trainer):
+class SelfDistillationTrainer(ResumableTrainer):
     """Trains dense, sparse and multi-vector heads together, each taught by their ensemble.
 
     Everything that transformers' `Trainer` does is there: schedules, accumulation, mixed precision, several devices
@@ -77,8 +73,6 @@ class SelfDistillationTrainer(Trainer):
         ValueError: Settings and data do not fit together.
     """
 
-    args: SelfDistillationArguments
-    model: M3Model
     optimizer: torch.optim.Optimizer | None
     control: TrainerControl
     current_gradient_accumulation_steps: int
@@ -106,7 +100,6 @@ class SelfDistillationTrainer(Trainer):
         }
         self.chunk_tokens = args.chunk_tokens
         self._terms = Terms(_figures(args), args.device)
-        self._unlogged: Unlogged | None = None
         super().__init__(
             model=_model(checkpoint, args),
             args=args,
@@ -327,11 +320,6 @@ class SelfDistillationTrainer(Trainer):
                 }
         super().log(logs, start_time)
 
-    def _mean_of_processes(self, values: Tensor) -> Tensor:
-        if self.args.world_size > 1:
-            dist.all_reduce(values)
-        return values / float(self.args.world_size)
-
     def evaluate(
         self,
         eval_dataset: Any = None,
@@ -355,84 +343,6 @@ class SelfDistillationTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    # --- checkpoints
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        if self.args.should_save:
-            with checkpointing.staged(folder) as building:
-                self.model.save(building)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Saves everything, then seals it: what has no manifest was cut off and is never resumed from."""
-        output, limit = Path(self._get_output_dir(trial)), self.args.save_total_limit
-        folder = output / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            checkpointing.discard(folder)
-        self._wait()
-        self.args.save_total_limit = None  # older ones go when this one is sealed
-        try:
-            with checkpointing.written(folder):
-                super()._save_checkpoint(model, trial)
-                state = self._run_state()
-                if self.args.should_save:
-                    state.save(folder)
-                self._wait()
-                if self.args.should_save:
-                    checkpointing.seal(folder)
-        finally:
-            self.args.save_total_limit = limit
-        if self.args.should_save and limit:
-            checkpointing.prune(output, limit, best=self.state.best_model_checkpoint)
-
-    def _run_state(self) -> RunState:
-        unlogged = Unlogged(
-            since=self._globalstep_last_logged,
-            loss=float(self._mean_of_processes(self._tr_loss.clone())),
-            terms=self._terms.totals(),
-        )
-        return RunState(
-            settings=settings_of(self.args, self.train_dataset),
-            chunk_tokens=self.chunk_tokens,
-            unlogged=unlogged,
-            temperatures=self.temperatures,
-            teacher=self.teacher.state_dict(),
-            adapters=self.model.trainable_state() if self.args.train_encoder == "lora" else {},
-        )
-
-    def _restore(self, folder: Path) -> None:
-        """What transformers' trainer does not know of; the log is taken up when it has loaded the rest."""
-        run = RunState.load(folder)
-        checkpointing.warn_of_changes(run.settings, settings_of(self.args, self.train_dataset))
-        if run.teacher:
-            self.teacher.load_state_dict(run.teacher)
-        for name, value in run.temperatures.items():
-            self.temperatures[name].data.copy_(value)
-        self.chunk_tokens = self.chunk_tokens or run.chunk_tokens
-        self._unlogged = run.unlogged
-
-    def _take_up_log(self) -> None:
-        self._terms.clear()
-        if self._unlogged is not None:
-            self._globalstep_last_logged = self._unlogged.since
-            self._tr_loss += self._unlogged.loss
-            if self.args.process_index == 0:  # they are of all processes
-                self._terms.take_up(self._unlogged.terms)
-            self._unlogged = None
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_weights(self.model, Path(resume_from_checkpoint))  # `train` has verified it
-
-    def _load_best_model(self) -> None:
-        best = Path(str(self.state.best_model_checkpoint))
-        logger.info("the best model is that of %s", best)
-        checkpointing.verify(best)
-        load_weights(self.model, best)
-
-    def _wait(self) -> None:
-        if self.args.world_size > 1:
-            dist.barrier()
 
 
 class _Steps(TrainerCallback):
