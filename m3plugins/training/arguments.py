@@ -8,10 +8,13 @@ from typing import Any, Literal, get_args
 
 from transformers import TrainingArguments
 
+from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD
 from m3plugins.encoding.output import HEADS, check_heads
 from m3plugins.training.losses import LossOptions, PerHead
 
 EncoderTraining = Literal["full", "lora", "frozen"]
+
+_LINEAR_HEADS = {SPARSE_HEAD: "sparse", MULTI_VECTOR_HEAD: "multi_vector"}
 
 
 @dataclass
@@ -23,7 +26,8 @@ class SelfDistillationArguments(TrainingArguments):
     Attributes:
         heads: Which heads are trained; the others are saved as they were.
         train_encoder: "full", "lora" (merged when saved) or "frozen" (the two linear heads alone).
-        head_learning_rate: Learning rate of the two linear heads; None: `learning_rate`.
+        head_learning_rate: Learning rate of the two linear heads, one for both or by name (`{"sparse": 2e-3}`); a
+            head that is not named, and None: `learning_rate`.
         temperature_learning_rate: Learning rate of the logarithms of learned temperatures.
         lora_rank: Rank of the LoRA matrices.
         lora_alpha: Their scale is alpha / rank.
@@ -66,7 +70,7 @@ class SelfDistillationArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = False
     heads: tuple[str, ...] = HEADS
     train_encoder: EncoderTraining = "full"
-    head_learning_rate: float | None = None
+    head_learning_rate: float | dict[str, float] | None = None
     temperature_learning_rate: float = 1e-3
     lora_rank: int = 16
     lora_alpha: float = 32
@@ -99,6 +103,14 @@ class SelfDistillationArguments(TrainingArguments):
         self._check()
         super().__post_init__()
 
+    def rate_of(self, parameter: str) -> float:
+        """The learning rate of one of the model's parameters, by its name in the checkpoint."""
+        if (head := _LINEAR_HEADS.get(parameter.partition(".")[0])) is None:
+            return float(self.learning_rate)
+        given = self.head_learning_rate
+        rate = given.get(head) if isinstance(given, Mapping) else given
+        return float(self.learning_rate if rate is None else rate)
+
     def loss_options(self, special_ids: tuple[int, ...]) -> LossOptions:
         """The settings of `m3_loss`."""
         return LossOptions(
@@ -123,6 +135,12 @@ class SelfDistillationArguments(TrainingArguments):
             raise ValueError(msg)
         if self.train_encoder == "frozen" and self.heads == ("dense",):
             msg = 'nothing to train: the dense head of a frozen encoder has no weights; use train_encoder="lora"'
+            raise ValueError(msg)
+        if isinstance(self.head_learning_rate, Mapping) and (
+            unknown := self.head_learning_rate.keys() - _LINEAR_HEADS.values()
+        ):
+            named = ", ".join(_LINEAR_HEADS.values())
+            msg = f"head_learning_rate must be of heads with weights of their own, {named}, got {sorted(unknown)}"
             raise ValueError(msg)
         smallest = {"query_max_length": 3, "passage_max_length": 3, "negatives": 0, "lora_rank": 1, "chunk_tokens": 1}
         smallest |= {"batch_tokens": 1, "distillation_start_step": 0, "teacher_weight": 0, "state_cache_bytes": 0}

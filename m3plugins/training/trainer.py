@@ -292,11 +292,10 @@ class SelfDistillationTrainer(ResumableTrainer):
             args = self.args
             kind, settings = self.get_optimizer_cls_and_kwargs(args, self.model)
             decaying = set(self.get_decay_parameter_names(self.model))
-            head_rate = args.learning_rate if args.head_learning_rate is None else args.head_learning_rate
             groups: dict[tuple[float, float], list[nn.Parameter]] = {}
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad:
-                    rate = args.learning_rate if name.startswith("encoder.") else head_rate
+                    rate = args.rate_of(name)
                     decay = args.weight_decay if name in decaying else 0.0
                     groups.setdefault((rate, decay), []).append(parameter)
             if args.learn_temperature:

@@ -45,6 +45,10 @@ def test_the_defaults_are_the_papers(tmp_path: Path) -> None:
             "auto_find_batch_size is not supported, the batch size changes the task; leave chunk_tokens out instead",
         ),
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+        (
+            {"head_learning_rate": {"dense": 1e-3}},
+            "head_learning_rate must be of heads with weights of their own, sparse, multi_vector, got ['dense']",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

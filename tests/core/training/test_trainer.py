@@ -118,6 +118,15 @@ def test_heads_have_a_learning_rate_of_their_own(tiny: Path, tmp_path: Path) -> 
     assert set().union(*groups.values()) == set(names.values())
 
 
+def test_each_head_may_have_a_learning_rate_of_its_own(tiny: Path, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, learning_rate=1e-4, head_learning_rate={"sparse": 1e-2})
+    rates = {
+        id(parameter): group["lr"] for group in run.create_optimizer().param_groups for parameter in group["params"]
+    }
+    found = {name.split(".")[0]: rates[id(parameter)] for name, parameter in run.model.named_parameters()}
+    assert found == {"encoder": 1e-4, "sparse_linear": 1e-2, "colbert_linear": 1e-4}
+
+
 def test_a_learning_rate_of_0_for_the_heads_is_one(tiny: Path, tmp_path: Path) -> None:
     run = trainer(tiny, tmp_path / "run", head_learning_rate=0.0, max_steps=2, temperature=0.5)
     run.train()
