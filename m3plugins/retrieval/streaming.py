@@ -134,21 +134,50 @@ class Stream:
         """The items with their embeddings, as many at a time as the encoder hands out."""
         if not items:
             return
-        if items[0].embedding is None:
-            outputs: Iterable[M3Output] = self._encoder.iter_documents(item.document.content for item in items)
-        else:
-            outputs = [M3Output.concatenate([item.embedding for item in items if item.embedding is not None])]
-        position = 0
-        for output in outputs:
-            documents = [item.document for item in items[position : position + len(output)]]
-            position += len(output)
+        given = [item.embedding for item in items if item.embedding is not None]
+        for part, output in [(items, M3Output.concatenate(given))] if given else self._encoded(items):
+            documents = [item.document for item in part]
             if not _finite(output):  # the caller's, or those of a diverged model
+                if not given:
+                    self._check_encoder()
                 good = [row for row in range(len(output)) if _finite(output[row])]
                 bad = [document.id for row, document in enumerate(documents) if row not in good]
                 self._report.failed += [FailedDocument(i, NOT_FINITE) for i in bad]
                 documents, output = [documents[row] for row in good], output.take(good)
             if documents:
                 yield Batch(documents, [digests[document.id] for document in documents], output)
+
+    def _encoded(self, items: list[Pending]) -> Iterator[tuple[list[Pending], M3Output]]:
+        """The items with what the encoder makes of them; where it fails they are halved, until one is to blame."""
+        done, fault = 0, ""
+        try:
+            for output in self._encoder.iter_documents(item.document.content for item in items):
+                part = items[done : done + len(output)]
+                done += len(output)
+                yield part, output
+        except Exception as err:
+            fault = " ".join(f"the encoder fails at it: {type(err).__name__}: {err}".split())[:500]
+        if not fault:
+            return
+        self._check_encoder()  # out of the handler: the error holds the memory of the pass that failed
+        rest = items[done:]
+        if len(rest) == 1:
+            self._report.failed.append(FailedDocument(rest[0].document.id, fault))
+            return
+        middle = len(rest) // 2
+        for half in filter(None, (rest[:middle], rest[middle:])):
+            yield from self._encoded(half)
+
+    def _check_encoder(self) -> None:
+        """Passes if it is a document that the encoder fails at, and not every text.
+
+        Raises:
+            Exception: The encoder's own.
+            ValueError: If it makes no number of any text.
+        """
+        if not all(map(_finite, self._encoder.iter_documents(["a fox"]))):
+            msg = f"{NOT_FINITE} even for 'a fox': the model is broken, or its dtype too narrow"
+            raise ValueError(msg)
 
 
 NOT_FINITE = "embeddings must be finite, got NaN or infinity"

@@ -95,16 +95,77 @@ def test_bad_documents_are_reported_and_the_others_stored(index):
         assert rule in reasons[i]
 
 
-def test_what_the_model_makes_not_a_number_is_reported(index, encoder, monkeypatch):
-    def broken(texts):
-        output = encoder.encode_documents(list(texts))
-        output.dense[1] = np.nan
-        yield output
+@pytest.fixture
+def fragile(encoder, monkeypatch):
+    """Lets the encoder do something else with texts that have a word in them, once it has seen them."""
 
-    monkeypatch.setattr(encoder, "iter_documents", broken)
+    def new(word, fail):
+        encode = M3Encoder.iter_documents
+
+        def iter_documents(self, texts):
+            texts = list(texts)
+            for first in range(0, len(texts), 5):  # outputs of some texts each, as of a long stream
+                part = texts[first : first + 5]
+                (output,) = encode(self, part)
+                for row in (row for row, text in enumerate(part) if word in text):
+                    fail(output, row)
+                yield output
+
+        monkeypatch.setattr(M3Encoder, "iter_documents", iter_documents)
+
+    return new
+
+
+def not_a_number(output, row):
+    output.dense[row] = np.nan
+
+
+def no_memory(output, row):
+    raise MemoryError("no room\nfor that")
+
+
+def test_what_the_model_makes_not_a_number_is_reported(index, fragile):
+    fragile(SENTENCES[1], not_a_number)
     report = index.upsert(DOCUMENTS)
     assert report.written == 11
     assert [failure.id for failure in report.failed] == ["d1"]
+
+
+@pytest.mark.parametrize("bad", [[0], [1, 2], [7], [11], [0, 4, 5, 11]], ids=str)
+def test_documents_at_which_the_encoder_fails_are_reported_and_the_others_stored(index, fragile, bad):
+    documents = [replace(d, text=f"poison {d.text}") if d.metadata["i"] in bad else d for d in DOCUMENTS]
+    fragile("poison", no_memory)
+    acked = []
+    report = index.upsert(documents, on_ack=acked.extend)
+    assert sorted(report.failed) == [
+        FailedDocument(f"d{i}", "the encoder fails at it: MemoryError: no room for that") for i in sorted(bad, key=str)
+    ]
+    assert sorted(acked) == sorted(d.id for d in DOCUMENTS if d.metadata["i"] not in bad)
+    assert report.written == index.count() == 12 - len(bad)
+
+
+def test_a_batch_that_is_too_much_is_encoded_in_parts(index, encoder, monkeypatch):
+    encode = M3Encoder.iter_documents
+
+    def iter_documents(self, texts):
+        if len(texts := list(texts)) > 3:
+            raise MemoryError
+        return encode(self, texts)
+
+    monkeypatch.setattr(M3Encoder, "iter_documents", iter_documents)
+    report = index.upsert(DOCUMENTS)
+    assert (report.written, report.failed) == (12, [])
+
+
+@pytest.mark.parametrize(
+    ("fail", "error", "said"), [(no_memory, MemoryError, "no room"), (not_a_number, ValueError, "must be finite")]
+)
+@pytest.mark.parametrize("count", [1, 12])
+def test_an_encoder_that_fails_at_every_text_is_an_error(index, fragile, fail, error, said, count):
+    fragile("", fail)
+    with pytest.raises(error, match=said):
+        index.upsert(DOCUMENTS[:count])
+    assert index.count() == 0
 
 
 def test_ids_are_a_list_and_never_one_string(index):

@@ -89,11 +89,9 @@ class Owner:
     def letters(self) -> dict[str, str]:
         """The reasons of the dead letters, by document."""
         place = f"m3-dead-letters.{self.name}"
-        self.client.indices.refresh(index=place)
-        return {
-            hit["_source"]["id"]: hit["_source"]["reason"]
-            for hit in self.client.search(index=place, size=1000)["hits"]["hits"]
-        }
+        self.client.indices.refresh(index=place, ignore_unavailable=True)
+        hits = self.client.search(index=place, size=1000, ignore_unavailable=True)["hits"]["hits"]
+        return {hit["_source"]["id"]: hit["_source"]["reason"] for hit in hits}
 
     def ledgers(self) -> list[dict[str, Any]]:
         place = f"m3-enricher.{self.name}"

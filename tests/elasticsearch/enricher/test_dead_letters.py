@@ -1,14 +1,18 @@
 """What cannot be enriched is told, with the reason, and holds nothing up."""
 
+import threading
 import urllib.request
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from elasticsearch import Elasticsearch
 
 from m3plugins import HybridRetriever
-from m3plugins_elasticsearch.enricher import Enricher
-from tests.elasticsearch.enricher.conftest import Owner
+from m3plugins_elasticsearch.enricher import Enricher, rounds
+from m3plugins_elasticsearch.enricher.letters import DeadLetters, Letter
+from m3plugins_elasticsearch.enricher.shards import Shard, positions
+from tests.elasticsearch.enricher.conftest import Owner, until, watching
 
 POINT = {"lat": 1.0, "lon": 2.0}
 
@@ -124,6 +128,17 @@ def test_a_document_that_elasticsearch_takes_no_update_of_is_a_dead_letter(owner
     assert enricher.verify().complete
 
 
+def test_a_document_whose_vectors_cannot_even_be_taken_out_is_a_dead_letter(owner, attach):
+    owner.make(mappings={"properties": {"body": {"type": "text"}, "when": {"type": "date", "ignore_malformed": True}}})
+    owner.put("1", body="a fox", when="some day")
+    enricher = Enricher(attach(fields={"text": "body"}))
+    enricher.run_once()
+    owner.update("1", body="a dog")
+    owner.client.indices.put_mapping(index=owner.name, properties={"when": {"type": "date", "ignore_malformed": False}})
+    assert enricher.run_once().dead == 1
+    assert "failed to parse field [when]" in owner.letters()["1"]
+
+
 def test_embeddings_that_are_not_finite_are_a_dead_letter(articles, enricher, witness, monkeypatch):
     articles.fill(3)
     real = type(witness).iter_documents
@@ -139,3 +154,125 @@ def test_embeddings_that_are_not_finite_are_a_dead_letter(articles, enricher, wi
     report = enricher.run_once()
     assert (report.enriched, report.dead) == (2, 1)
     assert "must be finite" in articles.letters()["1"]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_text_at_which_the_encoder_fails_is_a_dead_letter(articles, enricher, witness, count):
+    """Also where nothing else is to be encoded: the text is to blame, not the encoder."""
+    articles.fill(count)
+    articles.update("0", body="poison")
+
+    def fail(texts):
+        if "poison" in texts:
+            raise RuntimeError("no such token\nat all")
+
+    witness.hook = fail
+    report = enricher.run_once()
+    assert (report.enriched, report.dead, report.completed) == (count - 1, 1, True)
+    assert articles.letters() == {"0": "the encoder fails at it: RuntimeError: no such token at all"}
+    articles.update("0", body="a fox")
+    assert enricher.run_once().dead_letters == 0
+    assert enricher.verify().complete
+
+
+def test_a_model_that_makes_no_number_of_any_text_ends_a_worker(articles, enricher, witness, monkeypatch):
+    articles.fill(3)
+    real = type(witness).iter_documents
+    broken = lambda self, texts: (replace(output, dense=output.dense * np.nan) for output in real(self, texts))  # noqa: E731
+    monkeypatch.setattr(type(witness), "iter_documents", broken)
+    with pytest.raises(ValueError, match="the model is broken"):
+        enricher.run_once()
+    assert articles.letters() == {}
+
+
+# The letters themselves
+
+
+@pytest.fixture
+def shard(articles: Owner, attach) -> Shard:
+    """Of the owner's index, with a document each for three letters."""
+    articles.fill(3)
+    return positions(attach().writer.reader.connection, articles.name).shards[0]
+
+
+@pytest.fixture
+def letters(articles: Owner, attach) -> DeadLetters:
+    return DeadLetters(attach().writer.reader.connection, articles.name, "w1")
+
+
+def letter(shard: Shard, id: str = "0", seq_no: int = 0, reason: str = "old") -> Letter:  # noqa: A002
+    return Letter(id, None, shard.number, shard.history, seq_no, reason)
+
+
+def test_a_letter_of_an_older_change_replaces_none_of_a_newer_one(shard, letters, articles):
+    letters.write([letter(shard, seq_no=9, reason="new")])
+    letters.write([letter(shard), letter(shard, "1")])
+    assert articles.letters() == {"0": "new", "1": "old"}
+    letters.write([letter(shard, seq_no=10, reason="newer")])
+    assert articles.letters()["0"] == "newer"
+
+
+def test_a_letter_that_was_written_anew_meanwhile_is_not_deleted(shard, letters, articles):
+    letters.write([letter(shard), letter(shard, "1")])
+    known = letters.known(shard, ["0", "1"])
+    (scanned,) = letters.scan()
+    letters.write([letter(shard, seq_no=9, reason="new")])
+    letters.remove(known.values())
+    assert articles.letters() == {"0": "new"}
+    letters.remove(scanned)
+    assert articles.letters() == {"0": "new"}
+
+
+def test_a_letter_that_is_written_while_void_ones_are_looked_for_stays(shard, letters, articles, attach):
+    class Slow(DeadLetters):
+        def _documents(self, found):
+            articles.update("0", body="another")
+            letters.write([letter(shard, seq_no=3, reason="new"), letter(shard, "2", 2, "new")])
+            return super()._documents(found)
+
+    letters.write([letter(shard), letter(shard, "1", 1), letter(shard, "gone")])
+    Slow(attach().writer.reader.connection, articles.name, "w2").prune(threading.Event())
+    assert articles.letters() == {"0": "new", "1": "old", "2": "new"}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_two_workers_that_write_one_letter_at_a_time_leave_the_newer_one(shard, letters, articles, attach, there):
+    class Slow(DeadLetters):
+        def _filed(self, keys):
+            found = super()._filed(keys)
+            letters.write([letter(shard, seq_no=9, reason="new")])
+            return found
+
+    if there:
+        letters.write([letter(shard)])
+    Slow(attach().writer.reader.connection, articles.name, "w2").write([letter(shard, seq_no=5)])
+    assert articles.letters() == {"0": "new"}
+
+
+def test_void_letters_are_deleted_with_one_request_a_page(shard, letters, articles, monkeypatch):
+    letters.write([letter(shard, f"gone {n}") for n in range(30)])
+    bulk, sent = Elasticsearch.bulk, []
+    monkeypatch.setattr(Elasticsearch, "bulk", lambda self, **request: sent.append(1) or bulk(self, **request))
+    letters.prune(threading.Event())
+    assert articles.letters() == {} and len(sent) == 1
+
+
+def test_a_worker_that_watches_deletes_the_letters_of_deleted_documents(objects, attach, monkeypatch):
+    monkeypatch.setattr(rounds, "PRUNE_S", 0.1)
+    objects.put("1", body=POINT)
+    objects.put("2", body=POINT)
+    with watching(Enricher(attach(fields={"text": "body"}), poll_s=0.1)):
+        until(lambda: objects.letters().keys() == {"1", "2"})
+        objects.client.delete(index=objects.name, id="1")
+        until(lambda: objects.letters().keys() == {"2"})
+
+
+def test_letters_of_an_earlier_index_of_the_name_are_of_no_document(objects, attach):
+    """Its document has the same id and the same sequence number."""
+    objects.put("1", body=POINT)
+    assert Enricher(attach(fields={"text": "body"})).run_once().dead_letters == 1
+    objects.client.indices.delete(index=objects.name)
+    objects.make(mappings={"properties": {"body": {"type": "text"}}})
+    objects.put("1", body="a fox")
+    report = Enricher(attach(fields={"text": "body"})).run_once()
+    assert (report.enriched, report.dead_letters) == (1, 0)

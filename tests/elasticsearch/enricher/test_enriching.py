@@ -10,9 +10,9 @@ from m3plugins.compression import get_codec
 from m3plugins.retrieval import filters
 from m3plugins_elasticsearch.enricher import Enricher
 from m3plugins_elasticsearch.rows import rounded
+from tests.core.retrieval.ranking_suite import QUERIES, assert_same_hits, in_memory
 from tests.elasticsearch.enricher.conftest import HEADS, Owner
-from tests.milvus.conftest import random_documents
-from tests.milvus.test_ranking import QUERIES, assert_same_hits, in_memory
+from tests.tiny import random_documents
 
 
 def test_a_backfill_makes_an_index_that_ranks_as_brute_force_over_fresh_embeddings(owner, attach, encoder):

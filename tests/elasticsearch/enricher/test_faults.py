@@ -120,6 +120,119 @@ def test_an_index_with_a_write_block_is_waited_for_and_nothing_is_dead(articles,
     assert told[-1].dead == 0 and articles.letters() == {}
 
 
+def test_a_name_that_comes_to_stand_for_several_indexes_ends_a_watch(owner, attach):
+    alias, blue, green = owner.name, f"{owner.name}-blue", f"{owner.name}-green"
+    for name in (blue, green):
+        owner.make(name)
+    owner.client.indices.put_alias(index=blue, name=alias)
+    owner.fill(3, index=blue)
+    said = watched_to_its_end(
+        Enricher(attach(alias), follow=alias, poll_s=0.1),
+        lambda: enriched(owner, blue) == 3,
+        lambda: owner.client.indices.put_alias(index=green, name=alias),
+    )
+    assert "is of 2 indexes" in said
+
+
+def test_an_index_made_anew_without_the_text_is_waited_for_while_it_is_empty(articles, attach):
+    enricher = Enricher(attach(), poll_s=0.1)
+
+    def remake():
+        articles.client.indices.delete(index=articles.name)
+        articles.client.indices.create(index=articles.name)
+
+    with watching(enricher) as told:
+        remake()
+        until(lambda: "have no field" in told[-1].error)
+        articles.put("1", body="a fox", headline="Foxes")
+        until(lambda: enriched(articles) == 1)
+        until(lambda: told[-1].error == "")
+
+    def remake_otherwise():
+        remake()
+        articles.put("1", text="a fox")
+
+    said = watched_to_its_end(enricher, lambda: enriched(articles) == 1, remake_otherwise)
+    assert "have no field 'body'" in said
+
+
+def watched_to_its_end(enricher: Enricher, holds, then) -> str:
+    """What a watch says that ends by itself, once something is done after it came to hold."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(enricher.watch, stop)
+        try:
+            until(holds)
+            then()
+            with pytest.raises(ValueError) as caught:
+                running.result(timeout=60)
+        finally:
+            stop.set()
+    return str(caught.value)
+
+
+# What we keep
+
+
+def mapping(owner: Owner, place: str) -> dict:
+    name = f"{place}.{owner.name}"
+    return dict(owner.client.indices.get_mapping(index=name)[name]["mappings"])
+
+
+def test_ledgers_that_somebody_deletes_are_made_anew_and_everything_is_looked_at_once_more(articles, attach, witness):
+    articles.fill(10)
+    enricher = Enricher(attach(), poll_s=0.1, lease_s=1)
+    with watching(enricher) as told:
+        until(lambda: enriched(articles) == 10)
+        until(lambda: any(ledger["handed"] >= 9 for ledger in articles.ledgers()))
+        kept, before = mapping(articles, "m3-enricher"), told[-1].unchanged
+        articles.client.indices.delete(index=f"m3-enricher.{articles.name}")
+        until(lambda: told[-1].unchanged >= before + 10)
+        articles.fill(1, first=10)
+        until(lambda: enriched(articles) == 11)
+        assert any("m3-enricher" in one.error and "deleted meanwhile" in one.error for one in told)
+        assert told[-1].error == ""
+    assert mapping(articles, "m3-enricher") == kept
+    assert len(witness.texts) == 11
+
+
+def test_a_run_survives_that_the_ledgers_are_deleted(articles, enricher, witness):
+    articles.fill(10)
+
+    def delete(texts):
+        witness.hook = lambda texts: None
+        articles.client.indices.delete(index=f"m3-enricher.{articles.name}")
+
+    witness.hook = delete
+    report = enricher.run_once()
+    assert report.completed and enricher.verify().enriched == 10
+    assert mapping(articles, "m3-enricher")["dynamic"] == "false"
+
+
+def test_dead_letters_that_somebody_deletes_are_made_anew_with_their_mapping(articles, enricher, witness):
+    articles.fill(5)
+
+    def fail(texts):
+        articles.client.indices.delete(index=f"m3-dead-letters.{articles.name}", ignore_unavailable=True)
+        if "the fox number 3" in texts:
+            raise RuntimeError
+
+    witness.hook = fail
+    report = enricher.run_once()
+    assert (report.enriched, report.dead, report.dead_letters) == (4, 1, 1)
+    assert mapping(articles, "m3-dead-letters")["properties"]["reason"] == {"type": "text"}
+
+
+def test_what_we_keep_gets_its_aliases_back(articles, enricher):
+    """A snapshot may be restored without."""
+    articles.fill(3)
+    enricher.run_once()
+    for place in (f"m3-enricher.{articles.name}", f"m3-dead-letters.{articles.name}"):
+        articles.client.indices.delete_alias(index=place, name=f"m3-write.{place}")
+    articles.fill(3, first=3)
+    assert enricher.run_once().enriched == 3
+
+
 # Elasticsearch
 
 

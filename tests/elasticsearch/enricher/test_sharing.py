@@ -46,7 +46,7 @@ def silent(articles: Owner, attach, lease_s: float) -> Session:
     """A worker that has taken everything, and gives no sign any more."""
     reader = attach().writer.reader
     leases = Leases(reader.connection, articles.name)
-    leases.ensure()
+    leases.place.ensure()
     shard = positions(reader.connection, articles.name).shards[0]
     session = Session(reader.connection, leases.place, "silent", lease_s).start()
     claim = leases.take(shard, leases.read([shard])[0], session, shard.checkpoint, lambda ledger: shard.checkpoint)
@@ -114,6 +114,17 @@ def test_a_worker_that_is_told_to_stop_ends_after_its_batch_and_others_go_on_at_
     assert rest.enriched == 40 and rest.unchanged == 20
     assert time.monotonic() - started < 30
     assert len(witness.texts) == 60
+
+
+def test_what_a_worker_wrote_before_it_ended_is_not_encoded_again(owner, attach, witness):
+    """Though no search sees it until the index is refreshed."""
+    owner.make(settings={"refresh_interval": "-1"})
+    owner.fill(10)
+    stop = threading.Event()
+    witness.hook = lambda texts: stop.set()
+    assert Enricher(attach()).watch(stop).enriched == 10
+    assert Enricher(attach()).run_once().unchanged == 10
+    assert len(witness.texts) == 10
 
 
 def test_an_error_of_the_encoder_ends_a_worker_and_leaves_its_work_to_others(articles, attach, encoder):

@@ -8,9 +8,9 @@ from typing import cast
 from m3plugins.retrieval.index import UpsertReport
 from m3plugins.retrieval.streaming import Pending, Stream
 from m3plugins.retrieval.writing import Writer
-from m3plugins_elasticsearch.enricher.comparing import Compared, compare
-from m3plugins_elasticsearch.enricher.feed import Change
+from m3plugins_elasticsearch.enricher.comparing import compare
 from m3plugins_elasticsearch.enricher.ledger import Claim
+from m3plugins_elasticsearch.enricher.letters import Filed
 from m3plugins_elasticsearch.enricher.ranges import Range
 from m3plugins_elasticsearch.enricher.write_back import WriteBack
 
@@ -30,18 +30,20 @@ def enrich(writer: WriteBack, claim: Claim, without: Sequence[Range], progressed
         ElasticsearchIndexError: If Elasticsearch refuses or stays away.
     """
     target, tally, report = writer.target, writer.tally, UpsertReport()
-    letters: dict[str, int] = {}
+    letters: dict[str, Filed] = {}
 
     def items() -> Iterator[Pending]:
-        for page in target.feed.changes(writer.shard, claim.after, claim.upto, without):
+        for page in target.feed.changes(writer.shard.number, claim.after, claim.upto, without):
             writer.session.check()
             known = target.letters.known(writer.shard, [change.id for change in page])
             letters.update(known)
-            found = [compare(change, target.reader.layout, target.model) for change in _undecided(page, known)]
+            dead = {(i, filed.letter.seq_no) for i, filed in known.items()}
+            undecided = [change for change in page if (change.id, change.seq_no) not in dead]
+            found = [compare(change, target.reader.layout, target.model) for change in undecided]
             for compared in found:
                 writer.expect(compared)
             writer.bury((compared.change.id, compared.fault) for compared in found if compared.document is None)
-            yield from _pending(found)
+            yield from (Pending(compared.document) for compared in found if compared.document is not None)
 
     def stored(ids: list[str], changed: bool) -> None:
         if not changed:
@@ -52,14 +54,4 @@ def enrich(writer: WriteBack, claim: Claim, without: Sequence[Range], progressed
     Stream(target.index.encoder, cast(Writer, writer), report, stored).run(items())
     writer.bury(report.failed)
     tally.add(truncated=report.truncated)
-    if answered := [i for i in writer.done if i in letters]:
-        target.letters.remove(writer.shard, answered)
-
-
-def _undecided(page: Sequence[Change], letters: dict[str, int]) -> list[Change]:
-    """Without what is known to be dead as it is."""
-    return [change for change in page if letters.get(change.id) != change.seq_no]
-
-
-def _pending(found: Sequence[Compared]) -> Iterator[Pending]:
-    return (Pending(compared.document) for compared in found if compared.document is not None)
+    target.letters.remove(letters[i] for i in writer.done if i in letters)

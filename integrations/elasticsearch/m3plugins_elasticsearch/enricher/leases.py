@@ -6,33 +6,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from elasticsearch import BadRequestError, ConflictError
-
-from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors, persist
+from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher.ledger import Claim, Ledger
+from m3plugins_elasticsearch.enricher.places import Place
 from m3plugins_elasticsearch.enricher.session import Session, Watcher, now
 from m3plugins_elasticsearch.enricher.shards import Shard
 
 PLACE = "m3-enricher."
 """Ahead of an index's name: where its ledgers and sessions are. Ahead, so that no wildcard of its owner takes them."""
 
-_ONE_SHARD = {"number_of_shards": 1, "auto_expand_replicas": "0-1", "hidden": True}
-_ALREADY = "resource_already_exists_exception"
-
-
-def ensure(connection: Connection, place: str, properties: Mapping[str, Any]) -> None:
-    """Makes an index of ours, hidden, unless it is there."""
-
-    def make() -> None:
-        try:
-            mappings = {"dynamic": False, "properties": dict(properties)}
-            connection.client.indices.create(index=place, mappings=mappings, settings=dict(_ONE_SHARD))
-        except BadRequestError as err:
-            if err.error != _ALREADY:
-                raise
-
-    with errors(f"make {place!r}"):
-        persist(make, connection.patience)
+_NO_INDEX = "index_not_found_exception"
+_MAPPING = {"worker": {"type": "keyword"}, "time": {"type": "date"}}
 
 
 @dataclass(frozen=True)
@@ -59,19 +43,22 @@ class Leases:
     """
 
     def __init__(self, connection: Connection, index: str) -> None:
-        self.place = PLACE + index
+        self.place = Place(connection, PLACE + index, _MAPPING)
         self.watcher = Watcher(connection, self.place)
         self._connection = connection
 
-    def ensure(self) -> None:
-        """Makes the place, unless it is there."""
-        ensure(self._connection, self.place, {"worker": {"type": "keyword"}, "time": {"type": "date"}})
-
     def read(self, shards: Iterable[Shard]) -> dict[int, Entry]:
-        """The ledgers of the shards, by number."""
+        """The ledgers of the shards, by number.
+
+        Raises:
+            PlaceGoneError: If somebody deleted them.
+            ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
+        """
         known = {_key(shard.number): shard for shard in shards}
         ask = self._connection.client.mget
-        answer = self._connection.read("read ledgers", lambda: ask(index=self.place, ids=sorted(known)))
+        answer = self._connection.read("read ledgers", lambda: ask(index=self.place.name, ids=sorted(known)))
+        if any("error" in item and item["error"].get("type") == _NO_INDEX for item in answer["docs"]):
+            raise self.place.gone()
         return {known[item["_id"]].number: _entry(known[item["_id"]], item) for item in answer["docs"]}
 
     def take(
@@ -123,17 +110,8 @@ class Leases:
 
     def _set(self, entry: Entry, ledger: Ledger) -> bool:
         """Whether the ledger is as it is to be; not if somebody was faster."""
-        write, document = self._connection.client.index, {**ledger.to_dict(), "time": now()}
-        condition: dict[str, Any] = dict(entry.condition) or {"op_type": "create"}
-        with errors(f"write to {self.place!r}"):
-            try:
-                persist(
-                    lambda: write(index=self.place, id=_key(entry.shard), document=document, **condition),
-                    self._connection.patience,
-                )
-            except ConflictError:
-                return False
-        return True
+        condition = dict(entry.condition) or {"op_type": "create"}
+        return self.place.write(_key(entry.shard), {**ledger.to_dict(), "time": now()}, **condition)
 
 
 def _key(shard: int) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from m3plugins_elasticsearch.bulk import bulk, delete, failures, index
+from m3plugins_elasticsearch.bulk import Action, bulk, delete, failures, index
 from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError
-from m3plugins_elasticsearch.enricher.leases import ensure
+from m3plugins_elasticsearch.enricher.places import Place
 from m3plugins_elasticsearch.enricher.session import now
+from m3plugins_elasticsearch.enricher.shards import Shard, positions
 
 PLACE = "m3-dead-letters."
 """Ahead of an index's name: where its dead letters are."""
@@ -20,12 +22,14 @@ _MAPPING: Mapping[str, Any] = {
     "routing": {"type": "keyword"},
     "index": {"type": "keyword"},
     "shard": {"type": "integer"},
+    "history": {"type": "keyword"},
     "seq_no": {"type": "long"},
     "reason": {"type": "text"},
     "time": {"type": "date"},
     "worker": {"type": "keyword"},
 }
 _PAGE = 500
+_CONFLICT, _GONE = 409, 404
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Letter:
         id: The document's.
         routing: The document's, if it has one of its own.
         shard: Where it is.
+        history: Of the shard.
         seq_no: The change that this is of: if the document has another one by now, the letter is void.
         reason: What is wrong with it.
     """
@@ -43,8 +48,24 @@ class Letter:
     id: str
     routing: str | None
     shard: int
+    history: str
     seq_no: int
     reason: str
+
+
+@dataclass(frozen=True)
+class Filed:
+    """A letter as it was read.
+
+    Attributes:
+        key: Its own id.
+        letter: What it says.
+        condition: That nobody has written it anew since.
+    """
+
+    key: str
+    letter: Letter
+    condition: Mapping[str, int]
 
 
 class DeadLetters:
@@ -57,64 +78,73 @@ class DeadLetters:
     """
 
     def __init__(self, connection: Connection, index: str, worker: str) -> None:
-        self.place = PLACE + index
+        self.place = Place(connection, PLACE + index, _MAPPING)
         self._connection = connection
         self._index = index
         self._worker = worker
 
-    def ensure(self) -> None:
-        """Makes the place, unless it is there."""
-        ensure(self._connection, self.place, _MAPPING)
+    def known(self, shard: Shard, ids: Iterable[str]) -> dict[str, Filed]:
+        """The letters of documents of a shard, by the document's id."""
+        found = self._filed([_key(shard.history, i) for i in ids])
+        return {filed.letter.id: filed for filed in found.values()}
 
-    def known(self, shard: int, ids: Sequence[str]) -> dict[str, int]:
-        """Which change each letter is of, by the id of the document."""
-        if not ids:
-            return {}
-        names = {_key(shard, i): i for i in ids}
-        ask = self._connection.client.mget
-        answer = self._connection.read(
-            "read dead letters", lambda: ask(index=self.place, ids=list(names), source_includes=["seq_no"])
-        )
-        return {names[item["_id"]]: item["_source"]["seq_no"] for item in answer["docs"] if item.get("found")}
-
-    def write(self, letters: Sequence[Letter]) -> None:
-        """Stores letters, in place of older ones of the same documents.
+    def write(self, letters: Iterable[Letter]) -> None:
+        """Stores letters in place of those of older changes; one of a newer change stays.
 
         Raises:
             ElasticsearchIndexError: If one could not be stored.
         """
         more = {"index": self._index, "time": now(), "worker": self._worker}
-        self._bulk([index(_key(letter.shard, letter.id), {**vars(letter), **more}) for letter in letters])
+        waiting = {_key(letter.history, letter.id): letter for letter in letters}
+        while waiting:
+            there = self._filed(waiting)
+            waiting = {k: one for k, one in waiting.items() if k not in there or there[k].letter.seq_no < one.seq_no}
+            conditions = {k: dict(there[k].condition) if k in there else {"op_type": "create"} for k in waiting}
+            actions = [index(k, {**vars(letter), **more}, **conditions[k]) for k, letter in waiting.items()]
+            waiting = {k: waiting[k] for k in self._bulk(actions)}
 
-    def remove(self, shard: int, ids: Sequence[str]) -> None:
-        """Deletes the letters of these documents."""
-        self._bulk([delete(_key(shard, i)) for i in ids])
+    def remove(self, letters: Iterable[Filed]) -> None:
+        """Deletes letters, but for those that were written anew since they were read."""
+        self._bulk([delete(filed.key, **filed.condition) for filed in letters])
 
     def count(self) -> int:
         """How many letters there are."""
         self._refresh()
         ask = self._connection.client.count
-        return int(self._connection.read("count dead letters", lambda: ask(index=self.place))["count"])
+        return int(self._connection.read("count dead letters", lambda: ask(index=self.place.name))["count"])
 
-    def scan(self) -> Iterator[list[Letter]]:
+    def scan(self) -> Iterator[list[Filed]]:
         """All of them, in pages."""
         self._refresh()
         last = -1
         while hits := self._page(last):
-            last = hits[-1]["sort"][0]
-            yield [Letter(**{name: hit["_source"][name] for name in Letter.__dataclass_fields__}) for hit in hits]
+            last = hits[-1]["_seq_no"]
+            yield [_filed(hit) for hit in hits]
 
-    def prune(self) -> None:
-        """Deletes the letters of documents that are not there any more, or that were changed since."""
-        for letters in self.scan():
-            for letter, item in zip(letters, self._documents(letters), strict=True):
-                if "error" not in item and item.get("_seq_no") != letter.seq_no:
-                    self.remove(letter.shard, [letter.id])
+    def prune(self, stop: threading.Event) -> None:
+        """Deletes the letters of documents that are not there any more, or that were changed since.
+
+        Args:
+            stop: Ends it.
+        """
+        for page in self.scan():
+            if stop.is_set():
+                return
+            shards = positions(self._connection, self._index).shards
+            documents = self._documents([filed.letter for filed in page])
+            self.remove(f for f, document in zip(page, documents, strict=True) if _is_void(f.letter, document, shards))
 
     def clear(self) -> None:
         """Deletes all of them."""
-        for letters in self.scan():
-            self._bulk([delete(_key(letter.shard, letter.id)) for letter in letters])
+        for page in self.scan():
+            self.remove(page)
+
+    def _filed(self, keys: Collection[str]) -> dict[str, Filed]:
+        if not keys:
+            return {}
+        ask = self._connection.client.mget
+        answer = self._connection.read("read dead letters", lambda: ask(index=self.place.name, ids=list(keys)))
+        return {item["_id"]: _filed(item) for item in answer["docs"] if item.get("found")}
 
     def _documents(self, letters: Sequence[Letter]) -> list[dict[str, Any]]:
         """What the letters are of, as it is now, without the sources."""
@@ -129,19 +159,40 @@ class DeadLetters:
         ask = self._connection.client.search
         query, sort = {"range": {"_seq_no": {"gt": last}}}, [{"_seq_no": "asc"}]
         answer = self._connection.read(
-            "read dead letters", lambda: ask(index=self.place, query=query, sort=sort, size=_PAGE)
+            "read dead letters",
+            lambda: ask(index=self.place.name, query=query, sort=sort, size=_PAGE, seq_no_primary_term=True),
         )
         return list(answer["hits"]["hits"])
 
-    def _bulk(self, actions: list[Any]) -> None:
-        if failed := failures(bulk(self._connection, self.place, actions), allowed=[404]):
-            msg = f"cannot write dead letters to {self.place!r}: {next(iter(failed.values()))}"
+    def _bulk(self, actions: Sequence[Action]) -> list[str]:
+        """Does them; returns those that were refused because somebody was faster."""
+        if not actions:
+            return []
+        self.place.ensure()
+        outcomes = list(bulk(self._connection, self.place.alias, actions, require_alias=True))
+        if failed := failures(outcomes, allowed=[_CONFLICT, _GONE]):
+            msg = f"cannot write dead letters to {self.place.name!r}: {next(iter(failed.values()))}"
             raise ElasticsearchIndexError(msg)
+        return [done.id for done in outcomes if done.status == _CONFLICT]
 
     def _refresh(self) -> None:
-        self._connection.patient().refresh(self.place)
+        self.place.ensure()
+        self._connection.patient().refresh(self.place.name)
 
 
-def _key(shard: int, id: str) -> str:  # noqa: A002
-    """Of a letter: documents in several shards may have one id."""
-    return hashlib.blake2b(f"{shard}\0{id}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+def _filed(item: Mapping[str, Any]) -> Filed:
+    letter = Letter(**{name: item["_source"].get(name) for name in Letter.__dataclass_fields__})
+    return Filed(item["_id"], letter, {"if_seq_no": item["_seq_no"], "if_primary_term": item["_primary_term"]})
+
+
+def _is_void(letter: Letter, document: Mapping[str, Any], shards: Mapping[int, Shard]) -> bool:
+    """Whether the document is not there any more, as the letter has it; not where nobody knows."""
+    shard = shards.get(letter.shard)
+    if shard is None or "error" in document:
+        return False
+    return shard.history != letter.history or document.get("_seq_no") != letter.seq_no
+
+
+def _key(history: str, id: str) -> str:  # noqa: A002
+    """Of a letter: documents in several shards may have one id, and a later index of the name has other changes."""
+    return hashlib.blake2b(f"{history}\0{id}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -14,10 +14,14 @@ from m3plugins_elasticsearch.enricher.leases import Entry
 from m3plugins_elasticsearch.enricher.ledger import Claim, Ledger
 from m3plugins_elasticsearch.enricher.metrics import Metrics, Tally, Timeline
 from m3plugins_elasticsearch.enricher.pace import NotReadyError, Pace
+from m3plugins_elasticsearch.enricher.places import PlaceGoneError
 from m3plugins_elasticsearch.enricher.session import LeaseLostError, Session
 from m3plugins_elasticsearch.enricher.shards import Positions, Shard, positions
 from m3plugins_elasticsearch.enricher.target import Target, open_target
 from m3plugins_elasticsearch.enricher.write_back import StoppedError, WriteBack
+
+PRUNE_S = 600.0
+"""About as often a worker that watches looks for void dead letters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,7 @@ class Rounds:
         self._target: Target | None = None
         self._session: Session | None = None
         self._visible: dict[str, int] = {}
+        self._prune_at = 0.0
         self._error = ""
 
     def look(self) -> tuple[Positions, Target]:
@@ -117,9 +122,17 @@ class Rounds:
         for shard in at.shards.values():
             target.leases.restart(shard)
 
+    def prune(self, target: Target) -> None:
+        """Deletes void dead letters, now and then."""
+        if time.monotonic() >= self._prune_at:
+            target.letters.prune(self._stop)
+            self._prune_at = time.monotonic() + PRUNE_S * random.uniform(0.5, 1.5)
+
     def failed(self, err: Exception) -> None:
         """Tells of an error, after which nobody's silence means anything."""
         self._error = str(err)
+        if isinstance(err, PlaceGoneError):
+            self.leave()
         if self._target is not None:
             self._target.leases.watcher.forget()
         self._on_progress(self.metrics())
@@ -170,8 +183,10 @@ class Rounds:
         claim = target.leases.take(shard, entry, session, upto, end)
         if claim is None:
             return None
+        if claim.upto <= entry.ledger.handed:  # it was somebody's before: what he wrote for it is to be seen
+            target.feed.refresh()
         started = time.monotonic()
-        writer = WriteBack(target, shard.number, session, self._tally, self._lag(shard), self._stop)
+        writer = WriteBack(target, shard, session, self._tally, self._lag(shard), self._stop)
         enrich(writer, claim, entry.ledger.written, lambda: self._on_progress(self.metrics()))
         self._pace.took(time.monotonic() - started)
         session.check()

@@ -21,7 +21,8 @@ from typing import Any
 from elasticsearch import ApiError, ConflictError, NotFoundError, TransportError
 from typing_extensions import Self
 
-from m3plugins_elasticsearch.client import Connection, errors, persist
+from m3plugins_elasticsearch.client import Connection, errors
+from m3plugins_elasticsearch.enricher.places import Place
 
 _SIGNS_PER_LEASE = 5
 
@@ -40,14 +41,13 @@ class Session:
 
     Args:
         connection: To Elasticsearch.
-        place: The index of the documents.
+        place: Where the documents are.
         worker: Its name, for people.
         lease_s: Seconds without a sign after which it counts as dead.
     """
 
-    def __init__(self, connection: Connection, place: str, worker: str, lease_s: float) -> None:
+    def __init__(self, connection: Connection, place: Place, worker: str, lease_s: float) -> None:
         self.id = uuid.uuid4().hex
-        self._connection = connection
         self._client = connection.client.options(request_timeout=max(1.0, lease_s / 3), max_retries=0)
         self._place = place
         self._about = {"worker": worker, "host": platform.node(), "pid": os.getpid(), "lease_s": lease_s}
@@ -61,10 +61,8 @@ class Session:
 
     def start(self) -> Self:
         """Gives the first sign, and goes on."""
-        started, document = time.monotonic(), {**self._about, "signs": 0, "time": now()}
-        with errors(f"start a session in {self._place!r}"):
-            index = self._connection.client.index
-            persist(lambda: index(index=self._place, id=key(self.id), document=document), self._connection.patience)
+        started = time.monotonic()
+        self._place.write(key(self.id), {**self._about, "signs": 0, "time": now()})
         self._until = started + self._lease_s
         self._thread.start()
         return self
@@ -87,7 +85,7 @@ class Session:
         if self._thread.is_alive():
             self._thread.join()
         with suppress(ApiError, TransportError):
-            self._client.delete(index=self._place, id=key(self.id))
+            self._client.delete(index=self._place.alias, id=key(self.id))
         self._lost = True
 
     def _keep(self) -> None:
@@ -100,7 +98,11 @@ class Session:
             self._signs += 1
             try:
                 self._client.update(
-                    index=self._place, id=key(self.id), doc={"signs": self._signs, "time": now()}, retry_on_conflict=3
+                    index=self._place.alias,
+                    id=key(self.id),
+                    doc={"signs": self._signs, "time": now()},
+                    require_alias=True,
+                    retry_on_conflict=3,
                 )
                 self._until = started + self._lease_s
             except NotFoundError:
@@ -121,10 +123,10 @@ class Watcher:
 
     Args:
         connection: To Elasticsearch.
-        place: The index of their documents.
+        place: Where their documents are.
     """
 
-    def __init__(self, connection: Connection, place: str) -> None:
+    def __init__(self, connection: Connection, place: Place) -> None:
         self._connection = connection
         self._place = place
         self._signs: dict[str, _Sign] = {}
@@ -139,7 +141,7 @@ class Watcher:
             return set()
         ids = {key(session): session for session in sessions}
         ask = self._connection.client.mget
-        answer = self._connection.read("read sessions", lambda: ask(index=self._place, ids=sorted(ids)))
+        answer = self._connection.read("read sessions", lambda: ask(index=self._place.name, ids=sorted(ids)))
         return {ids[item["_id"]] for item in answer["docs"] if self._is_dead(item)}
 
     def _is_dead(self, item: dict[str, Any]) -> bool:
@@ -161,7 +163,7 @@ class Watcher:
         condition: dict[str, Any] = {"if_seq_no": sign.seq_no, "if_primary_term": sign.primary_term}
         with errors("end a session"):
             try:
-                self._connection.client.delete(index=self._place, id=name, **condition)
+                self._connection.client.delete(index=self._place.alias, id=name, **condition)
             except ConflictError:
                 return False
             except NotFoundError:

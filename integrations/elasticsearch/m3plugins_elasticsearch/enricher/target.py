@@ -9,18 +9,19 @@ from typing import Any
 from elasticsearch import NotFoundError
 
 from m3plugins_elasticsearch.attached import AttachedIndex
-from m3plugins_elasticsearch.client import Connection, errors
+from m3plugins_elasticsearch.client import Connection
 from m3plugins_elasticsearch.enricher.comparing import stamp
 from m3plugins_elasticsearch.enricher.feed import Feed
 from m3plugins_elasticsearch.enricher.leases import Leases
 from m3plugins_elasticsearch.enricher.letters import PLACE, DeadLetters
 from m3plugins_elasticsearch.enricher.pace import NotReadyError
+from m3plugins_elasticsearch.enricher.places import add_write_alias
 from m3plugins_elasticsearch.enricher.shards import Positions
 from m3plugins_elasticsearch.lifecycle import stored_identity
 from m3plugins_elasticsearch.mapping import WRITE_ALIAS
 from m3plugins_elasticsearch.reading import Reader
 
-_MAX_NAME = 255 - len(PLACE)
+_MAX_NAME = 255 - len(WRITE_ALIAS + PLACE)
 
 
 @dataclass(frozen=True)
@@ -83,19 +84,9 @@ def open_target(index: AttachedIndex, at: Positions, follow: str, worker: str) -
     reader = index.writer.reader
     connection = reader.connection
     if at.index != index.name or not _is_attached(connection, at, reader):
-        index = AttachedIndex.attach(
-            follow,
-            encoder=index.encoder,
-            fields=reader.identity.fields,
-            client=connection.client,
-            codec=reader.identity.codec,
-            dense_index=reader.identity.dense_index,
-            patience=connection.patience,
-        )
+        index = _attached(index, at, follow)
         reader = index.writer.reader
-    with errors(f"add an alias for writing to {index.name!r}"):
-        write = {"index": index.name, "alias": WRITE_ALIAS + index.name, "is_hidden": True}
-        connection.client.indices.update_aliases(actions=[{"add": write}])
+    add_write_alias(connection, index.name)
     described = _described(connection, index.name)
     settings = described["settings"]["index"]
     if settings["uuid"] != at.uuid or stored_identity(index.name, described) != reader.identity:
@@ -103,8 +94,8 @@ def open_target(index: AttachedIndex, at: Positions, follow: str, worker: str) -
         raise NotReadyError(msg)
     _check_source(index.name, described)
     leases, letters = Leases(connection, index.name), DeadLetters(connection, index.name, worker)
-    leases.ensure()
-    letters.ensure()
+    leases.place.ensure()
+    letters.place.ensure()
     model = stamp(reader.identity)
     return Target(index, at.uuid, int(settings["number_of_shards"]), model, Feed(reader), leases, letters)
 
@@ -118,6 +109,30 @@ def check_name(name: str) -> None:
     if len(name.encode()) > _MAX_NAME:
         msg = f"the name of an index to enrich must have at most {_MAX_NAME} bytes, got {len(name.encode())}: {name!r}"
         raise ValueError(msg)
+
+
+def _attached(index: AttachedIndex, at: Positions, follow: str) -> AttachedIndex:
+    """Where `follow` leads to, attached to as `index` is.
+
+    Raises:
+        NotReadyError: If it is empty, and its fields have yet to come.
+        ValueError: If it cannot be attached to.
+    """
+    reader = index.writer.reader
+    try:
+        return AttachedIndex.attach(
+            follow,
+            encoder=index.encoder,
+            fields=reader.identity.fields,
+            client=reader.connection.client,
+            codec=reader.identity.codec,
+            dense_index=reader.identity.dense_index,
+            patience=reader.connection.patience,
+        )
+    except ValueError as err:
+        if max(at.checkpoints.values(), default=-1) < 0:
+            raise NotReadyError(str(err)) from err
+        raise
 
 
 def _is_attached(connection: Connection, at: Positions, reader: Reader) -> bool:

@@ -28,9 +28,10 @@ def verify(target: Target, shards: Mapping[int, Shard], progressed: Callable[[in
         for page in target.feed.changes(shard.number, -1, shard.checkpoint):
             found = [compare(change, target.reader.layout, target.model) for change in page]
             behind = [one.change.id for one in found if one.state not in ("enriched", "dead")]
-            letters = target.letters.known(shard.number, behind)
+            letters = target.letters.known(shard, behind)
+            dead = {(i, filed.letter.seq_no) for i, filed in letters.items()}
             for one in found:
-                state: State = "dead" if letters.get(one.change.id) == one.change.seq_no else one.state
+                state: State = "dead" if (one.change.id, one.change.seq_no) in dead else one.state
                 counts[state] += 1
                 if state != "enriched" and len(some := examples.setdefault(state, [])) < _EXAMPLES:
                     some.append(one.change.id)

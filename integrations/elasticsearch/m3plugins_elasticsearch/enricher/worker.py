@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 
+from m3plugins.retrieval.index import IndexNotFoundError
 from m3plugins_elasticsearch.attached import AttachedIndex
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher.metrics import EnrichReport, Metrics, VerifyReport
@@ -124,7 +125,7 @@ class Enricher:
                     stop.wait(min(_WAITING_S, self._options.poll_s))
             _, target = rounds.look()
             target.feed.refresh()
-            target.letters.prune()
+            target.letters.prune(stop)
             letters = target.letters.count()
         finally:
             rounds.leave()
@@ -132,7 +133,7 @@ class Enricher:
         return EnrichReport(**rounds.counts(), dead_letters=letters, completed=completed, seconds=seconds)
 
     def watch(self, stop: threading.Event, on_progress: OnProgress | None = None) -> Metrics:
-        """Follows the changes until it is told to stop, whatever happens to Elasticsearch.
+        """Follows the changes until it is told to stop, whatever happens to Elasticsearch and to the index.
 
         Args:
             stop: Ends it after the current batch.
@@ -140,6 +141,9 @@ class Enricher:
 
         Returns:
             The metrics at the end.
+
+        Raises:
+            ValueError: If the name that is followed is of several indexes by now, or of one that cannot be enriched.
         """
         rounds = Rounds(self._index, self._options, stop, on_progress or _nothing)
         patience = Patience(float("inf"))
@@ -149,10 +153,11 @@ class Enricher:
                 try:
                     at, target = rounds.look()
                     done = rounds.round(at, target, at.checkpoints)
+                    rounds.prune(target)
                     patience.renew()
                 except LeaseLostError:
                     continue
-                except (ElasticsearchIndexError, ValueError) as err:  # that the index is gone is a ValueError
+                except (ElasticsearchIndexError, IndexNotFoundError) as err:
                     rounds.failed(err)
                     patience.wait(err, stop)
                     continue

@@ -18,6 +18,7 @@ from m3plugins_elasticsearch.enricher.feed import Change
 from m3plugins_elasticsearch.enricher.letters import Letter
 from m3plugins_elasticsearch.enricher.metrics import Tally
 from m3plugins_elasticsearch.enricher.session import Session
+from m3plugins_elasticsearch.enricher.shards import Shard
 from m3plugins_elasticsearch.enricher.target import Target
 from m3plugins_elasticsearch.layout import OURS
 from m3plugins_elasticsearch.rows import digest_fields, our_fields
@@ -37,7 +38,7 @@ class WriteBack:
 
     Attributes:
         target: The index.
-        shard: Number of the shard.
+        shard: The shard.
         session: Whose claim it is.
         tally: Counts what is written.
         lag: Tells how long ago a change was first seen, by its number.
@@ -47,7 +48,7 @@ class WriteBack:
     """
 
     target: Target
-    shard: int
+    shard: Shard
     session: Session
     tally: Tally
     lag: Callable[[int], float | None]
@@ -73,7 +74,7 @@ class WriteBack:
         codec = self.target.reader.identity.codec
         rows = enumerate(zip(batch.documents, batch.digests, strict=True))
         fields = (
-            (document.id, our_fields(document, digest, batch.embeddings[row], codec))
+            (document.id, our_fields(document, digest, batch.embeddings, codec, row))
             for row, (document, digest) in rows
         )
         return self._send("enriched", ((i, self._replacing(ours)) for i, ours in fields))
@@ -95,15 +96,18 @@ class WriteBack:
             if outcome.status in (_CONFLICT, _GONE):
                 self.tally.add(**{"conflicts" if outcome.status == _CONFLICT else "gone": 1})
                 del reasons[outcome.id]
+            elif outcome.status in _REFUSED:  # then it keeps them
+                continue
             elif outcome.reason:
                 raise _refused(outcome)
             else:
                 self.numbers.append(outcome.seq_no)
                 numbers[outcome.id] = outcome.seq_no
-        letters = [Letter(i, self._changes[i].routing, self.shard, numbers[i], reason) for i, reason in reasons.items()]
-        if letters:
-            self.target.letters.write(letters)
-            self.tally.add(dead=len(letters))
+        number, history = self.shard.number, self.shard.history
+        self.target.letters.write(
+            Letter(i, self._changes[i].routing, number, history, numbers[i], reason) for i, reason in reasons.items()
+        )
+        self.tally.add(dead=len(reasons))
 
     def _replacing(self, ours: dict[str, Any]) -> dict[str, Any]:
         """As a partial update replaces what is there: an object would be merged, a list of one is not."""
