@@ -10,14 +10,12 @@ alternates. 20,000 documents of 180 tokens take 5 GB of disk while they are writ
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +35,12 @@ from m3plugins.retrieval.writing import Batch
 from m3plugins_elasticsearch import ElasticsearchHybridIndex
 from m3plugins_elasticsearch.bulk import CHUNK_BYTES
 from m3plugins_elasticsearch.rows import our_fields, own_fields
-from tests.elasticsearch.node import Node
+from tests.elasticsearch.node import running
 from tests.tiny import save_checkpoint
 
 RETENTION_S = 65.0
 """Elasticsearch looks every 30 s at what it need not keep."""
 TEXT = "seven words that stand for the text " * 20
-
-
-@contextmanager
-def node() -> Iterator[str]:
-    if url := os.environ.get("M3_TEST_ES_URL"):
-        yield url
-        return
-    started = Node(Path(os.environ["M3_TEST_ES_ZIP"]))
-    try:
-        yield started.start().url
-    finally:
-        started.stop()
 
 
 def documents(first: int, count: int) -> list[Document]:
@@ -176,7 +162,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console()
     corpus = Corpus(tokens=options.tokens)
-    with node() as url, tempfile.TemporaryDirectory() as folder:
+    with running() as (url, _), tempfile.TemporaryDirectory() as folder:
         shape = {"hidden_size": DIM, "layers": 1, "heads": 16, "intermediate_size": 64, "vocab_size": VOCABULARY}
         encoder = M3Encoder.from_pretrained(save_checkpoint(Path(folder), **shape))
         console.print(writing(url, encoder, corpus, options.written, options.rounds))

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.elastic import node
 from m3plugins import M3Encoder, M3Output
 from m3plugins.evaluation import Dataset
 from m3plugins_elasticsearch import ElasticsearchHybridIndex
 from m3plugins_elasticsearch.identity import OVERSAMPLE
 from m3plugins_elasticsearch.requests import light
+from tests.elasticsearch.node import running
 
 K = 100
 
@@ -42,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     encoder = M3Encoder.from_pretrained("m3-mini")
     table = Table("collection", "dense index", "recall@100", "plain", "ms a query", title="dense candidates, m3-mini")
-    with node() as url:
+    with running() as (url, _):
         for folder in options.collections:
             dataset = Dataset.load(folder, "test")
             documents = list(dataset.documents())

@@ -21,8 +21,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from m3plugins import M3Encoder
 from m3plugins_elasticsearch import AttachedIndex
 from m3plugins_elasticsearch.enricher import Enricher
-from tests.elasticsearch.node import Node
+from tests.elasticsearch.node import Node, running
 
 WORDS = "fox river bank lazy dog brown quick jumps answer question passage night morning city train".split()
 PROPERTIES = {
@@ -152,22 +152,10 @@ class Worker:
         return not self.last()["behind"] and not self.last()["error"]
 
 
-@contextmanager
-def node() -> Iterator[tuple[str, Callable[[], None] | None]]:
-    """Its address, and what kills it and starts it again, if it is ours."""
-    if url := os.environ.get("M3_TEST_ES_URL"):
-        yield url, None
-        return
-    ours = Node(Path(os.environ["M3_TEST_ES_ZIP"]))
-
-    def restart() -> None:
-        ours.kill()
-        ours.start()
-
-    try:
-        yield ours.start().url, restart
-    finally:
-        ours.stop()
+def restart(node: Node) -> None:
+    """Killed with -9, and started again."""
+    node.kill()
+    node.start()
 
 
 def child(*arguments: object, **options: object) -> subprocess.Popen[str]:
@@ -180,14 +168,14 @@ def under_fire(
     url: str,
     name: str,
     workers: list[Worker],
-    restart: Callable[[], None] | None,
+    node: Node | None,
     to: Path,
 ) -> dict[str, float]:
     """Seconds of the writer, and until the last change was settled."""
     total, started = arguments.documents + arguments.edits, time.perf_counter()
     writer = child("write", url, name, arguments.documents, arguments.edits, to, stdout=subprocess.PIPE)
     events: list[tuple[float, Callable[[], None]]] = [(0.3, workers[0].die_and_start)]
-    events += [(0.6, restart)] if restart else []
+    events += [(0.6, partial(restart, node))] if node else []
     assert writer.stdout is not None
     for line in writer.stdout:
         while events and int(line) >= events[0][0] * total:
@@ -268,7 +256,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="of the steady writes")
     arguments = parser.parse_args()
     name, encoder = f"m3-bench-enrich-{uuid.uuid4().hex[:8]}", M3Encoder.from_pretrained(arguments.model).warm_up()
-    with node() as (url, restart), tempfile.TemporaryDirectory() as folder, Elasticsearch(url) as client:
+    with running() as (url, node), tempfile.TemporaryDirectory() as folder, Elasticsearch(url) as client:
         settings = {"number_of_shards": arguments.shards, "number_of_replicas": 0}
         client.indices.create(index=name, settings=settings, mappings={"properties": PROPERTIES})
         command = [
@@ -291,7 +279,7 @@ def main() -> int:
                     for worker in workers:
                         worker.start()
                     record = Path(folder) / "record.json"
-                    times = under_fire(arguments, url, name, workers, restart, record)
+                    times = under_fire(arguments, url, name, workers, node, record)
                     told = [worker.last(life) for worker in workers for life in range(len(worker.lives))]
                     wrong = findings(index, url, record)
                     steady = lags(url, name, arguments.rate, arguments.seconds)
@@ -301,7 +289,7 @@ def main() -> int:
         finally:
             for made in client.indices.get(index=f"{name},m3-*.{name}", expand_wildcards="all"):
                 client.indices.delete(index=made)
-    show(arguments, times, told, wrong, steady, restart is not None)
+    show(arguments, times, told, wrong, steady, node is not None)
     return any(count for what, count in wrong.items() if what != "documents")
 
 

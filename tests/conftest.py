@@ -1,16 +1,20 @@
-"""What the tests share: an encoder, which is a tiny random M3 checkpoint made here, and an Elasticsearch node."""
+"""What the tests share: an encoder, which is a tiny random M3 checkpoint made here, indexes, an Elasticsearch node."""
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from m3plugins import M3Encoder
-from tests.tiny import save_checkpoint
+from m3plugins import Document, HybridIndex, M3Encoder, M3Output
+from tests.tiny import random_documents, save_checkpoint
+
+Make = Callable[..., HybridIndex]
+
+pytest.register_assert_rewrite("tests.core", "tests.frameworks")  # their suites say what differs, as tests do
 
 
 @pytest.fixture(scope="session")
@@ -24,22 +28,62 @@ def encoder(checkpoint: Path) -> M3Encoder:
 
 
 @pytest.fixture(scope="session")
+def embedding(encoder: M3Encoder) -> M3Output:
+    """The output of one text, for documents whose text does not matter."""
+    return encoder.encode_documents(["The quick brown fox"])
+
+
+@pytest.fixture
+def passes(encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that are encoded as documents."""
+    texts: list[str] = []
+    encode = type(encoder).iter_documents
+
+    def counted(self: M3Encoder, documents: Iterable[str], **options: object) -> Iterator[M3Output]:
+        documents = list(documents)
+        texts.extend(documents)
+        return encode(self, documents, **options)
+
+    monkeypatch.setattr(type(encoder), "iter_documents", counted)
+    return texts
+
+
+# Indexes, by the fixture `make` of an engine's own folder: it makes an empty one with the options it is given
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[Document]:
+    return random_documents(100)
+
+
+@pytest.fixture(scope="module")
+def index(make: Make, documents: list[Document]) -> HybridIndex:
+    """100 documents, to be read only."""
+    index = make()
+    index.upsert(documents)
+    return index
+
+
+@pytest.fixture(scope="module")
+def scratch(make: Make) -> HybridIndex:
+    return make()
+
+
+@pytest.fixture
+def empty(scratch: HybridIndex) -> Iterator[HybridIndex]:
+    """An empty index to write to."""
+    yield scratch
+    scratch.delete([document.id for document in scratch.scan()])
+    assert scratch.count() == 0
+
+
+@pytest.fixture(scope="session")
 def es_url() -> Iterator[str]:
     """A node of Elasticsearch: the running one of `M3_TEST_ES_URL`, or one started from `M3_TEST_ES_ZIP`."""
-    if running := os.environ.get("M3_TEST_ES_URL"):
-        yield running
-        return
-    archive = os.environ.get("M3_TEST_ES_ZIP")
-    if not archive:
-        reason = "needs Elasticsearch: set M3_TEST_ES_URL (a node without security) or M3_TEST_ES_ZIP (a distribution)"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-    from tests.elasticsearch.node import Node
+    from tests.elasticsearch.node import running
 
-    node = Node(Path(archive))
-    try:
-        yield node.start().url
-    finally:
-        node.stop()
+    with running() as (url, _):
+        yield url
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
-"""A tiny random M3 checkpoint with a multilingual tokenizer, both made here."""
+"""What tests are made of: a tiny random M3 checkpoint with a multilingual tokenizer, and documents."""
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
+
+from m3plugins import Document
 
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog near the river bank.",
@@ -22,6 +25,22 @@ SENTENCES = [
     "नदी के किनारे तेज़ भूरी लोमड़ी आलसी कुत्ते के ऊपर कूदती है।",
     "Η γρήγορη καφέ αλεπού πηδά πάνω από το τεμπέλικο σκυλί.",
 ]
+
+
+def random_documents(count: int, seed: int = 0) -> list[Document]:
+    """Texts of several scripts, some empty, some alike, with metadata to filter by."""
+    choose = random.Random(seed)
+    words = " ".join(SENTENCES).split()
+    return [
+        Document(
+            id=f"doc-{number}",
+            text=" ".join(choose.choices(words, k=choose.randint(0, 30))),
+            title=choose.choice(["", "Fox", "狐"]),
+            metadata={"number": number, "lang": choose.choice(["en", "de", "ja"]), "even": number % 2 == 0},
+            parent_id=None if number % 3 else f"parent-{number}",
+        )
+        for number in range(count)
+    ]
 
 
 def train_tokenizer(vocab_size: int = 600) -> Tokenizer:

@@ -8,8 +8,6 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from m3plugins.cli.errors import CallError
 from m3plugins.cli.index import report_failed
@@ -25,6 +23,7 @@ from m3plugins.cli.options import (
     opened,
     without_credentials,
 )
+from m3plugins.cli.progress import progress
 from m3plugins.retrieval.copying import copy as copy_index
 from m3plugins.retrieval.corpus import Rejected
 
@@ -54,23 +53,16 @@ def copy(
         msg = "the source is the target; name another --engine, --uri or --collection"
         raise CallError(msg)
     encoder = load_encoder(model, dtype)
-    console, started = Console(stderr=True), time.monotonic()
+    started = time.monotonic()
     with opened(from_kind, source_collection, source_uri, encoder, token=source_token) as origin:
         length = origin.identity.document_max_length
         if length != encoder.document_max_length:
             encoder = load_encoder(model, dtype, document_max_length=length)
         with (
             opened(to_kind, collection, uri, encoder, token=token, create=True, passages=origin.passages) as target,
-            Progress(
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=console,
-                disable=not console.is_terminal,
-            ) as progress,
+            progress("copying", origin.count) as advance,
         ):
-            task = progress.add_task("copying", total=origin.count())
-            report = copy_index(origin, target, on_ack=lambda ids: progress.advance(task, len(ids)))
+            report = copy_index(origin, target, on_ack=lambda ids: advance(len(ids)))
             documents = target.count()
     if as_json:
         typer.echo(json.dumps({**asdict(report), "documents": documents}, ensure_ascii=False))

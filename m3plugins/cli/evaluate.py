@@ -18,6 +18,8 @@ from m3plugins.cli.index import ingest, report_failed
 from m3plugins.cli.inputs import source
 from m3plugins.cli.options import Dtype, Json, Model, Token, Uri, find_engine, load_encoder, opened
 
+_LONGEST = 128
+
 
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="Holds corpus.jsonl, queries.jsonl and qrels/.")],
@@ -41,7 +43,7 @@ def evaluate(
     except FileNotFoundError as err:
         raise CallError(str(err)) from err
     kind = find_engine(engine) if engine else None
-    name = collection or "evaluate_" + re.sub(r"\W", "_", folder.resolve().name, flags=re.ASCII)
+    name = collection or own_name(folder)
     encoder = load_encoder(model, dtype)
     memory = nullcontext(InMemoryHybridIndex(encoder=encoder))
     with opened(kind, name, uri or kind.default_uri, encoder, token=token, create=True) if kind else memory as index:
@@ -65,3 +67,13 @@ def evaluate(
             table.add_row(row, *(f"{value:.4f}" for value in values.values()))
         Console().print(table)
     return 1 if done.failed or foreign else 0
+
+
+def own_name(folder: Path) -> str:
+    """A name for the folder's index that every engine takes.
+
+    Example:
+        >>> own_name(Path("/data/BEIR (v1.0)"))
+        'evaluate_beir__v1_0_'
+    """
+    return "evaluate_" + re.sub(r"[^a-z0-9]", "_", folder.resolve().name.lower())[:_LONGEST]

@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
-from rich.text import Text
 
 from m3plugins.cli.errors import CallError
 from m3plugins.cli.inputs import Source, source
@@ -29,6 +26,7 @@ from m3plugins.cli.options import (
     opened,
     without_credentials,
 )
+from m3plugins.cli.progress import progress
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.corpus import Rejected
 from m3plugins.retrieval.document import Document
@@ -102,11 +100,9 @@ def _passages(size: int, overlap: int) -> Passages | None:
 
 def ingest(index: HybridIndex, documents: Source) -> Ingested:
     """Streams a source into an index, under a progress bar if someone is watching stderr."""
-    console, started = Console(stderr=True), time.monotonic()
+    started = time.monotonic()
     rejected: list[Rejected] = []
-    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("indexing", total=documents.count() if console.is_terminal else None)
+    with progress("indexing", documents.count) as advance:
 
         def readable() -> Iterator[Document]:
             for item in documents.read():
@@ -114,9 +110,9 @@ def ingest(index: HybridIndex, documents: Source) -> Ingested:
                     yield item
                 else:
                     rejected.append(item)
-                    progress.advance(task)
+                    advance(1)
 
-        report = index.upsert(readable(), on_ack=lambda ids: progress.advance(task, len(ids)))
+        report = index.upsert(readable(), on_ack=lambda ids: advance(len(ids)))
     failed = rejected + [Rejected(failure.id, failure.reason) for failure in report.failed]
     seconds = time.monotonic() - started
     return Ingested(report.written, report.unchanged, failed, report.truncated, index.count(), seconds)
@@ -130,8 +126,3 @@ def report_failed(failed: list[Rejected]) -> None:
         typer.echo(f"m3: … and {len(failed) - _LISTED} more; --json lists them all", err=True)
     if failed:
         typer.echo(f"m3: {len(failed)} documents were not indexed; correct them and run this again", err=True)
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:.0f} docs/s")

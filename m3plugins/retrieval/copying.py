@@ -58,10 +58,11 @@ def _copy(
     ids = [document.id for document, _ in pairs]
     digests, before = source.writer.digests(ids), target.writer.digests(ids)
     known = {i for i in ids if i in before and before[i] == digests.get(i)}
-    failed = dict.fromkeys(_replaced([document for document, _ in pairs], digests, source) - known, REPLACED)
+    new = [(document, embedding) for document, embedding in pairs if document.id in digests.keys() - known]
+    failed = dict.fromkeys(_replaced(new, digests, source), REPLACED)
     batch: list[tuple[Document, M3Output]] = []
-    for document, embedding in pairs:
-        if document.id in digests and document.id not in {*known, *failed}:  # else it was deleted, or is there
+    for document, embedding in new:
+        if document.id not in failed:
             try:
                 target.writer.check(document)
                 batch.append((document, embedding))
@@ -70,8 +71,8 @@ def _copy(
     if batch:
         documents = [document for document, _ in batch]
         embeddings = M3Output.concatenate([embedding for _, embedding in batch])
-        new = Batch(documents, [digests[document.id] for document in documents], embeddings)
-        failed |= dict(target.writer.write(new) or ())
+        stored = Batch(documents, [digests[document.id] for document in documents], embeddings)
+        failed |= dict(target.writer.write(stored) or ())
     written = [document.id for document, _ in batch if document.id not in failed]
     truncated = {document.id: bool(embedding.truncated[0]) for document, embedding in batch}
     report.written += len(written)
@@ -81,14 +82,16 @@ def _copy(
     return [*known, *written]
 
 
-def _replaced(documents: list[Document], digests: Mapping[str, Digest], source: HybridIndex) -> set[str]:
-    """Ids of documents that are not, or no more, what their digests are of: these are read later.
+def _replaced(pairs: list[tuple[Document, M3Output]], digests: Mapping[str, Digest], source: HybridIndex) -> set[str]:
+    """Ids of documents that are not, or no more, what their digests are of: all is read once more, later than these.
 
     A digest that the document alone does not explain is also that of the caller's own embeddings.
     """
-    odd = {d.id: d for d in documents if d.id in digests and d.digest() != digests[d.id]}
+    embeddings = source.embeddings([document.id for document, _ in pairs])
+    changed = {d.id for d, one in pairs if d.id not in embeddings or embeddings[d.id].digest() != one.digest()}
+    odd = {document.id: document for document, _ in pairs if document.digest() != digests[document.id]}
     now = {document.id: document for document in source.writer.get(list(odd))} if odd else {}
-    return {i for i, document in odd.items() if now.get(i) != document}
+    return changed | {i for i, document in odd.items() if now.get(i) != document}
 
 
 def _batches(pairs: Iterator[tuple[Document, M3Output]]) -> Iterator[list[tuple[Document, M3Output]]]:

@@ -11,7 +11,7 @@ from m3plugins.encoding.tokenizing import Layout
 from m3plugins.fusion import HybridWeights
 from m3plugins.retrieval.document import Hit
 from m3plugins.retrieval.index import HybridIndex
-from m3plugins.scoring.heads import LEGS, Leg, check_one_text
+from m3plugins.scoring.heads import LEGS, Leg, check_query
 from m3plugins.scoring.products import dot_products
 
 
@@ -109,7 +109,7 @@ def explain(
         msg = f"hit must have a score of {', '.join(HEADS)}, {hit.id!r} has none; take one that a search found"
         raise ValueError(msg)
     asked = (encoder.memo.encode_queries([query]) if embedding is None else embedding).select(scored)
-    check_one_text(asked)
+    check_query(asked)
     stored = index.embeddings([hit.id], scored).get(hit.id)
     if stored is None or [document.content for document in index.get([hit.id])] != [hit.document.content]:
         msg = f"document {hit.id!r} was deleted or changed since it was found; search again"

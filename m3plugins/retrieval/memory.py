@@ -21,7 +21,7 @@ from m3plugins.retrieval.identity import Identity
 from m3plugins.retrieval.index import AnyFilter, FailedDocument, check_ids
 from m3plugins.retrieval.writing import REPLACED, Batch, Writer
 from m3plugins.scoring.dense import dense_scores
-from m3plugins.scoring.heads import HeadScores, Leg, head_scores
+from m3plugins.scoring.heads import HeadScores, Leg, check_query, head_scores
 from m3plugins.scoring.sparse import sparse_scores
 
 
@@ -104,6 +104,7 @@ class InMemoryHybridIndex(WritableIndex):
     ) -> dict[Leg, list[Candidate]]:
         """The best k documents of the dense and of the sparse head."""
         self._check_open()
+        check_query(query)
         _check_no_text(text)
         with self._store.lock:
             columns = self._store.columns()
@@ -122,6 +123,7 @@ class InMemoryHybridIndex(WritableIndex):
     def score(self, query: M3Output, ids: Sequence[str], *, text: str | None = None) -> dict[str, HeadScores]:
         """Exact scores of the given documents."""
         self._check_open()
+        check_query(query)
         _check_no_text(text)
         columns, rows = self._store.find(check_ids(ids))
         if columns is None or not rows:

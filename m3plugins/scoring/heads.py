@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.scoring.dense import dense_scores
 from m3plugins.scoring.multi_vector import multi_vector_scores
@@ -33,15 +35,25 @@ class HeadScores:
     bm25: float | None = None
 
 
-def check_one_text(query: M3Output) -> None:
-    """Refuses a query that is none or several.
+def check_query(query: M3Output) -> None:
+    """Refuses a query that is none or several, or one with which nothing can be compared.
 
     Raises:
-        ValueError: If `query` is not of length 1.
+        ValueError: If `query` is not of length 1, or a number of it is NaN or infinite.
     """
     if len(query) != 1:
         msg = f"query must hold one text, got {len(query)}; slice it, as in output[i]"
         raise ValueError(msg)
+    arrays = {
+        "dense": query.dense,
+        "sparse": None if query.sparse is None else query.sparse.values,
+        "multi_vector": None if query.multi_vector is None else query.multi_vector.vectors,
+    }
+    for head, array in arrays.items():
+        if array is not None and not np.isfinite(array).all():
+            odd = array[~np.isfinite(array)][0]
+            msg = f"query must hold finite numbers, got {odd} in its {head} embedding; encode it again, or correct it"
+            raise ValueError(msg)
 
 
 def head_scores(query: M3Output, documents: M3Output) -> list[HeadScores]:
@@ -57,7 +69,7 @@ def head_scores(query: M3Output, documents: M3Output) -> list[HeadScores]:
     Raises:
         ValueError: If `query` is not of length 1.
     """
-    check_one_text(query)
+    check_query(query)
     columns = {}
     if query.dense is not None and documents.dense is not None:
         columns["dense"] = dense_scores(query.dense, documents.dense)[0].tolist()

@@ -13,21 +13,34 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from typing_extensions import Self
 
 HEAP = "512m"
 STARTING_S = 180
+STOPPING_S = 60
 
 
 def archive() -> Path:
     """The distribution, for tests that need a node of their own; without one they are skipped, in CI they fail."""
     if named := os.environ.get("M3_TEST_ES_ZIP"):
         return Path(named)
-    reason = "needs an Elasticsearch node of its own: set M3_TEST_ES_ZIP (a distribution)"
+    reason = "needs Elasticsearch: set M3_TEST_ES_ZIP (a distribution) or, for most, M3_TEST_ES_URL (without security)"
     (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+
+
+@contextmanager
+def running() -> Iterator[tuple[str, Node | None]]:
+    """The address of the node of `M3_TEST_ES_URL`, or of one started from `M3_TEST_ES_ZIP`, and then that one."""
+    if url := os.environ.get("M3_TEST_ES_URL"):
+        yield url, None
+    else:
+        with Node(archive()) as node:
+            yield node.url, node
 
 
 class Node:
@@ -43,6 +56,7 @@ class Node:
     def __init__(self, archive: Path, settings: Mapping[str, str] | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="m3-es-"))
         self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
         self._settings = {
             "discovery.type": "single-node",
             "network.host": "127.0.0.1",
@@ -53,25 +67,28 @@ class Node:
             "cluster.routing.allocation.disk.threshold_enabled": "false",
             **(settings or {}),
         }
-        with zipfile.ZipFile(archive) as contents:
-            contents.extractall(self.folder)
-        (unpacked,) = (child for child in self.folder.iterdir() if child.is_dir())
-        self.home = unpacked.rename(self.folder / "home")
-        for script in [*(self.home / "bin").iterdir(), *self.home.glob("modules/*/bin/*"), *self.home.glob("lib/**/*")]:
-            script.chmod(0o755)
-        for name in ("conf", "data", "logs", "tmp"):
-            (self.folder / name).mkdir()
-        (self.folder / "conf" / "elasticsearch.yml").touch()
-        for name in ("jvm.options", "log4j2.properties"):
-            shutil.copy(self.home / "config" / name, self.folder / "conf")
-        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._unpack(archive)
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
 
     @property
     def url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> Node:
+    def start(self) -> Self:
         """Starts it and waits until it answers."""
         log = self.folder / "logs" / "elasticsearch.log"
         log.unlink(missing_ok=True)
@@ -120,17 +137,36 @@ class Node:
     def kill(self) -> None:
         """Kills the server as a power cut would; what it acknowledged must be there after `start`."""
         assert self._process is not None
-        children = subprocess.run(["pgrep", "-P", str(self._process.pid)], capture_output=True, text=True, check=True)
+        children = subprocess.run(["pgrep", "-P", str(self._process.pid)], capture_output=True, text=True)
         for child in children.stdout.split():
             os.kill(int(child), signal.SIGKILL)
-        self._process.wait()
+        self._process.kill()
+        self._process.wait(STOPPING_S)
 
     def stop(self) -> None:
         """Ends it and deletes all it wrote."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            if self._process is not None and self._process.poll() is None:
+                self._process.terminate()
+                try:
+                    self._process.wait(STOPPING_S)
+                except subprocess.TimeoutExpired:
+                    self.kill()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _unpack(self, archive: Path) -> None:
+        with zipfile.ZipFile(archive) as contents:
+            contents.extractall(self.folder)
+        (unpacked,) = (child for child in self.folder.iterdir() if child.is_dir())
+        self.home = unpacked.rename(self.folder / "home")
+        for script in [*(self.home / "bin").iterdir(), *self.home.glob("modules/*/bin/*"), *self.home.glob("lib/**/*")]:
+            script.chmod(0o755)
+        for name in ("conf", "data", "logs", "tmp"):
+            (self.folder / name).mkdir()
+        (self.folder / "conf" / "elasticsearch.yml").touch()
+        for name in ("jvm.options", "log4j2.properties"):
+            shutil.copy(self.home / "config" / name, self.folder / "conf")
 
     def _answers(self) -> bool:
         ready = f"{self.url}/_cluster/health?wait_for_status=yellow&timeout=30s"

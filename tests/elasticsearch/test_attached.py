@@ -21,9 +21,8 @@ from m3plugins_elasticsearch.bulk import bulk, failures, update
 from m3plugins_elasticsearch.layout import OURS, Layout
 from m3plugins_elasticsearch.mapping import META
 from m3plugins_elasticsearch.rows import our_fields
-from tests.milvus.conftest import random_documents
-from tests.milvus.test_ranking import QUERIES, in_memory
-from tests.tiny import save_checkpoint
+from tests.core.retrieval.ranking_suite import QUERIES, in_memory
+from tests.tiny import random_documents, save_checkpoint
 
 FIELDS = {"text": "article.body", "title": "headline"}
 MAPPING = {
@@ -391,7 +390,7 @@ def test_closed_it_says_so(attach):
     index = attach()
     index.close()
     for verb in (index.count, lambda: index.get(["a"]), lambda: index.scan()):
-        with pytest.raises(ValueError, match="this index is closed; open it again with AttachedIndex.attach"):
+        with pytest.raises(ValueError, match="this index is closed; attach it again with AttachedIndex.attach"):
             verb()
 
 

@@ -3,6 +3,7 @@
 import json
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from elasticsearch import Elasticsearch
@@ -10,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3plugins import Document
+from m3plugins.retrieval import filters
 from m3plugins_elasticsearch import ElasticsearchHybridIndex, ElasticsearchIndexError
 from m3plugins_elasticsearch import bulk as bulk_module
+from m3plugins_elasticsearch import client as client_module
 from m3plugins_elasticsearch.bulk import (
     CHUNK_BYTES,
     CHUNK_ITEMS,
@@ -26,7 +29,7 @@ from m3plugins_elasticsearch.bulk import (
 from m3plugins_elasticsearch.client import connect
 from tests.elasticsearch.conftest import Create
 from tests.elasticsearch.proxy import BUSY, CUT, UNANSWERED, Fault, proxied, refusal
-from tests.milvus.conftest import random_documents
+from tests.tiny import random_documents
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ def proxy(server):
 
 @pytest.fixture
 def connection(proxy, monkeypatch):
-    monkeypatch.setattr(bulk_module, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(client_module, "FIRST_PAUSE_S", 0.01)
     connection = connect(proxy.url, patience=10)
     yield connection
     connection.close()
@@ -184,7 +187,7 @@ PASSING = {
 
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
 def test_a_passing_fault_does_not_show(proxy, connection, client, name, fault):
-    proxy.expect("_bulk", *[fault] * 9)
+    proxy.expect("_bulk", *[fault] * 6)
     outcomes = list(bulk(connection, name, actions(20)))
     assert sorted(int(outcome.id) for outcome in outcomes) == list(range(20))
     assert failures(outcomes) == {}
@@ -193,9 +196,32 @@ def test_a_passing_fault_does_not_show(proxy, connection, client, name, fault):
 
 
 def test_after_a_fault_chunks_are_halved(proxy, connection, name):
-    proxy.expect("_bulk", *[BUSY] * 4)  # the client itself tries three times more
+    proxy.expect("_bulk", BUSY, CUT)
     list(bulk(connection, name, actions(16)))
-    assert [body.count(b"\n") // 2 for body in proxy.bodies("_bulk")] == [16] * 4 + [8, 8]
+    assert [body.count(b"\n") // 2 for body in proxy.bodies("_bulk")] == [16, 8, 4, 4, 8]
+
+
+@pytest.mark.parametrize("fault", [CUT, UNANSWERED, Fault(504, forward=False), BUSY], ids=str)
+def test_what_was_deleted_is_counted_though_the_answer_was_lost(proxy, connection, name, fault):
+    """Sent again, a deletion finds nothing; one with a condition, another version."""
+    done = list(bulk(connection, name, actions(9)))
+    some = [delete(str(number)) for number in range(5)]
+    some += [delete(o.id, if_seq_no=o.seq_no, if_primary_term=1) for o in done[5:8]]
+    proxy.expect("_bulk", fault)
+    outcomes = list(bulk(connection, name, some))
+    assert [(o.id, o.status, o.reason) for o in outcomes] == [(str(number), 200, "") for number in range(8)]
+
+
+def test_what_was_not_deleted_is_not_counted(proxy, connection, client, name):
+    """Changed since it was read, or never there; where no answer tells the latter, it counts as deleted."""
+    done = list(bulk(connection, name, actions(2)))
+    list(bulk(connection, name, [index("0", {"n": 7})]))
+    some = [delete(o.id, if_seq_no=o.seq_no, if_primary_term=1) for o in done] + [delete("nobody")]
+    for fault, missing in ((None, 404), (BUSY, 404), (UNANSWERED, 200)):
+        proxy.expect("_bulk", fault)
+        outcomes = {o.id: o.status for o in bulk(connection, name, some)}
+        assert (outcomes["0"], outcomes["nobody"]) == (409, missing)
+    assert stored(client, name) == {"0": 7}
 
 
 def item_fault(status, *positions):
@@ -305,6 +331,16 @@ def test_new_metadata_whose_answer_was_lost_are_no_conflict(proxy, through):
     report = through.update_metadata({document.id: {"new": True} for document in documents})
     assert (report.written, report.failed) == (6, [])
     assert all(document.metadata == {"new": True} for document in through.scan())
+
+
+@pytest.mark.parametrize("selected", ["ids", "filter", "parent_id"])
+def test_a_deletion_whose_answer_was_lost_counts_what_it_deleted(proxy, through, selected):
+    documents = [replace(document, parent_id="p") for document in random_documents(6)]
+    through.upsert(documents)
+    proxy.expect("_bulk", UNANSWERED)
+    by = {"ids": [d.id for d in documents], "filter": filters.exists("number"), "parent_id": "p"}
+    assert through.delete(**{selected: by[selected]}) == 6
+    assert through.count() == 0
 
 
 @pytest.mark.parametrize("fault", [BUSY, CUT, UNANSWERED], ids=["busy", "cut off", "cut off once it was done"])

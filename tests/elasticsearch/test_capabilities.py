@@ -4,8 +4,9 @@ import http.server
 import threading
 
 import pytest
+from elasticsearch import Elasticsearch
 
-from m3plugins_elasticsearch import Capabilities, ElasticsearchHybridIndex, ElasticsearchIndexError
+from m3plugins_elasticsearch import AttachedIndex, Capabilities, ElasticsearchHybridIndex, ElasticsearchIndexError
 from m3plugins_elasticsearch.capabilities import probe
 from m3plugins_elasticsearch.client import connect
 from tests.elasticsearch.proxy import BUSY, Fault, proxied, refusal
@@ -53,6 +54,16 @@ def test_too_old_a_cluster_is_refused_and_nothing_is_made(proxy, encoder, es_nam
     with pytest.raises(ValueError, match=r"must be 8\.19 or later.*got 8\.18\.4; upgrade the cluster"):
         ElasticsearchHybridIndex.create(es_name, encoder=encoder, uri=proxy.url)
     assert not [method for method, path, _ in proxy.seen if method == "PUT"]
+
+
+def test_to_too_old_a_cluster_nothing_is_attached(proxy, encoder, es_name):
+    with Elasticsearch(proxy.url) as client:
+        client.indices.create(index=es_name, mappings={"properties": {"body": {"type": "text"}}})
+        proxy.seen.clear()
+        proxy.expect("/", about("8.18.4"))
+        with pytest.raises(ValueError, match=r"must be 8\.19 or later.*got 8\.18\.4; upgrade the cluster"):
+            AttachedIndex.attach(es_name, encoder=encoder, uri=proxy.url, fields={"text": "body"})
+        assert not [method for method, path, _ in proxy.seen if method == "PUT"]
 
 
 def test_a_node_older_than_the_others_counts(proxy):

@@ -1,17 +1,23 @@
 """Addresses, credentials, and what the client's errors become."""
 
 import base64
+import shutil
+import ssl
+import subprocess
+import threading
+import time
 import traceback
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import quote
 
 import pytest
-from elasticsearch import Elasticsearch
+from elasticsearch import ApiError, Elasticsearch, TransportError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from m3plugins_elasticsearch import AttachedIndex, ElasticsearchHybridIndex, ElasticsearchIndexError
-from m3plugins_elasticsearch.client import _address, connect
+from m3plugins_elasticsearch.client import LONGEST_PAUSE_S, _address, connect, pauses
 from tests.elasticsearch.proxy import BUSY, CUT, Fault, proxied, refusal
 
 
@@ -146,7 +152,7 @@ def test_credentials_go_to_the_server_and_nowhere_else(proxy, user, token, sent)
 def test_a_users_own_client_is_shared_and_stays_open(es_url):
     with Elasticsearch(es_url) as client:
         connection = connect(client=client)
-        assert connection.another().client is client
+        assert connection.another().client.transport is client.transport
         connection.another().close()
         connection.close()
         assert client.cluster.health()["status"]
@@ -205,10 +211,9 @@ def test_errors_are_told_in_a_line(proxy, fault, told):
 
 
 @pytest.mark.parametrize(
-    "faults", [[CUT] * 5, [BUSY] * 6, [Fault(503)] * 5, [Fault(502), CUT, BUSY, Fault(504)]], ids=str
+    "faults", [[CUT] * 5, [BUSY] * 5, [Fault(503)] * 5, [Fault(502), CUT, BUSY, Fault(504)]], ids=str
 )
 def test_a_passing_fault_of_a_read_does_not_show(proxy, faults):
-    """The client itself tries three times more, at once."""
     connection = connect(proxy.url)
     proxy.expect("_count", *faults, Fault(200, {"count": 7}))
     assert connection.read("count", lambda: connection.client.count(index="x"))["count"] == 7
@@ -221,8 +226,75 @@ def test_a_read_is_not_tried_forever(proxy):
     proxy.expect("_count", *[BUSY] * 100)
     with pytest.raises(ElasticsearchIndexError, match="es_rejected_execution_exception"):
         connection.read("count", lambda: connection.client.count(index="x"))
-    assert 4 <= 100 - len(proxy.faults["_count"]) <= 40
+    assert 3 <= 100 - len(proxy.faults["_count"]) <= 5
     connection.close()
+
+
+@pytest.mark.parametrize("fault", [BUSY, CUT], ids=["busy", "cut off"])
+def test_nobody_but_we_tries_again(proxy, fault):
+    """The client would at once, three times, beneath our own pauses; a user's own goes on doing so for the user."""
+    proxy.faults["_count"] = [fault] * 100
+    with Elasticsearch(proxy.url) as client:
+        for connection in (connect(proxy.url), connect(client=client)):
+            before = len(proxy.seen)
+            with pytest.raises((ApiError, TransportError)):
+                connection.client.count(index="x")
+            assert len(proxy.seen) == before + 1
+            connection.another().close()
+        with pytest.raises((ApiError, TransportError)):
+            client.count(index="x")
+        assert len(proxy.seen) == before + 1 + 4
+
+
+def test_a_client_that_is_closed_is_told_at_once(es_url):
+    connection = connect(es_url)
+    connection.close()
+    began = time.monotonic()
+    with pytest.raises(ElasticsearchIndexError, match="the client was closed meanwhile; open the index again"):
+        connection.read("count", lambda: connection.client.count(index="x"))
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
+def test_a_certificate_that_is_not_trusted_is_told_at_once(tmp_path):
+    made = ["-keyout", "key.pem", "-out", "cert.pem", "-days", "1", "-subj", "/CN=localhost"]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *made], cwd=tmp_path, check=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        connection = connect(f"https://127.0.0.1:{server.server_port}")
+        began = time.monotonic()
+        with pytest.raises(ElasticsearchIndexError, match=r"no connection .*certificate verify failed"):
+            connection.read("count", lambda: connection.client.count(index="x"))
+        assert time.monotonic() - began < 1
+        connection.close()
+        server.shutdown()
+
+
+def test_pauses_grow_and_end_in_time(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    waited = []
+    for pause in pauses(160.0):
+        now += pause
+        waited.append(pause)
+    assert all(0.05 * 2**n <= pause <= 0.1 * 2**n for n, pause in enumerate(waited[:5]))
+    assert all(LONGEST_PAUSE_S / 2 <= pause <= LONGEST_PAUSE_S for pause in waited[6:])
+    assert 160 - LONGEST_PAUSE_S < now <= 160
+    assert list(pauses(now)) == []
+
+
+@pytest.mark.parametrize("part", ["_cluster/health", "_license", "_alias", "_settings"])
+def test_a_fault_of_a_call_about_whole_indexes_does_not_show(proxy, encoder, es_name, part):
+    index = ElasticsearchHybridIndex.create(es_name, encoder=encoder, uri=proxy.url)
+    proxy.expect(part, CUT, BUSY)
+    assert index.probe().licence is not None
+    index.swap(f"{es_name}-alias")
+    index.reembed(encoder, into=f"{es_name}-2").index.close()
+    assert proxy.faults[part] == []
+    index.close()
 
 
 def test_a_read_that_is_not_answered_in_time_says_what_to_raise(proxy):
@@ -237,6 +309,6 @@ def test_a_read_that_is_not_answered_in_time_says_what_to_raise(proxy):
 
 def test_the_reads_of_a_write_are_as_patient_as_the_write(proxy):
     connection = replace(connect(proxy.url, patience=20), waits=0.1)
-    proxy.expect("_count", *[BUSY] * 13, Fault(200, {"count": 7}))
+    proxy.expect("_count", *[BUSY] * 4, Fault(200, {"count": 7}))
     assert connection.patient().read("count", lambda: connection.client.count(index="x"))["count"] == 7
     connection.close()

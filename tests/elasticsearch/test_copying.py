@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,13 +12,16 @@ import pytest
 from elasticsearch import Elasticsearch
 
 from m3plugins import Document, InMemoryHybridIndex, M3Encoder
+from m3plugins.cli.app import run
+from m3plugins.retrieval import copying
 from m3plugins.retrieval.copying import copy
 from m3plugins_elasticsearch import AttachedIndex, ElasticsearchHybridIndex
 from m3plugins_milvus import MilvusHybridIndex
+from tests.core.cli.engine_suite import write
 from tests.core.retrieval.copying_suite import DOCUMENTS, CopyingSuite, Make, assert_same
 from tests.elasticsearch.test_attached import FIELDS, enrich
 from tests.elasticsearch.test_attached import make as make_theirs
-from tests.milvus.conftest import random_documents
+from tests.tiny import SENTENCES, random_documents
 
 
 @pytest.fixture
@@ -75,6 +79,20 @@ def test_from_milvus_lite_and_back(in_milvus, in_elasticsearch):
     assert_same(ours, lite)
 
 
+def test_embeddings_that_no_search_sees_yet_come_with_the_next_run(in_elasticsearch, in_memory, encoder):
+    """Their digest is read as it is now, and of embeddings what was visible last: the two do not belong together."""
+    source, target = in_elasticsearch(refresh=False, settings={"refresh_interval": -1}), in_memory()
+    rows, documents = encoder.encode_documents(SENTENCES[:4]), [Document(id=i, text="fox") for i in "ab"]
+    source.upsert(documents, embeddings=rows[:2])
+    source.writer.show()
+    source.upsert(documents[:1], embeddings=rows[2])
+    report = copy(source, target)
+    assert (report.written, report.failed) == (1, [("a", copying.REPLACED)])
+    source.writer.show()
+    assert copy(source, target).written == 1
+    assert_same(source, target)
+
+
 @pytest.mark.parametrize("codec", ["float16", "binary"])
 def test_into_another_codec(in_elasticsearch, codec):
     source, target = in_elasticsearch(), in_elasticsearch(codec=codec, dense_index="flat", bm25="standard")
@@ -91,6 +109,26 @@ def test_documents_that_elasticsearch_cannot_keep_are_named(in_memory, in_elasti
     source.upsert([*odd, DOCUMENTS[0]])
     report = copy(source, target)
     assert report.written == 1 and {failure.id for failure in report.failed} == {document.id for document in odd}
+
+
+def test_the_verb_copies_and_shows_how_far_it_is_as_the_verb_that_indexes_does(
+    checkpoint, es_url, es_name, tmp_path, monkeypatch, capsys
+):
+    corpus = write(tmp_path / "corpus.jsonl", SENTENCES)
+    model, count = ["--model", str(checkpoint)], len(SENTENCES)
+    here = ["--engine", "elasticsearch", "--uri", es_url]
+    origin = ["--from", "elasticsearch", "--from-uri", es_url, "--from-collection", es_name]
+    index = ["index", str(corpus), *here, "--collection", es_name, *model]
+    copy_ = ["copy", *origin, *here, "--collection", f"{es_name}-2", *model]
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
+    for verb in (index, copy_):
+        assert run(verb) == 0
+        err = capsys.readouterr().err
+        assert f"{count}/{count}" in err and "docs/s" in err
+    monkeypatch.delenv("FORCE_COLOR")
+    assert run([*copy_, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert (json.loads(out)["unchanged"], json.loads(out)["documents"], err) == (count, count, "")
 
 
 def test_what_someone_else_writes_can_be_copied_from_and_not_to(in_elasticsearch, encoder, es_url, es_name):

@@ -17,12 +17,12 @@ from dataclasses import replace
 import pytest
 from elasticsearch import Elasticsearch
 
-from m3plugins import Document, HybridRetriever
-from m3plugins.retrieval import IndexNotFoundError
+from m3plugins import Document, HybridRetriever, HybridWeights
+from m3plugins.retrieval import IndexNotFoundError, filters
 from m3plugins_elasticsearch import AttachedIndex, ElasticsearchHybridIndex, ElasticsearchIndexError, store
 from tests.elasticsearch.node import Node, archive
 from tests.elasticsearch.proxy import Fault, proxied
-from tests.milvus.conftest import random_documents
+from tests.tiny import random_documents
 
 pytestmark = pytest.mark.slow
 
@@ -374,6 +374,38 @@ def test_documents_too_large_for_the_memory_of_a_node_are_scanned_in_smaller_pag
         assert by_id(index.get([document.id for document in documents])) == by_id(documents)
     finally:
         client.cluster.put_settings(persistent={"indices.breaker.request.limit": None})
+
+
+def test_a_cluster_that_allows_no_expensive_queries(create, client):
+    """Tokens are compared by order, beginning or part then; all else is as ever."""
+    index = create(bm25="standard")
+    documents = [Document(id=str(n), text=f"fox {n}", metadata={"n": n, "lang": "en"}) for n in range(5)]
+    client.cluster.put_settings(persistent={"search.allow_expensive_queries": False})
+    try:
+        assert index.upsert(documents).written == 5
+        assert index.update_metadata({"4": {"n": 4, "lang": "de"}}).written == 1
+        weights = HybridWeights(bm25=0.1)
+        cheap = filters.and_(filters.eq("lang", "en"), filters.or_(filters.ne("n", 1), filters.exists("x")))
+        for wanted, count in ((None, 5), (cheap, 3), (filters.in_("n", [1, 2]), 2), ({"term": {"metadata.n": "3"}}, 1)):
+            assert index.count(wanted) == len(list(index.scan(wanted))) == count
+            assert len(HybridRetriever(index, weights=weights).search("fox", filter=wanted)) == count
+        for wanted in (
+            filters.gt("n", 3),
+            filters.lte("lang", "en"),
+            filters.prefix("lang", "e"),
+            filters.contains("lang", "n"),
+        ):
+            for verb in (
+                lambda w=wanted: index.count(w),
+                lambda w=wanted: HybridRetriever(index).search("fox", filter=w),
+            ):
+                told(
+                    verb,
+                    "queries .*'search.allow_expensive_queries' is set to false.*; set it to true.* filters are eq,",
+                )
+        assert index.delete(filter=filters.eq("n", 2)) == 1 == index.delete(["3"])
+    finally:
+        client.cluster.put_settings(persistent={"search.allow_expensive_queries": None})
 
 
 def test_an_index_that_is_closed_at_the_server(create, opened, client, name, encoder):

@@ -14,8 +14,7 @@ from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.lifecycle import find, stored_identity
 from m3plugins_elasticsearch.mapping import META, VECTORS, check_name
 from tests.elasticsearch.conftest import Create
-from tests.milvus.conftest import random_documents
-from tests.tiny import save_checkpoint
+from tests.tiny import random_documents, save_checkpoint
 
 
 @pytest.fixture(scope="module")

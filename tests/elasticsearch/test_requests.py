@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from elasticsearch import Elasticsearch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,6 +117,19 @@ def test_what_is_given_is_left_as_it_is():
     ask(where=where, text="fox")
     light(fields, 3)["docvalue_fields"].append("x")
     assert (json.dumps(where), fields) == (before, ["id"])
+
+
+@pytest.mark.parametrize("head", ["dense", "sparse", "multi_vector"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
+def test_a_query_that_is_not_finite_is_refused_before_anything_is_asked(scratch, encoder, monkeypatch, head, value):
+    """NaN is not JSON, and token weights that are NaN would be left out without a word."""
+    asked = encoder.encode_queries(["the quick brown fox"])
+    arrays = {"dense": asked.dense, "sparse": asked.sparse.values, "multi_vector": asked.multi_vector.vectors}
+    arrays[head].flat[3] = value
+    monkeypatch.setattr(Elasticsearch, "perform_request", None)
+    for verb in (lambda: scratch.candidates(asked, 3), lambda: scratch.score(asked, ["a"])):
+        with pytest.raises(ValueError, match=f"query must hold finite numbers, got {value} in its {head} embedding; "):
+            verb()
 
 
 @pytest.mark.parametrize("k", [1, 3_333, 10_000])

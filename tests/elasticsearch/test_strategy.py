@@ -19,8 +19,7 @@ from m3plugins_elasticsearch.strategy import (
     M3EmbeddingService,
     M3RetrievalStrategy,
 )
-from tests.milvus.conftest import random_documents
-from tests.tiny import SENTENCES
+from tests.tiny import SENTENCES, random_documents
 
 TEXTS = list(dict.fromkeys(["", *SENTENCES, *(document.text for document in random_documents(60))]))
 IDS = [f"t{number}" for number in range(len(TEXTS))]

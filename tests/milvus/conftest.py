@@ -2,64 +2,42 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from m3plugins import Document, M3Encoder, M3Output
+from m3plugins import M3Encoder
 from m3plugins_milvus import MilvusHybridIndex
-from tests.tiny import SENTENCES
 
 Create = Callable[..., MilvusHybridIndex]
 
 
-def random_documents(count: int, seed: int = 0) -> list[Document]:
-    """Texts of several scripts, some empty, some alike, with metadata to filter by."""
-    choose = random.Random(seed)
-    words = " ".join(SENTENCES).split()
-    return [
-        Document(
-            id=f"doc-{number}",
-            text=" ".join(choose.choices(words, k=choose.randint(0, 30))),
-            title=choose.choice(["", "Fox", "狐"]),
-            metadata={"number": number, "lang": choose.choice(["en", "de", "ja"]), "even": number % 2 == 0},
-            parent_id=None if number % 3 else f"parent-{number}",
-        )
-        for number in range(count)
-    ]
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The module's file."""
+    return tmp_path_factory.mktemp("milvus") / "m3.db"
 
 
 @pytest.fixture(scope="module")
-def documents() -> list[Document]:
-    return random_documents(100)
+def make(encoder: M3Encoder, uri: Path) -> Iterator[Create]:
+    """Makes indexes in the module's file, and closes them at its end."""
+    made: list[MilvusHybridIndex] = []
 
+    def new(name: str | None = None, **options: object) -> MilvusHybridIndex:
+        name = name or f"docs_{len(made)}"
+        made.append(MilvusHybridIndex.create(name, **{"encoder": encoder, "uri": uri, **options}))
+        return made[-1]
 
-@pytest.fixture(scope="module")
-def index(
-    encoder: M3Encoder, documents: list[Document], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[MilvusHybridIndex]:
-    """100 documents, to be read only."""
-    uri = tmp_path_factory.mktemp("milvus") / "read.db"
-    with MilvusHybridIndex.create("docs", encoder=encoder, uri=uri) as index:
-        index.upsert(documents)
-        yield index
-
-
-@pytest.fixture(scope="module")
-def scratch(encoder: M3Encoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusHybridIndex]:
-    uri = tmp_path_factory.mktemp("milvus") / "scratch.db"
-    with MilvusHybridIndex.create("scratch", encoder=encoder, uri=uri) as index:
-        yield index
+    yield new
+    for index in made:
+        index.close()
 
 
 @pytest.fixture
-def empty(scratch: MilvusHybridIndex) -> Iterator[MilvusHybridIndex]:
-    """An empty index to write to."""
-    yield scratch
-    scratch.delete([document.id for document in scratch.scan()])
-    assert scratch.count() == 0
+def reopen(encoder: M3Encoder, uri: Path) -> Create:
+    """Opens an index of that file by its name."""
+    return lambda name, **options: MilvusHybridIndex.open(name, **{"encoder": encoder, "uri": uri, **options})
 
 
 @pytest.fixture
@@ -74,9 +52,3 @@ def create(encoder: M3Encoder, tmp_path: Path) -> Iterator[Create]:
     yield make
     for index in made:
         index.close()
-
-
-@pytest.fixture(scope="session")
-def embedding(encoder: M3Encoder) -> M3Output:
-    """The output of one text, for documents whose text does not matter."""
-    return encoder.encode_documents(["The quick brown fox"])

@@ -27,8 +27,7 @@ from m3plugins_milvus.attached.computed import ComputedHeads
 from m3plugins_milvus.attached.expressions import literal, to_key
 from m3plugins_milvus.attached.fields import VectorIndex
 from m3plugins_milvus.attached.rows import _unit, to_vector
-from tests.milvus.conftest import random_documents
-from tests.tiny import SENTENCES, save_checkpoint
+from tests.tiny import SENTENCES, random_documents, save_checkpoint
 
 FIELDS = Fields(id="pk", text="body", dense="dv", sparse="sv", parent_id="parent")
 INJECTIONS = [

@@ -10,7 +10,7 @@ from m3plugins_milvus import blocks as blocks_module
 from m3plugins_milvus.blocks import BLOCK_BYTES, BlockKeys, block_count, block_rows, join_vectors, split_text
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.schema import MAX_VARCHAR
-from tests.milvus.conftest import random_documents
+from tests.tiny import random_documents
 
 
 @given(st.text(), st.integers(4, 20))

@@ -18,8 +18,8 @@ from m3plugins import Document
 from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError, lifecycle
 from m3plugins_milvus.client import connect, writer_lock
 from m3plugins_milvus.collection import Collection
-from tests.milvus.conftest import random_documents
 from tests.milvus.gateway import gateway
+from tests.tiny import random_documents
 
 OPEN_IT = """
 import sys

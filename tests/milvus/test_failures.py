@@ -19,12 +19,12 @@ import pytest
 from m3plugins import M3Encoder
 from m3plugins.cli.app import run
 from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError
-from tests.milvus.conftest import Create, random_documents
+from tests.milvus.conftest import Create
 from tests.milvus.crash import others
 from tests.milvus.crash.checking import check
 from tests.milvus.crash.operations import OPERATIONS
 from tests.milvus.crash.trials import Laboratory, after, processes
-from tests.tiny import SENTENCES
+from tests.tiny import SENTENCES, random_documents
 
 Start = Callable[..., tuple[BaseProcess, Connection]]
 

@@ -167,6 +167,6 @@ def test_a_dict_is_refused_with_the_way_out(index):
 
 
 def test_a_wrong_expression_is_one_clear_error(index, capfd, caplog):
-    with pytest.raises(MilvusIndexError, match=r"cannot .*'docs'.*"):
+    with pytest.raises(MilvusIndexError, match=f"cannot .*'{index.name}'.*"):
         index.count("bad (((")
     assert "Traceback" not in capfd.readouterr().err + caplog.text

@@ -11,8 +11,7 @@ from m3plugins_milvus import MilvusHybridIndex
 from m3plugins_milvus.blocks import block_row
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.identity import IDENTITY_KEY, Identity
-from tests.milvus.conftest import random_documents
-from tests.tiny import save_checkpoint
+from tests.tiny import random_documents, save_checkpoint
 
 
 @pytest.fixture(scope="module")

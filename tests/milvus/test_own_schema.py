@@ -12,7 +12,7 @@ from m3plugins_milvus import (
     hybrid_schema,
     hybrid_search_requests,
 )
-from tests.milvus.conftest import random_documents
+from tests.tiny import random_documents
 
 NAMES = {"dense_field": "dv", "sparse_field": "sv"}
 WEIGHTS = HybridWeights(dense=0.7, sparse=1.0)

@@ -28,10 +28,10 @@ from m3plugins_milvus.client import connect
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.schema import MAX_VARCHAR, blocks_index, blocks_schema
-from tests.milvus.conftest import random_documents
+from tests.core.retrieval.ranking_suite import QUERIES, assert_same_hits, in_memory
 from tests.milvus.test_filters import metadata, slow, trees
 from tests.milvus.test_index import INJECTIONS
-from tests.milvus.test_ranking import QUERIES, assert_same_hits, in_memory
+from tests.tiny import random_documents
 
 URI, TOKEN = os.environ.get("M3_TEST_MILVUS_URI", ""), os.environ.get("M3_TEST_MILVUS_TOKEN")
 

@@ -16,6 +16,7 @@ from m3plugins.retrieval.document import Digest
 from m3plugins.retrieval.index import Ack, AnyFilter, UpsertReport
 from m3plugins.retrieval.writing import Batch
 from m3plugins_elasticsearch import lifecycle
+from m3plugins_elasticsearch.capabilities import probe
 from m3plugins_elasticsearch.client import Connection, connect
 from m3plugins_elasticsearch.identity import Identity, index_options
 from m3plugins_elasticsearch.layout import OURS, Layout
@@ -81,7 +82,7 @@ class AttachedIndex(ReadableIndex):
         Raises:
             IndexNotFoundError: If there is no such index.
             ModelMismatchError: If the index holds another model's vectors.
-            ValueError: If a field is not there, or the index was attached to with other options.
+            ValueError: If a field is not there, the cluster is too old, or the options were others before.
             ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
         """
         connection = connect(uri, token, client=client, patience=patience, options=client_options)
@@ -98,6 +99,8 @@ class AttachedIndex(ReadableIndex):
             if paths is not None:
                 _check_paths(paths, described["mappings"], name)
             if stored is None:
+                if fault := probe(connection).fault:
+                    raise ValueError(fault)
                 identity = Identity.asked(
                     encoder, codec=codec or "int8", dense_index=dense_index or "int8_hnsw", fields=paths
                 )

@@ -6,8 +6,6 @@ The client's helpers retry no lost connection and no timeout, and raise at a bus
 
 from __future__ import annotations
 
-import math
-import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,20 +15,14 @@ from typing import Any
 import orjson
 from elasticsearch import ApiError, TransportError
 
-from m3plugins_elasticsearch.client import (
-    FIRST_PAUSE_S,
-    LONGEST_PAUSE_S,
-    Connection,
-    ElasticsearchIndexError,
-    errors,
-    is_passing,
-    with_fix,
-)
+from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors, is_passing, pauses, with_fix
 from m3plugins_elasticsearch.mapping import WRITE_ALIAS
 
 CHUNK_BYTES = 5 << 20
 CHUNK_ITEMS = 500
 _BUSY = (429, 503)
+_REFUSED = (404, 409)
+"""What a deletion is answered if there is no such document, or not in the version that was read."""
 _ANSWER = "errors,items.*.status,items.*._seq_no,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
 
 
@@ -50,6 +42,11 @@ class Action:
     def size(self) -> int:
         """In bytes."""
         return sum(map(len, self.lines)) + len(self.lines)
+
+    @property
+    def deletes(self) -> bool:
+        """Whether it deletes the document: nothing of it is sent."""
+        return len(self.lines) == 1
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,8 @@ def bulk(
     While one chunk is on its way the next one is made.
 
     A busy node, a lost connection and a timeout are tried again for the connection's patience, in ever smaller
-    chunks: the actions may be repeated without harm.
+    chunks: the actions may be repeated without harm. A deletion that was sent before and not answered counts as done
+    if the document is gone, also where it never was there.
 
     Args:
         connection: To Elasticsearch.
@@ -126,8 +124,8 @@ def bulk(
 
 def _send(connection: Connection, target: str, chunk: list[Action], require_alias: bool) -> Iterator[Outcome]:
     """Sends a chunk until every item of it has an outcome."""
-    waiting = [chunk]
-    deadline, pause = math.inf, FIRST_PAUSE_S  # patience begins with the first fault
+    waiting, unanswered = [chunk], set[str]()
+    patience: Iterator[float] | None = None  # begins with the first fault
     while waiting:
         part = waiting.pop(0)
         lines: list[Any] = [line for action in part for line in action.lines]
@@ -145,29 +143,52 @@ def _send(connection: Connection, target: str, chunk: list[Action], require_alia
                 else:
                     waiting[:0] = _halves(part)
                 continue
-            deadline = min(deadline, time.monotonic() + connection.patience)
-            if not is_passing(err) or time.monotonic() + pause > deadline:
+            patience = patience or pauses(time.monotonic() + connection.patience)
+            pause = next(patience, None) if is_passing(err) else None
+            if pause is None:
                 with errors(f"write to {target.removeprefix(WRITE_ALIAS)!r}"):
                     raise
+            if not isinstance(err, ApiError) or err.meta.status not in _BUSY:
+                unanswered.update(action.id for action in part)
             waiting[:0] = _halves(part)
         else:
             outcomes = [_outcome(action, item) for action, item in zip(part, answer["items"], strict=True)]
             again = [action for action, done in zip(part, outcomes, strict=True) if done.status in _BUSY]
             if len(again) < len(part):
-                deadline, pause = math.inf, FIRST_PAUSE_S
-            deadline = min(deadline, time.monotonic() + connection.patience)
+                patience = None
             repeated = {action.id for action in again}
-            yield from (_checked(done, target) for done in outcomes if done.id not in repeated)
-            if again and time.monotonic() + pause > deadline:  # so none was taken for all that time
+            gone = _gone(connection, target, part, outcomes, unanswered)
+            for done in outcomes:
+                if done.id in gone:
+                    yield Outcome(done.id, 200)
+                elif done.id not in repeated:
+                    yield _checked(done, target)
+            if not again:
+                continue
+            patience = patience or pauses(time.monotonic() + connection.patience)
+            pause = next(patience, None)
+            if pause is None:  # so none was taken for all that time
                 (reason, *_) = (done.reason for done in outcomes if done.id in repeated)
                 msg = f"cannot write to {target.removeprefix(WRITE_ALIAS)!r}: {reason}"
                 raise ElasticsearchIndexError(msg)
-            if not again:
-                deadline = math.inf
-                continue
             waiting.insert(0, again)
-        time.sleep(pause * random.uniform(0.5, 1))
-        pause = min(2 * pause, LONGEST_PAUSE_S)
+        time.sleep(pause)
+
+
+def _gone(
+    connection: Connection, target: str, part: list[Action], outcomes: list[Outcome], unanswered: set[str]
+) -> set[str]:
+    """Of deletions that may have been done before, unanswered, and are refused now: those whose document is gone."""
+    asked = [
+        action.id
+        for action, done in zip(part, outcomes, strict=True)
+        if action.id in unanswered and action.deletes and done.status in _REFUSED
+    ]
+    if not asked:
+        return set()
+    doing, mget = f"read from {target.removeprefix(WRITE_ALIAS)!r}", connection.client.mget
+    found = connection.read(doing, lambda: mget(index=target, ids=asked, source=False))["docs"]
+    return {item["_id"] for item in found if item.get("found") is False}
 
 
 def _outcome(action: Action, item: dict[str, Any]) -> Outcome:

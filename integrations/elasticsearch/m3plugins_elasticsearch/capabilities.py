@@ -9,7 +9,7 @@ from typing import Any
 
 from elasticsearch import ApiError, UnsupportedProductError
 
-from m3plugins_elasticsearch.client import Connection, errors
+from m3plugins_elasticsearch.client import MANAGE_PATIENCE_S, Connection, errors, persist
 
 MINIMUM = (8, 19)
 """The first with `rescore_vector` and with unpruned sparse vectors."""
@@ -61,7 +61,7 @@ def probe(connection: Connection) -> Capabilities:
 def _asked(call: Callable[[], Any]) -> dict[str, Any]:
     """The answer; empty where this cluster, or this user, has none (a serverless project has no health)."""
     try:
-        return dict(call().body)
+        return dict(persist(call, MANAGE_PATIENCE_S).body)
     except ApiError as err:
         if isinstance(err, UnsupportedProductError) or err.meta.status in (401, 429) or err.meta.status >= 500:
             raise

@@ -30,11 +30,14 @@ T = TypeVar("T")
 READ_PATIENCE_S = 5.0
 """How long a read goes on trying: someone waits for it."""
 
+MANAGE_PATIENCE_S = 1.0
+"""How long a call about whole indexes does, the first of them to an address that may be wrong."""
+
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 _BUSY = (429, 502, 503, 504)
 _TLS = ("ca_certs", "ssl_assert_fingerprint")
 _PORTS = {"http": 9200, "https": 443}
-_CLOSED = "closedpoolerror"
+_CLOSED = "pool is closed"
 _LASTING = ("certificate", _CLOSED)
 _STATUSES: Mapping[str, int] = {
     "circuit_breaking_exception": 429,
@@ -51,6 +54,9 @@ _FIXES: Mapping[str, str] = {
     "index_closed_exception": "open it with POST /INDEX/_open",
     "index_not_found_exception": "it was dropped or renamed; open or make the one that there is",
     "no_shard_available_action_exception": _RED,
+    "search.allow_expensive_queries": (
+        "set it to true in the cluster; without, filters are eq, ne, in, exists and what joins them"
+    ),
     "search_phase_execution_exception": _RED,
     "security_exception": (
         "grant this user read, write, maintenance, view_index_metadata and, to create, manage on the index and on its "
@@ -81,7 +87,7 @@ class Connection:
     """A client, and what it is used with.
 
     Attributes:
-        client: The official one.
+        client: The official one, which does not try again by itself.
         patience: Seconds for which a write goes on trying while Elasticsearch is busy or away.
         make: Makes another client like it; None for a user's own, which is not ours to end.
         waits: Seconds for which a read goes on trying.
@@ -100,6 +106,15 @@ class Connection:
         """
         with errors(doing):
             return persist(call, self.waits)
+
+    def manage(self, doing: str, call: Callable[[], T]) -> T:
+        """What a call about whole indexes returns, tried for a moment.
+
+        Raises:
+            ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
+        """
+        with errors(doing):
+            return persist(call, MANAGE_PATIENCE_S)
 
     def patient(self) -> Connection:
         """The same, for the reads of a write."""
@@ -155,11 +170,12 @@ def connect(
         if token or options:
             msg = "a client has its own credentials and options; leave out token and client_options"
             raise ValueError(msg)
-        return Connection(client, patience)
+        return Connection(client.options(max_retries=0), patience)
     host, credentials, tls = _address(uri or "")
     chosen = {
         "serializer": _Serializer(),
         "request_timeout": 60,
+        "max_retries": 0,  # we do, with pauses, and for as long as there is patience
         **tls,
         **_authentication(token or credentials),
         **(options or {}),
@@ -170,14 +186,22 @@ def connect(
 
 def persist(call: Callable[[], T], patience: float) -> T:
     """Calls again, with growing pauses, while Elasticsearch is busy or away; gives up after `patience` seconds."""
-    deadline, pause = time.monotonic() + patience, FIRST_PAUSE_S
+    waiting = pauses(time.monotonic() + patience)
     while True:
         try:
             return call()
         except (ApiError, TransportError) as err:
-            if not is_passing(err) or time.monotonic() + pause > deadline:
+            pause = next(waiting, None) if is_passing(err) else None
+            if pause is None:
                 raise
-        time.sleep(pause * random.uniform(0.5, 1))
+        time.sleep(pause)
+
+
+def pauses(until: float) -> Iterator[float]:
+    """Seconds to wait between attempts, more and more, for as long as they end by then (of `time.monotonic`)."""
+    pause = FIRST_PAUSE_S
+    while time.monotonic() + pause <= until:
+        yield pause * random.uniform(0.5, 1)
         pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
@@ -185,7 +209,8 @@ def is_passing(err: ApiError | TransportError) -> bool:
     """Whether the same call may succeed in a moment."""
     if isinstance(err, ApiError):
         return err.meta.status in _BUSY
-    return isinstance(err, CannotConnect | ConnectionTimeout) and not any(word in str(err).lower() for word in _LASTING)
+    said = str(err.message).lower()
+    return isinstance(err, CannotConnect | ConnectionTimeout) and not any(words in said for words in _LASTING)
 
 
 @contextmanager
@@ -207,7 +232,7 @@ def explain(err: ApiError | TransportError) -> str:
     if not isinstance(err, ApiError):
         if isinstance(err, ConnectionTimeout):
             return "Elasticsearch did not answer in time; raise request_timeout in client_options, or try again"
-        if _CLOSED in str(err).lower():
+        if _CLOSED in str(err.message).lower():
             return "the client was closed meanwhile; open the index again"
         if isinstance(err, SerializationError):
             return f"the answer is none of Elasticsearch's ({_one_line(err.message)}); check the address and any proxy"

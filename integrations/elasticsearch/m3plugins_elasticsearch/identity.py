@@ -62,8 +62,13 @@ class Identity(Index):
         """What an index of this encoder and these options of `create`, or of `attach`, is.
 
         Raises:
+            TypeError: If metadata are no mappings of fields.
             ValueError: If an option is not possible.
         """
+        if not _are_mappings({} if metadata is None else metadata):
+            example = '{"year": {"type": "integer"}}'
+            msg = f"metadata_fields must be mappings by field, as in {example}, got {metadata!r:.200}"
+            raise TypeError(msg)
         options = {"dense_index": index_options(dense_index), "bm25": bm25, "metadata": metadata, "fields": fields}
         return cls.of(encoder, codec=codec, passages=passages, **options)
 
@@ -93,8 +98,14 @@ def index_options(asked: str | Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: If its type is none that keeps whole vectors.
     """
-    options = {"type": asked} if isinstance(asked, str) else dict(asked)
-    if options.get("type") not in OVERSAMPLE:
+    options = dict(asked) if isinstance(asked, Mapping) else {"type": asked}
+    if str(options.get("type")) not in OVERSAMPLE:
         msg = f"dense_index must be of a type among {', '.join(OVERSAMPLE)}, got {asked!r}"
         raise ValueError(msg)
     return options
+
+
+def _are_mappings(fields: object) -> bool:
+    return isinstance(fields, Mapping) and all(
+        isinstance(name, str) and isinstance(mapping, Mapping) for name, mapping in fields.items()
+    )

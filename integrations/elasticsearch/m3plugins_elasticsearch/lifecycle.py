@@ -8,7 +8,7 @@ from typing import Any
 from elasticsearch import BadRequestError, NotFoundError
 
 from m3plugins.retrieval.index import IndexNotFoundError
-from m3plugins_elasticsearch.client import Connection, errors, explain
+from m3plugins_elasticsearch.client import Connection, explain
 from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import OURS
 from m3plugins_elasticsearch.mapping import META, WRITE_ALIAS, check_name, our_properties, own_mapping, own_settings
@@ -25,20 +25,20 @@ def create(connection: Connection, name: str, identity: Identity, settings: Mapp
     Raises:
         ValueError: If there is an index or an alias of that name, or Elasticsearch takes an option for wrong.
     """
-    with errors(f"create {check_name(name)!r}"):
+    mappings, settings = own_mapping(identity), own_settings(identity, settings)
+    aliases = {WRITE_ALIAS + name: {"is_hidden": True}}
+
+    def make() -> None:
         try:
-            connection.client.indices.create(
-                index=name,
-                mappings=own_mapping(identity),
-                settings=own_settings(identity, settings),
-                aliases={WRITE_ALIAS + name: {"is_hidden": True}},
-            )
+            connection.client.indices.create(index=name, mappings=mappings, settings=settings, aliases=aliases)
         except BadRequestError as err:
             if err.error in _EXISTS:
                 msg = f"there is an index {name!r} already; open it with ElasticsearchHybridIndex.open, or drop it"
             else:
                 msg = f"cannot create {name!r}: {explain(err)}; change that option"
             raise ValueError(msg) from err
+
+    connection.manage(f"create {check_name(name)!r}", make)
 
 
 def find(connection: Connection, name: str) -> tuple[str, dict[str, Any]]:
@@ -48,12 +48,14 @@ def find(connection: Connection, name: str) -> tuple[str, dict[str, Any]]:
         IndexNotFoundError: If there is none.
         ValueError: If the alias is of several.
     """
-    check_name(name)
-    with errors(f"look for {name!r}"):
+
+    def ask() -> dict[str, Any]:
         try:
-            found = connection.client.indices.get(index=name).body
+            return dict(connection.client.indices.get(index=name).body)
         except NotFoundError:
-            found = {}
+            return {}
+
+    found = connection.manage(f"look for {check_name(name)!r}", ask)
     if not found:
         msg = f"there is no index {name!r} in Elasticsearch; make it with ElasticsearchHybridIndex.create or m3 index"
         raise IndexNotFoundError(msg)
@@ -79,10 +81,8 @@ def add_fields(connection: Connection, name: str, described: Mapping[str, Any], 
     """Adds our fields to someone else's index, and to what its mapping says of itself."""
     theirs = described["mappings"].get("_meta", {})  # is replaced as a whole
     ours = {"type": "object", "dynamic": "strict", "properties": our_properties(identity)}
-    with errors(f"add fields to {name!r}"):
-        connection.client.indices.put_mapping(
-            index=name, properties={OURS: ours}, meta={**theirs, META: identity.to_dict()}
-        )
+    meta, put = {**theirs, META: identity.to_dict()}, connection.client.indices.put_mapping
+    connection.manage(f"add fields to {name!r}", lambda: put(index=name, properties={OURS: ours}, meta=meta))
 
 
 def swap(connection: Connection, name: str, alias: str) -> list[str]:
@@ -92,41 +92,46 @@ def swap(connection: Connection, name: str, alias: str) -> list[str]:
         ValueError: If `alias` is the name of an index.
     """
     check_name(alias)
-    client = connection.client
-    with errors(f"point the alias {alias!r} at {name!r}"):
-        if client.indices.exists(index=alias) and not client.indices.exists_alias(name=alias):
+    doing, indices = f"point the alias {alias!r} at {name!r}", connection.client.indices
+
+    def ask() -> list[str]:
+        if indices.exists(index=alias) and not indices.exists_alias(name=alias):
             msg = f"{alias!r} is an index, so it cannot be an alias; choose another, or drop the index"
             raise ValueError(msg)
-        before = sorted(client.indices.get_alias(name=alias).body) if client.indices.exists_alias(name=alias) else []
-        leave = [{"remove": {"index": other, "alias": alias}} for other in before if other != name]
-        client.indices.update_aliases(actions=[*leave, {"add": {"index": name, "alias": alias}}])
+        return sorted(indices.get_alias(name=alias).body) if indices.exists_alias(name=alias) else []
+
+    before = connection.manage(doing, ask)
+    leave = [{"remove": {"index": other, "alias": alias}} for other in before if other != name]
+    actions = [*leave, {"add": {"index": name, "alias": alias}}]
+    connection.manage(doing, lambda: indices.update_aliases(actions=actions))
     return before
 
 
 def aliases(connection: Connection, name: str) -> list[str]:
     """The aliases of an index that users gave it."""
-    with errors(f"list the aliases of {name!r}"):
-        found = connection.client.indices.get_alias(index=name).body
+    ask = connection.client.indices.get_alias
+    found = connection.manage(f"list the aliases of {name!r}", lambda: ask(index=name)).body
     return sorted(alias for alias in found[name]["aliases"] if not alias.startswith(WRITE_ALIAS))
 
 
 def user_settings(connection: Connection, name: str) -> dict[str, Any]:
     """The settings of an index that another one like it needs."""
-    with errors(f"read the settings of {name!r}"):
-        settings = connection.client.indices.get_settings(index=name).body[name]["settings"]["index"]
+    ask = connection.client.indices.get_settings
+    found = connection.manage(f"read the settings of {name!r}", lambda: ask(index=name)).body
+    settings = found[name]["settings"]["index"]
     return {key: value for key, value in settings.items() if key not in _SERVERS}
 
 
 def drop(connection: Connection, name: str) -> None:
     """Deletes an index."""
-    with errors(f"drop {name!r}"):
-        connection.client.indices.delete(index=name)
+    delete = connection.client.indices.delete
+    connection.manage(f"drop {name!r}", lambda: delete(index=name))
 
 
 def searchable_fields(connection: Connection, name: str) -> tuple[frozenset[str], frozenset[str]]:
     """The paths of an index's fields, and of those below which any path is one."""
-    with errors(f"read the mapping of {name!r}"):
-        mappings = connection.client.indices.get_mapping(index=name).body[name]["mappings"]
+    ask = connection.client.indices.get_mapping
+    mappings = connection.manage(f"read the mapping of {name!r}", lambda: ask(index=name)).body[name]["mappings"]
     known: set[str] = set()
     open_ended: set[str] = set()
 

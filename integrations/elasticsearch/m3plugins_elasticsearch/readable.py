@@ -10,7 +10,7 @@ from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.retrieval.document import Candidate
 from m3plugins.retrieval.engine import WritableIndex, check_bm25
 from m3plugins.retrieval.index import AnyFilter, check_ids
-from m3plugins.scoring.heads import HeadScores, Leg, check_one_text
+from m3plugins.scoring.heads import HeadScores, Leg, check_query
 from m3plugins_elasticsearch import lifecycle
 from m3plugins_elasticsearch.capabilities import Capabilities, probe
 from m3plugins_elasticsearch.filters import Plan, check_fields, compile_filter
@@ -98,14 +98,14 @@ class ReadableIndex(WritableIndex):
             ValueError: If `k` is over 10,000, or a native filter names a field that the index has not.
         """
         self._check_open()
-        check_one_text(query)
+        check_query(query)
         check_bm25(text, self.identity.bm25, self.name)
         return self._reader.candidates(query, k, self._plan(filter), text)
 
     def score(self, query: M3Output, ids: Sequence[str], *, text: str | None = None) -> dict[str, HeadScores]:
         """Exact scores (of what is kept), on the heads that `query` has; unknown ids are left out."""
         self._check_open()
-        check_one_text(query)
+        check_query(query)
         check_bm25(text, self.identity.bm25, self.name)
         return self._reader.score(query, check_ids(ids), text)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -32,6 +32,8 @@ DOCUMENTS_PER_GET = 25
 """A node has no circuit breaker for these: 100 documents of 2 MB ended one with a heap of 512 MB."""
 DOCUMENTS_PER_SCORE = 1000
 EMBEDDINGS_PER_READ = 25
+BYTES_PER_READ = 32 << 20
+"""Of token vectors, as text; the longest documents of BGE-M3, with 22 MB each in float16, are read one by one."""
 _READERS = 2
 _KEEP_ALIVE = "2h"
 """Of the view that a scan reads, from page to page: whoever reads may encode each page on a CPU."""
@@ -80,7 +82,7 @@ class Reader:
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in this order, as they are now; unknown ids are left out."""
         found: list[Document] = []
-        for group in bounded_runs(ids, lambda i: 1, DOCUMENTS_PER_GET):
+        for group in bounded_runs(ids, _one, DOCUMENTS_PER_GET):
             found += [self.layout.document(item["_id"], item["_source"]) for item in self.fetch(group)]
         return found
 
@@ -131,25 +133,21 @@ class Reader:
             plan: Which.
             fields: Of ours, to read from doc values.
             source: Whether to read the document as well.
-            page: Documents at a time.
+            page: Documents at a time; fewer, where their token vectors are of more than `BYTES_PER_READ`.
         """
         connection, client = self.connection, self.connection.client
         doing = f"scan {self.name!r}"
         point = connection.read(doing, lambda: client.open_point_in_time(index=self.name, keep_alive=_KEEP_ALIVE))["id"]
 
         values: list[Any] = [self.layout.field(name) for name in fields]
-        size = page
+        at_most = page
 
-        def ask(after: list[Any] | None) -> Any:
-            nonlocal size
+        def ask(rest: dict[str, Any], size: int) -> Any:
+            nonlocal at_most
             try:
                 return client.search(
-                    pit={"id": point, "keep_alive": _KEEP_ALIVE},
-                    search_after=after,
-                    query=plan.query or {"match_all": {}},
+                    **rest,
                     size=size,
-                    track_total_hits=False,
-                    sort=["_shard_doc"],
                     seq_no_primary_term=True,
                     docvalue_fields=values,
                     source={"excludes": self.layout.unread} if source or plan.check else False,
@@ -158,19 +156,25 @@ class Reader:
             except ApiError as err:
                 if "circuit_breaking_exception" not in str(err.body) or size == 1:
                     raise
-                size = max(1, size // 4)  # so many are too much for the node's memory
-                return ask(after)
+                at_most = max(1, size // 4)  # so many are too much for the node's memory
+                return ask(rest, at_most)
 
-        after: list[Any] | None = None
+        rest: dict[str, Any] = {
+            "query": plan.query or {"match_all": {}},
+            "sort": ["_shard_doc"],
+            "track_total_hits": False,
+        }
         try:
             while True:
-                answer = connection.read(doing, partial(ask, after))
+                rest["pit"] = {"id": point, "keep_alive": _KEEP_ALIVE}
+                size = self._fitting(rest, at_most) if "token_vectors" in fields else at_most
+                answer = connection.read(doing, partial(ask, rest, size))
                 point, hits = answer["pit_id"], answer["hits"]["hits"]
                 if not hits:
                     return
                 found = [self._hit(hit) for hit in hits]
                 yield [hit for hit in found if plan.check is None or plan.accepts(self.layout.metadata(hit.source))]
-                after = hits[-1]["sort"]
+                rest["search_after"] = hits[-1]["sort"]
         finally:
             with suppress(ElasticsearchIndexError), errors(doing):
                 client.close_point_in_time(id=point)
@@ -191,10 +195,14 @@ class Reader:
                         yield document, self._output([hit.fields], HEADS)
 
     def embeddings(self, ids: Sequence[str], heads: Sequence[Head]) -> dict[str, M3Output]:
-        """The stored embeddings, in the order of `ids`; what has none is left out."""
+        """The stored embeddings, in the order of `ids`; what has none is left out, or has others not visible yet."""
         found: dict[str, M3Output] = {}
-        for group in bounded_runs(ids, lambda i: 1, EMBEDDINGS_PER_READ):
-            rows = self._doc_values(group, [*_COUNTS, *(_FIELDS[head] for head in heads)])
+        heavy = "multi_vector" in heads
+        for group in self._portions(ids) if heavy else bounded_runs(ids, _one, EMBEDDINGS_PER_READ):
+            rows = self._doc_values(group, ["revision", *_COUNTS, *(_FIELDS[head] for head in heads)])
+            if not self.layout.prefix:  # else they are of the text, whose change shows
+                now = {item["_id"]: [item["_source"]["revision"]] for item in self.fetch(group, ["revision"])}
+                rows = {i: row for i, row in rows.items() if row["revision"] == now.get(i)}
             found |= {i: self._output([row], heads) for i, row in rows.items()}
         return {i: found[i] for i in ids if i in found}
 
@@ -214,18 +222,21 @@ class Reader:
     def score(self, query: M3Output, ids: Sequence[str], text: str | None) -> dict[str, HeadScores]:
         """Exact scores of the documents that have embeddings, in the order of `ids`."""
         found: dict[str, HeadScores] = {}
+        sizes: dict[str, int] = {}
         if query.dense is not None or query.sparse is not None or text is not None:
-            for group in bounded_runs(ids, lambda i: 1, DOCUMENTS_PER_SCORE):
+            for group in bounded_runs(ids, _one, DOCUMENTS_PER_SCORE):
                 body = requests.scores(query, text, group, self.layout)
                 (answer,) = self._msearch([body], named=True, statistics=text is not None)
-                whole = (hit for hit in answer["hits"]["hits"] if _is_whole(hit, query))
-                found |= dict(self._scores(hit, query, text) for hit in whole)
+                hits = answer["hits"]["hits"]
+                found |= dict(self._scores(hit, query, text) for hit in hits if _is_whole(hit, query))
+                rows = [self._fields(hit) for hit in hits]
+                sizes |= {row["id"][0]: self._size(row) for row in rows if "id" in row}
         if query.multi_vector is not None:
-            late = self._late_scores(query, ids)
+            late = self._late_scores(query, self._portions(ids, sizes))
             found = {i: replace(found.get(i, HeadScores()), multi_vector=score) for i, score in late.items()}
         return {i: found[i] for i in ids if i in found}
 
-    def _late_scores(self, query: M3Output, ids: Sequence[str]) -> dict[str, float]:
+    def _late_scores(self, query: M3Output, portions: Iterable[list[str]]) -> dict[str, float]:
         """Of what the codec kept, without decoding it; while some documents are scored, others are read."""
         assert query.multi_vector is not None  # the caller asked
         codec, vectors = get_codec(self.identity.codec), query.multi_vector.vectors
@@ -236,9 +247,35 @@ class Reader:
 
         found: dict[str, float] = {}
         with ThreadPoolExecutor(_READERS) as pool:
-            for scores in pool.map(scored, bounded_runs(ids, lambda i: 1, EMBEDDINGS_PER_READ)):
+            for scores in pool.map(scored, portions):
                 found |= scores
         return found
+
+    def _portions(self, ids: Sequence[str], sizes: Mapping[str, int] | None = None) -> Iterator[list[str]]:
+        """Those that have embeddings, as many at a time as one answer may hold the token vectors of.
+
+        Args:
+            ids: Of documents.
+            sizes: Of their token vectors; by default they are asked for.
+        """
+        if len(ids) < 2:
+            return iter([list(ids)] if ids else [])
+        if not sizes:
+            rows = [self._doc_values(group, ["token_count"]) for group in bounded_runs(ids, _one, DOCUMENTS_PER_SCORE)]
+            sizes = {i: self._size(row) for found in rows for i, row in found.items()}
+        return bounded_runs((i for i in ids if i in sizes), sizes.__getitem__, BYTES_PER_READ)
+
+    def _fitting(self, rest: dict[str, Any], most: int) -> int:
+        """Of how many of the next documents one answer may hold the token vectors."""
+        (answer,) = self._msearch([{**rest, **requests.light([self.layout.field("token_count")], most)}])
+        sizes = [self._size(self._fields(hit)) for hit in answer["hits"]["hits"]]
+        return len(next(bounded_runs(sizes, int, BYTES_PER_READ), [0]))
+
+    def _size(self, row: Fields) -> int:
+        """About how many bytes a document's token vectors take in an answer; so many that a page's number is kept."""
+        vectors = int(row.get("token_count", [0])[0])
+        packed = vectors * get_codec(self.identity.codec).bytes_per_token(self.identity.multi_vector_dim)
+        return max(packed * 4 // 3, BYTES_PER_READ // EMBEDDINGS_PER_READ)
 
     def _doc_values(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, Fields]:
         """Doc values by id, of the documents that have embeddings."""
@@ -260,17 +297,18 @@ class Reader:
         """The answers to several searches, whole ones: a shard that fails is an error.
 
         Args:
-            bodies: One a search.
+            bodies: One a search; those of a point in time say themselves where.
             named: Whether to tell the score of each named query.
             statistics: Whether BM25 is to count the words of all shards.
         """
         client = self.connection.client
-        header = {"index": self.name, "allow_partial_search_results": False, "preference": self.copies}
+        whole = {"allow_partial_search_results": False}
+        header = {**whole, "index": self.name, "preference": self.copies}
         if statistics:
             header["search_type"] = "dfs_query_then_fetch"
 
         def ask() -> list[dict[str, Any]]:
-            searches = [line for body in bodies for line in (header, body)]
+            searches = [line for body in bodies for line in (whole if "pit" in body else header, body)]
             answer = client.msearch(searches=searches, include_named_queries_score=named)
             for item in answer["responses"]:
                 if "error" in item:
@@ -305,3 +343,7 @@ class Reader:
 def _is_whole(hit: dict[str, Any], query: M3Output) -> bool:
     """Whether a document has the embeddings asked for: another's may have none yet, or have been robbed of some."""
     return "fields" in hit and (query.dense is None or "dense" in hit.get("matched_queries", {}))
+
+
+def _one(item: object) -> int:
+    return 1

@@ -105,7 +105,8 @@ def scores(query: M3Output, text: str | None, ids: Sequence[str], layout: Layout
         should.append({"sparse_vector": {**lexical(weights, layout)["sparse_vector"], "_name": "sparse"}})
     if text is not None:
         should.append({"match": {"content": {"query": text, "_name": "bm25"}}})
-    return {**light([layout.field("id")], len(ids)), "query": {"bool": {"filter": [these], "should": should}}}
+    fields = [layout.field("id"), layout.field("token_count")]
+    return {**light(fields, len(ids)), "query": {"bool": {"filter": [these], "should": should}}}
 
 
 def _among(query: Query, where: Query | None) -> Query:

@@ -181,7 +181,8 @@ def _packed(indices: NDArray[np.int32], weights: NDArray[np.float32]) -> bytes:
 
 
 def _unpacked(row: Fields) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    data = pybase64.b64decode(row.get("sparse_weights", [""])[0], validate=True)  # a value of no bytes does not come back
+    packed = row.get("sparse_weights", [""])[0]  # a value of no bytes does not come back
+    data = pybase64.b64decode(packed, validate=True)
     half = len(data) // 2
     return np.frombuffer(data[:half], "<i4"), np.frombuffer(data[half:], "<f4")
 

@@ -16,7 +16,7 @@ from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate
 from m3plugins.retrieval.engine import NamedIndex, check_bm25
 from m3plugins.retrieval.index import AnyFilter, check_ids
-from m3plugins.scoring.heads import LEGS, HeadScores, Leg, check_one_text
+from m3plugins.scoring.heads import LEGS, HeadScores, Leg, check_query
 from m3plugins_milvus import lifecycle, reading
 from m3plugins_milvus.address import is_server
 from m3plugins_milvus.blocks import POINTER
@@ -222,7 +222,7 @@ class MilvusHybridIndex(NamedIndex):
     ) -> dict[Leg, list[Candidate]]:
         """The best k documents of each leg; see `HybridIndex.candidates`. The legs are searched in parallel."""
         self._check_open()
-        check_one_text(query)
+        check_query(query)
         check_bm25(text, self.identity.bm25, self.name)
         plan = self._plan(filter)
         legs: dict[Leg, Future[list[Candidate]]] = {}
@@ -242,7 +242,7 @@ class MilvusHybridIndex(NamedIndex):
     def score(self, query: M3Output, ids: Sequence[str], *, text: str | None = None) -> dict[str, HeadScores]:
         """Exact scores (of what the codec kept), on the heads that `query` has; unknown ids are left out."""
         self._check_open()
-        check_one_text(query)
+        check_query(query)
         check_bm25(text, self.identity.bm25, self.name)
         scores = reading.score(self._store, query, ids)
         if text is None:

@@ -15,7 +15,7 @@ from pymilvus import AnnSearchRequest, CollectionSchema, DataType, MilvusClient,
 from pymilvus.milvus_client.index import IndexParams
 
 from m3plugins import HybridWeights, M3Encoder, M3Output
-from m3plugins.scoring.heads import check_one_text
+from m3plugins.scoring.heads import check_query
 from m3plugins_milvus.rows import sparse_row, stored_sparse
 from m3plugins_milvus.schema import FLAT, MAX_VARCHAR, SPARSE_INDEX
 
@@ -125,7 +125,7 @@ def hybrid_search_requests(
     Raises:
         ValueError: If `query` is not of length 1.
     """
-    check_one_text(query)
+    check_query(query)
     asked: list[tuple[str, Any, Mapping[str, Any]]] = []
     if query.dense is not None:
         asked.append((dense_field, query.dense[0].tolist(), dense_params or {}))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from m3plugins.cli.app import run
+from m3plugins.cli.evaluate import own_name
 from tests.tiny import SENTENCES
 
 
@@ -68,3 +70,12 @@ def test_an_unknown_precision_is_a_wrong_call(
 ) -> None:
     assert run(["evaluate", str(collection), "--model", str(checkpoint), "--dtype", "int3"]) == 2
     assert "dtype must be one of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["BEIR (v1.0)", "日本語", "Ünï Cöde", "a.b-c", "x" * 255, "_", "-+*?"])
+def test_the_index_of_a_folder_has_a_name_that_every_engine_takes(tmp_path: Path, folder: str) -> None:
+    assert re.fullmatch("[a-z][a-z0-9_]{1,200}", own_name(tmp_path / folder))
+
+
+def test_the_index_of_a_folder_keeps_its_name() -> None:
+    assert own_name(Path("data/scifact")) == own_name(Path("/x/scifact/")) == "evaluate_scifact"

@@ -172,6 +172,33 @@ class CopyingSuite:
         assert copy(source, target).failed == []
         assert_same(source, target)
 
+    @pytest.mark.parametrize(
+        ("before", "after"), [(0, 1), (0, None), (None, 0)], ids=["others", "ours", "the caller's"]
+    )
+    def test_embeddings_that_are_replaced_meanwhile_come_with_the_next_run(
+        self, make_source, make_target, encoder, monkeypatch, before, after
+    ):
+        """Else the old ones would be stored as the new ones, and never be copied again: the text is as it was."""
+        source, target = make_source(), make_target()
+        scan, rows = type(source).scan, encoder.encode_documents(SENTENCES[:2])
+        document = Document(id="a", text="not what was encoded")
+
+        def store(row: int | None) -> None:
+            source.upsert([document], embeddings=None if row is None else rows[row])
+
+        def late(index, *arguments, **options):
+            pairs = list(scan(index, *arguments, **options))
+            store(after)
+            return iter(pairs)
+
+        store(before)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(source), "scan", late)
+            report = copy(source, target)
+        assert (report.written, report.failed) == (0, [("a", copying.REPLACED)])
+        assert copy(source, target).written == 1
+        assert_same(source, target)
+
     def test_an_interrupted_run_goes_on(self, source, make_target, monkeypatch):
         monkeypatch.setattr(copying, "DOCUMENTS_PER_BATCH", 20)
         target, stored = make_target(), []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import EntryPoint
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +20,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("tiny", f"{__name__}:TinyEngine", engines.GROUP)
     broken = EntryPoint("broken", "no_such_module:Index", engines.GROUP)
     monkeypatch.setattr(engines, "entry_points", lambda group: [point, broken] if group == engines.GROUP else [])
-    monkeypatch.setitem(__import__("sys").modules, __name__, __import__("types").SimpleNamespace(TinyEngine=TinyEngine))
+    monkeypatch.setitem(sys.modules, __name__, SimpleNamespace(TinyEngine=TinyEngine))
 
 
 @pytest.mark.usefixtures("registered")

@@ -21,7 +21,7 @@ from typing import Any
 from elasticsearch import ApiError, ConflictError, NotFoundError, TransportError
 from typing_extensions import Self
 
-from m3plugins_elasticsearch.client import Connection, errors
+from m3plugins_elasticsearch.client import Connection, errors, persist
 from m3plugins_elasticsearch.enricher.places import Place
 
 _SIGNS_PER_LEASE = 5
@@ -161,9 +161,10 @@ class Watcher:
     def _buried(self, name: str, sign: _Sign) -> bool:
         """Ends a session, unless it has just given a sign."""
         condition: dict[str, Any] = {"if_seq_no": sign.seq_no, "if_primary_term": sign.primary_term}
+        connection, end = self._connection, self._connection.client.delete
         with errors("end a session"):
             try:
-                self._connection.client.delete(index=self._place.alias, id=name, **condition)
+                persist(lambda: end(index=self._place.alias, id=name, **condition), connection.patience)
             except ConflictError:
                 return False
             except NotFoundError:

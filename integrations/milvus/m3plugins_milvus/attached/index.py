@@ -171,7 +171,7 @@ class AttachedIndex(WritableIndex):
             ValueError: If there is a text: such a collection has no BM25 that could be told to be right.
         """
         self._check_open()
-        reading.check_query(query, text)
+        reading.check_asked(query, text)
         plan, indexes = self._plan(filter), self._table.layout.indexes
         if not {*query.heads} & {*indexes}:
             stored, asked = ", ".join(indexes), ", ".join(query.heads)
@@ -193,7 +193,7 @@ class AttachedIndex(WritableIndex):
             ValueError: If there is a text.
         """
         self._check_open()
-        reading.check_query(query, text)
+        reading.check_asked(query, text)
         return reading.score(self._table, self._computed, query, check_ids(ids))
 
     def drop(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from m3plugins import Document, HeadScores, M3Encoder, M3Output
 from m3plugins.encoding.output import HEADS, Head
-from m3plugins.scoring.heads import check_one_text, head_scores
+from m3plugins.scoring.heads import check_query, head_scores
 from m3plugins_milvus.attached.computed import ComputedHeads
 from m3plugins_milvus.attached.fields import Layout
 from m3plugins_milvus.attached.rows import to_document, to_output
@@ -54,13 +54,13 @@ def score(table: Table, computed: ComputedHeads, query: M3Output, ids: Sequence[
     return scores
 
 
-def check_query(query: M3Output, text: str | None) -> None:
+def check_asked(query: M3Output, text: str | None) -> None:
     """Refuses what cannot be searched for.
 
     Raises:
         ValueError: If the query is not of length 1, or comes with its text.
     """
-    check_one_text(query)
+    check_query(query)
     if text is not None:
         msg = "this collection has no BM25 leg, it is attached; leave the weight of bm25 at 0"
         raise ValueError(msg)

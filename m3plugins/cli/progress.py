@@ -1,0 +1,33 @@
+"""How far a verb that goes through many documents has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.text import Text
+
+Advance = Callable[[int], None]
+"""Told how many more documents are done."""
+
+
+@contextmanager
+def progress(doing: str, count: Callable[[], int]) -> Iterator[Advance]:
+    """A bar on stderr, if someone is watching it.
+
+    Args:
+        doing: What is done to the documents.
+        count: Tells how many there are; asked only for the bar.
+    """
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(doing, total=count() if console.is_terminal else None)
+        yield lambda documents: bar.advance(task, documents)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:.0f} docs/s")
