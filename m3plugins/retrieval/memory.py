@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, overload
 
@@ -140,7 +140,7 @@ class InMemoryHybridIndex(WritableIndex):
     def close(self) -> None:
         """Frees the memory; any further call raises `ValueError`."""
         self._closed = True
-        self._store = _Store()
+        self._store.end(self._check_open)
 
     def _deleting(self) -> threading.RLock:
         return self._store.lock
@@ -162,6 +162,7 @@ class _Store:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.items: dict[str, _Stored] = {}
+        self._check_open: Callable[[], None] = lambda: None
         self._parts: list[M3Output] = []  # their rows, counted through, are those of `items`, and of what is gone
 
     def check(self, document: Document) -> None:
@@ -171,8 +172,14 @@ class _Store:
         with self.lock:
             return {i: self.items[i].digest for i in ids if i in self.items}
 
+    def end(self, check: Callable[[], None]) -> None:
+        """Forgets everything; whoever goes on writing hears of it by `check`, which raises."""
+        with self.lock:
+            self._check_open, self.items, self._parts = check, {}, []
+
     def write(self, batch: Batch) -> None:
         with self.lock:
+            self._check_open()
             first = sum(map(len, self._parts))
             for row, (document, digest) in enumerate(zip(batch.documents, batch.digests, strict=True), start=first):
                 self.items[document.id] = _Stored(_own(document), digest, row)

@@ -51,7 +51,7 @@ class ReadableIndex(WritableIndex):
         """The stored embeddings of these documents, in this order; unknown ids are left out.
 
         Token vectors are as the codec kept them; they are read only if they are asked for. Sparse weights have
-        9 significant bits.
+        9 significant bits. A document that was replaced, and not yet shown to searches, is left out.
         """
         self._check_open()
         return self._reader.embeddings(check_ids(ids), check_heads(heads))

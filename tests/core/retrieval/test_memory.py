@@ -1,9 +1,13 @@
 """The in-memory index does what every engine does."""
 
+import pytest
+
+from m3plugins import InMemoryHybridIndex
 from tests.core.retrieval.bad_input_suite import BadInputSuite
 from tests.core.retrieval.index_suite import IndexSuite
 from tests.core.retrieval.ranking_suite import CandidatesSuite
 from tests.core.retrieval.verbs_suite import VerbsSuite
+from tests.tiny import random_documents
 
 
 class TestVerbs(VerbsSuite):
@@ -20,3 +24,9 @@ class TestCandidates(CandidatesSuite):
 
 class TestIndex(IndexSuite):
     pass
+
+
+def test_closing_it_ends_whoever_is_writing(encoder):
+    index = InMemoryHybridIndex(encoder=encoder)
+    with pytest.raises(ValueError, match="this index is closed; make a new InMemoryHybridIndex"):
+        index.upsert(random_documents(300), on_ack=lambda ids: index.close())
