@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from mini_data import DEVELOPMENT, Task, read_task
 from mini_scores import ROWS, head_scores, interval, ndcg_of_rows
-from train_candidate import SETTINGS, training_set, untrained_checkpoint
+from train_m3_mini import SETTINGS, training_set, untrained_checkpoint
 
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.training import (
@@ -38,7 +38,7 @@ from m3plugins.training import (
 from m3plugins.training.state_cache import StateCache
 
 JUDGED = {"scifact": "test", "cacm": "test"}
-COMMON = {"learning_rate": 1e-3, "per_device_train_batch_size": 32, "temperature": 0.02}
+COMMON = {"learning_rate": 1e-3, "head_learning_rate": None, "per_device_train_batch_size": 32, "temperature": 0.02}
 PAPER = {**COMMON, "loss_weights": PerHead(sparse=0.1), "distillation_weights": PerHead(sparse=0.1)}
 EQUAL = {**COMMON, "loss_weights": PerHead(), "distillation_weights": PerHead()}
 
@@ -92,7 +92,7 @@ def main() -> None:
     """Train every variant with every seed, judge each, and print the tables."""
     parser = argparse.ArgumentParser(description="Ablation of self-distillation on m3-mini.")
     parser.add_argument("--data", type=Path, required=True, help="folder of the collections")
-    parser.add_argument("--work", type=Path, default=Path("m3-mini-work"), help="as in train_candidate.py")
+    parser.add_argument("--work", type=Path, default=Path("m3-mini-work"), help="as in train_m3_mini.py")
     parser.add_argument("--output", type=Path, help="Markdown file for the tables")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from mini_data import read_task
 from mini_scores import ROWS, bm25_scores, head_scores, interval, ndcg, ndcg_of_rows, stemmed_bm25_scores
-from train_candidate import untrained_checkpoint
+from train_m3_mini import untrained_checkpoint
 
 from m3plugins import M3Encoder
 from m3plugins.encoding.checkpoint import Checkpoint
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Judge m3-mini on collections it has never seen.")
     parser.add_argument("collections", type=Path, nargs="+", help="folders in the BEIR layout, judged on `test`")
     parser.add_argument("--model", default="m3-mini", help="m3-mini, or a folder with the same encoder")
-    parser.add_argument("--work", type=Path, default=Path("m3-mini-work"), help="as in train_candidate.py")
+    parser.add_argument("--work", type=Path, default=Path("m3-mini-work"), help="as in train_m3_mini.py")
     arguments = parser.parse_args()
 
     encoder, cache = M3Encoder.from_pretrained(arguments.model), StateCache(8 << 30)

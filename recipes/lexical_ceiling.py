@@ -19,7 +19,7 @@ from mini_data import read_task
 from mini_scores import MAX_LENGTH, ndcg
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from train_candidate import training_set
+from train_m3_mini import training_set
 
 from m3plugins import M3Encoder
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What word pieces can do without the collection's statistics.")
     parser.add_argument("collections", type=Path, nargs="+", help="folders in the BEIR layout, judged on `test`")
     parser.add_argument("--data", type=Path, required=True, help="folder of the training collections")
-    parser.add_argument("--work", type=Path, default=Path("m3-mini-work"), help="as in train_candidate.py")
+    parser.add_argument("--work", type=Path, default=Path("m3-mini-work"), help="as in train_m3_mini.py")
     arguments = parser.parse_args()
 
     tokenizer = M3Encoder.from_pretrained("m3-mini").tokenizer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -21,22 +21,11 @@ from m3plugins.training import Example
 SEED = 20
 LABELLED = {"squad_cs224n": "train", "selqa": "train", "clapnq": "test", "fairytaleqa": "train"}
 UNLABELLED = "pool_2wiki"
-MOST_QUESTIONS, MOST_CUTTINGS = 4858, 7000
+MOST_QUESTIONS = 4858
 DEVELOPMENT = {"fairytaleqa": "dev", "selqa": "test"}
 NEGATIVES, TOO_CLOSE = 20, 0.95  # kept per query and miner; none above this share of the positive's score
 
 _SENTENCE = re.compile(r"(?<=[.!?]) +(?=[A-Z\"'“])")
-_REQUESTS = (  # how people word a request; {q} is the question, {l} the same with a small first letter
-    "I am looking for passages that answer the following question. {q} Anything relevant would be useful to me.",
-    "{q} I am interested in any text which describes this in some detail, and not in texts that only mention it.",
-    "Can you help me find out more about this? {q} Descriptions, explanations and examples are all welcome.",
-    "What has been written about the following: {q} Please include everything that is known about it.",
-    "Information on the question of {l}, including background material and related work, is wanted.",
-    "I need to know {l} I would also like to see other material dealing with similar topics.",
-    "Documents relating to this subject: {l} Relevant articles will contain facts, results or discussion of it.",
-    "We would like some references concerning {l} as well as general treatments of the topic.",
-    "The purpose of this search is to learn {l} A relevant paper should discuss the matter directly.",
-)
 
 
 @dataclass(frozen=True)
@@ -78,26 +67,10 @@ def read_task(data: Path, name: str, split: str) -> Task:
 
 
 def training_examples(data: Path, encoder: M3Encoder) -> Iterator[tuple[str, list[Example]]]:
-    """By source: questions as they are and as wordy requests; titles and sentences of passages; longer cuttings."""
-    passages = {UNLABELLED: list(_passages(data / UNLABELLED))}
+    """By source: questions, and titles and sentences of passages that have none."""
     for name, split in LABELLED.items():
-        task = read_task(data, name, split).first(MOST_QUESTIONS)
-        asked = examples(task, encoder)
-        yield name, asked
-        yield f"{name}_requests", as_requests(asked)
-        passages[name] = [task.documents[row] for row in sorted(set(chain.from_iterable(task.positives)))]
+        yield name, examples(read_task(data, name, split).first(MOST_QUESTIONS), encoder)
     yield UNLABELLED, examples(titles_and_sentences(data / UNLABELLED), encoder)
-    yield "cuttings", examples(cuttings(chain.from_iterable(passages.values())), encoder)
-
-
-def as_requests(asked: Sequence[Example]) -> list[Example]:
-    """The same questions, each inside a request of one or two sentences: most words of it say nothing."""
-    chance, worded = random.Random(SEED), []
-    for example in asked:
-        question = example.query.strip()
-        query = chance.choice(_REQUESTS).format(q=question, l=question[:1].lower() + question[1:])
-        worded.append(replace(example, query=query))
-    return worded
 
 
 def titles_and_sentences(folder: Path) -> Task:
@@ -114,27 +87,6 @@ def titles_and_sentences(folder: Path) -> Task:
             queries.append(passage.title)
             documents.append(passage.text)
     return Task(folder.name, queries, documents, [[row] for row in range(len(queries))])
-
-
-def cuttings(passages: Iterable[str]) -> Task:
-    """Find what is left of a passage by one to three sentences cut out of it: queries of many words."""
-    chance = random.Random(SEED)
-    pairs = []
-    for passage in passages:
-        sentences = _SENTENCE.split(passage)
-        length = min(chance.choice((1, 1, 2, 2, 3)), len(sentences) - 1)
-        start = chance.randrange(len(sentences) - length + 1)
-        query, rest = sentences[start : start + length], sentences[:start] + sentences[start + length :]
-        if len(" ".join(query).split()) in range(5, 91) and len(" ".join(rest).split()) >= 15:
-            pairs.append((" ".join(query), " ".join(rest)))
-    chance.shuffle(pairs)
-    queries, documents = zip(*pairs[:MOST_CUTTINGS], strict=True)
-    return Task("cuttings", list(queries), list(documents), [[row] for row in range(len(queries))])
-
-
-def _passages(folder: Path) -> Iterator[str]:
-    for document in read_corpus(folder / "corpus.jsonl"):
-        yield document.text
 
 
 def examples(task: Task, encoder: M3Encoder) -> list[Example]:

@@ -132,4 +132,4 @@ class M3Output:
 
     def __iter__(self) -> Iterator[M3Output]:
         """One output of length 1 per text."""
-        return iter([self]) if len(self) == 1 else (self[row] for row in range(len(self)))
+        return (self[row] for row in range(len(self)))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from m3plugins.encoding.output import M3Output
 from m3plugins.retrieval.document import Digest, Document
 from m3plugins.retrieval.index import Ack, FailedDocument, HybridIndex, UpsertReport
@@ -11,6 +14,7 @@ from m3plugins.retrieval.writing import Batch
 
 DOCUMENTS_PER_BATCH = 64
 BYTES_PER_BATCH = 1 << 24
+_ALIKE = 0.999
 REPLACED = "it was replaced meanwhile; copy once more"
 
 
@@ -87,11 +91,16 @@ def _replaced(pairs: list[tuple[Document, M3Output]], digests: Mapping[str, Dige
 
     A digest that the document alone does not explain is also that of the caller's own embeddings.
     """
-    embeddings = source.embeddings([document.id for document, _ in pairs])
-    changed = {d.id for d, one in pairs if d.id not in embeddings or embeddings[d.id].digest() != one.digest()}
+    now = {i: one.dense for i, one in source.embeddings([document.id for document, _ in pairs], ["dense"]).items()}
+    changed = {d.id for d, one in pairs if (dense := now.get(d.id)) is None or not _alike(dense, one.dense)}
     odd = {document.id: document for document, _ in pairs if document.digest() != digests[document.id]}
-    now = {document.id: document for document in source.writer.get(list(odd))} if odd else {}
-    return changed | {i for i, document in odd.items() if now.get(i) != document}
+    stored = {document.id: document for document in source.writer.get(list(odd))} if odd else {}
+    return changed | {i for i, document in odd.items() if stored.get(i) != document}
+
+
+def _alike(one: NDArray[np.float32], other: NDArray[np.float32] | None) -> bool:
+    """Whether two dense vectors are one, read twice: what is computed anew differs by its batch's rounding."""
+    return other is not None and float(one[0] @ other[0]) >= _ALIKE * float(one[0] @ one[0])
 
 
 def _batches(pairs: Iterator[tuple[Document, M3Output]]) -> Iterator[list[tuple[Document, M3Output]]]:

@@ -1,4 +1,4 @@
-"""What the engines' indexes have in common: writing, and another model for an index that has a name."""
+"""What the engines' indexes have in common: an end, writing, and another model for one that has a name."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from m3plugins.retrieval.writing import Writer
 Index = TypeVar("Index", bound=HybridIndex)
 
 
-class WritableIndex(HybridIndex):
-    """A `HybridIndex` that writes through its `writer`; engines add what reads.
+class EngineIndex(HybridIndex):
+    """A `HybridIndex` that is open until it is closed.
 
     Args:
         encoder: Encodes the documents, and the queries.
@@ -48,6 +48,15 @@ class WritableIndex(HybridIndex):
     def encoder(self) -> M3Encoder:
         """What encodes the documents and must encode the queries."""
         return self._encoder
+
+    def _check_open(self) -> None:
+        if self._closed:
+            msg = f"this index is closed; {self._reopen}"
+            raise ValueError(msg)
+
+
+class WritableIndex(EngineIndex):
+    """One that writes through its `writer`; engines add what reads."""
 
     def upsert(
         self, documents: Iterable[Document], embeddings: Iterable[M3Output] | None = None, on_ack: Ack | None = None
@@ -107,11 +116,6 @@ class WritableIndex(HybridIndex):
                 self.writer.flush()
             raise
         self.writer.flush()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            msg = f"this index is closed; {self._reopen}"
-            raise ValueError(msg)
 
 
 @dataclass(frozen=True)

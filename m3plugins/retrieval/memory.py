@@ -123,9 +123,10 @@ class InMemoryHybridIndex(WritableIndex):
     def score(self, query: M3Output, ids: Sequence[str], *, text: str | None = None) -> dict[str, HeadScores]:
         """Exact scores of the given documents."""
         self._check_open()
+        wanted = check_ids(ids)
         check_query(query)
         _check_no_text(text)
-        columns, rows = self._store.find(check_ids(ids))
+        columns, rows = self._store.find(wanted)
         if columns is None or not rows:
             return {}
         if len(rows) > len(columns) // 2:  # cheaper than copying the rows out

@@ -5,6 +5,7 @@ While one batch is written, in a thread, the next one is encoded.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -24,6 +25,8 @@ WINDOW = 256
 
 WINDOW_BYTES = 1 << 26
 """Size of texts and embeddings after which a window ends earlier."""
+
+_PAUSE_S = 1.0
 
 Stored = Callable[[list[str], bool], None]
 """Hears of ids that are stored, and whether they were written just now."""
@@ -147,9 +150,12 @@ class Stream:
             if documents:
                 yield Batch(documents, [digests[document.id] for document in documents], output)
 
-    def _encoded(self, items: list[Pending]) -> Iterator[tuple[list[Pending], M3Output]]:
-        """The items with what the encoder makes of them; where it fails they are halved, until one is to blame."""
-        done, fault = 0, ""
+    def _encoded(self, items: list[Pending], again: bool = True) -> Iterator[tuple[list[Pending], M3Output]]:
+        """The items with what the encoder makes of them; where it fails they are halved, until one is to blame.
+
+        What the device may be to blame for, such as memory that others hold, is tried once more after a pause.
+        """
+        done, fault, passing = 0, "", False
         try:
             for output in self._encoder.iter_documents(item.document.content for item in items):
                 part = items[done : done + len(output)]
@@ -157,10 +163,15 @@ class Stream:
                 yield part, output
         except Exception as err:
             fault = " ".join(f"the encoder fails at it: {type(err).__name__}: {err}".split())[:500]
+            passing = again and isinstance(err, MemoryError | RuntimeError)  # torch raises the latter
         if not fault:
             return
         self._check_encoder()  # out of the handler: the error holds the memory of the pass that failed
         rest = items[done:]
+        if len(rest) == 1 and passing:
+            time.sleep(_PAUSE_S)
+            yield from self._encoded(rest, again=False)
+            return
         if len(rest) == 1:
             self._report.failed.append(FailedDocument(rest[0].document.id, fault))
             return

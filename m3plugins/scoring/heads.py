@@ -67,7 +67,7 @@ def head_scores(query: M3Output, documents: M3Output) -> list[HeadScores]:
         n scores, in the documents' order.
 
     Raises:
-        ValueError: If `query` is not of length 1.
+        ValueError: If `query` is not of length 1, or not finite.
     """
     check_query(query)
     columns = {}

@@ -20,9 +20,9 @@ from m3plugins_elasticsearch.mapping import WRITE_ALIAS
 
 CHUNK_BYTES = 5 << 20
 CHUNK_ITEMS = 500
+GONE, CONFLICT = 404, 409
+"""What a conditional write is answered if there is no such document, or not in the version that was read."""
 _BUSY = (429, 503)
-_REFUSED = (404, 409)
-"""What a deletion is answered if there is no such document, or not in the version that was read."""
 _ANSWER = "errors,items.*.status,items.*._seq_no,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
 
 
@@ -66,13 +66,14 @@ class Outcome:
     seq_no: int = -1
 
 
-def index(id: str, document: Any, **condition: int) -> Action:  # noqa: A002
+def index(id: str, document: Any, **condition: int | str) -> Action:  # noqa: A002
     """Stores a whole document.
 
     Args:
         id: The document's.
         document: JSON values and numpy arrays.
-        condition: `if_seq_no` and `if_primary_term`, to store it only if nobody else has changed it.
+        condition: `if_seq_no` and `if_primary_term`, to store it only if nobody else has changed it; `op_type`
+            "create", to store it only if there is none.
     """
     return Action(id, (_line({"index": {"_id": id, **condition}}), _line(document)))
 
@@ -182,7 +183,7 @@ def _gone(
     asked = [
         action.id
         for action, done in zip(part, outcomes, strict=True)
-        if action.id in unanswered and action.deletes and done.status in _REFUSED
+        if action.id in unanswered and action.deletes and done.status in (GONE, CONFLICT)
     ]
     if not asked:
         return set()

@@ -175,10 +175,10 @@ def connect(
     chosen = {
         "serializer": _Serializer(),
         "request_timeout": 60,
-        "max_retries": 0,  # we do, with pauses, and for as long as there is patience
         **tls,
         **_authentication(token or credentials),
         **(options or {}),
+        "max_retries": 0,  # we try again, with pauses, and for as long as there is patience
     }
     make = partial(Elasticsearch, host, **chosen)
     return Connection(make(), patience, make)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 from elasticsearch import BadRequestError, NotFoundError
 
 from m3plugins.retrieval.index import IndexNotFoundError
-from m3plugins_elasticsearch.client import Connection, explain
+from m3plugins_elasticsearch.client import Connection, errors, explain
 from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import OURS
 from m3plugins_elasticsearch.mapping import META, WRITE_ALIAS, check_name, our_properties, own_mapping, own_settings
@@ -28,8 +29,8 @@ def create(connection: Connection, name: str, identity: Identity, settings: Mapp
     mappings, settings = own_mapping(identity), own_settings(identity, settings)
     aliases = {WRITE_ALIAS + name: {"is_hidden": True}}
 
-    def make() -> None:
-        try:
+    with errors(f"create {check_name(name)!r}"):
+        try:  # once: that it is there would not say whose it is
             connection.client.indices.create(index=name, mappings=mappings, settings=settings, aliases=aliases)
         except BadRequestError as err:
             if err.error in _EXISTS:
@@ -37,8 +38,6 @@ def create(connection: Connection, name: str, identity: Identity, settings: Mapp
             else:
                 msg = f"cannot create {name!r}: {explain(err)}; change that option"
             raise ValueError(msg) from err
-
-    connection.manage(f"create {check_name(name)!r}", make)
 
 
 def find(connection: Connection, name: str) -> tuple[str, dict[str, Any]]:
@@ -124,8 +123,17 @@ def user_settings(connection: Connection, name: str) -> dict[str, Any]:
 
 def drop(connection: Connection, name: str) -> None:
     """Deletes an index."""
-    delete = connection.client.indices.delete
-    connection.manage(f"drop {name!r}", lambda: delete(index=name))
+    attempts = count(1)
+
+    def delete() -> None:
+        attempt = next(attempts)
+        try:
+            connection.client.indices.delete(index=name)
+        except NotFoundError:
+            if attempt == 1:  # else it was done, and nobody heard of it
+                raise
+
+    connection.manage(f"drop {name!r}", delete)
 
 
 def searchable_fields(connection: Connection, name: str) -> tuple[frozenset[str], frozenset[str]]:

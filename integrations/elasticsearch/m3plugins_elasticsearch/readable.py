@@ -8,7 +8,7 @@ from typing import Literal, overload
 from m3plugins import Document, M3Encoder
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.retrieval.document import Candidate
-from m3plugins.retrieval.engine import WritableIndex, check_bm25
+from m3plugins.retrieval.engine import EngineIndex, check_bm25
 from m3plugins.retrieval.index import AnyFilter, check_ids
 from m3plugins.scoring.heads import HeadScores, Leg, check_query
 from m3plugins_elasticsearch import lifecycle
@@ -18,7 +18,7 @@ from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.reading import Reader
 
 
-class ReadableIndex(WritableIndex):
+class ReadableIndex(EngineIndex):
     """The reading half of a `HybridIndex`."""
 
     def __init__(self, reader: Reader, encoder: M3Encoder) -> None:

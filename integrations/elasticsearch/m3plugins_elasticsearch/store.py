@@ -10,7 +10,7 @@ from m3plugins.encoding.batching import bounded_runs
 from m3plugins.retrieval.document import Digest
 from m3plugins.retrieval.index import FailedDocument
 from m3plugins.retrieval.writing import REPLACED, Batch
-from m3plugins_elasticsearch.bulk import Action, Outcome, bulk, delete, failures, index
+from m3plugins_elasticsearch.bulk import CONFLICT, GONE, Action, Outcome, bulk, delete, failures, index
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.filters import Plan
 from m3plugins_elasticsearch.mapping import WRITE_ALIAS
@@ -19,7 +19,6 @@ from m3plugins_elasticsearch.rows import check_document, digest_fields, our_fiel
 
 PARENTS_PER_READ = 1000
 _STORED = ("revision", "token_count", "truncated", "dense", "sparse_weights", "token_vectors")
-CONFLICT, _GONE = 409, 404
 
 
 @dataclass(frozen=True)
@@ -95,11 +94,11 @@ class Store:
             ElasticsearchIndexError: If some could not be deleted.
         """
         outcomes = list(self._bulk(actions))
-        if failed := failures(outcomes, allowed=[_GONE, CONFLICT]):
+        if failed := failures(outcomes, allowed=[GONE, CONFLICT]):
             reasons = "; ".join(f"{i!r}: {reason}" for i, reason in list(failed.items())[:3])
             msg = f"{len(failed)} of {len(outcomes)} documents could not be deleted ({reasons}); delete them again"
             raise ElasticsearchIndexError(msg)
-        return sum(outcome.status not in (_GONE, CONFLICT) for outcome in outcomes)
+        return sum(outcome.status not in (GONE, CONFLICT) for outcome in outcomes)
 
     def remove_matching(self, plan: Plan) -> int:
         """Deletes what matches; returns how many documents there were. What is replaced meanwhile stays."""

@@ -123,7 +123,7 @@ def hybrid_search_requests(
         dense_params: Of the search in the dense index, such as `{"ef": 200}` for HNSW.
 
     Raises:
-        ValueError: If `query` is not of length 1.
+        ValueError: If `query` is not of length 1, or not finite.
     """
     check_query(query)
     asked: list[tuple[str, Any, Mapping[str, Any]]] = []

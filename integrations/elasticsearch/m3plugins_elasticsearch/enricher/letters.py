@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from m3plugins_elasticsearch.bulk import Action, bulk, delete, failures, index
+from m3plugins_elasticsearch.bulk import CONFLICT, GONE, Action, bulk, delete, failures, index
 from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher.places import Place
 from m3plugins_elasticsearch.enricher.session import now
@@ -29,7 +29,6 @@ _MAPPING: Mapping[str, Any] = {
     "worker": {"type": "keyword"},
 }
 _PAGE = 500
-_CONFLICT, _GONE = 409, 404
 
 
 @dataclass(frozen=True)
@@ -170,10 +169,10 @@ class DeadLetters:
             return []
         self.place.ensure()
         outcomes = list(bulk(self._connection, self.place.alias, actions, require_alias=True))
-        if failed := failures(outcomes, allowed=[_CONFLICT, _GONE]):
+        if failed := failures(outcomes, allowed=[CONFLICT, GONE]):
             msg = f"cannot write dead letters to {self.place.name!r}: {next(iter(failed.values()))}"
             raise ElasticsearchIndexError(msg)
-        return [done.id for done in outcomes if done.status == _CONFLICT]
+        return [done.id for done in outcomes if done.status == CONFLICT]
 
     def _refresh(self) -> None:
         self.place.ensure()

@@ -125,8 +125,8 @@ class Rounds:
     def prune(self, target: Target) -> None:
         """Deletes void dead letters, now and then."""
         if time.monotonic() >= self._prune_at:
-            target.letters.prune(self._stop)
             self._prune_at = time.monotonic() + PRUNE_S * random.uniform(0.5, 1.5)
+            target.letters.prune(self._stop)
 
     def failed(self, err: Exception) -> None:
         """Tells of an error, after which nobody's silence means anything."""

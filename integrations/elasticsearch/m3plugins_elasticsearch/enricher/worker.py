@@ -103,10 +103,16 @@ class Enricher:
         patience = Patience(self._index.writer.reader.connection.patience)
         goal: Positions | None = None
         completed = False
+        letters: int | None = None
         try:
-            while not completed and not stop.is_set():
+            while letters is None:
                 try:
                     at, target = rounds.look()
+                    if completed or stop.is_set():
+                        target.feed.refresh()
+                        target.letters.prune(stop)
+                        letters = target.letters.count()
+                        continue
                     check_whole(at, target)
                     if goal is None or goal.histories != at.histories:
                         if anew:
@@ -118,15 +124,13 @@ class Enricher:
                     continue
                 except ElasticsearchIndexError as err:
                     rounds.failed(err)
+                    if stop.is_set():
+                        raise
                     patience.wait(err, stop)
                     continue
                 completed = not rounds.behind
                 if not completed and not done.took:
                     stop.wait(min(_WAITING_S, self._options.poll_s))
-            _, target = rounds.look()
-            target.feed.refresh()
-            target.letters.prune(stop)
-            letters = target.letters.count()
         finally:
             rounds.leave()
         seconds = rounds.metrics().seconds

@@ -11,7 +11,7 @@ from m3plugins import Document
 from m3plugins.retrieval.document import Digest
 from m3plugins.retrieval.index import FailedDocument
 from m3plugins.retrieval.writing import Batch
-from m3plugins_elasticsearch.bulk import Action, Outcome, bulk, update
+from m3plugins_elasticsearch.bulk import CONFLICT, GONE, Action, Outcome, bulk, update
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher.comparing import Compared
 from m3plugins_elasticsearch.enricher.feed import Change
@@ -23,7 +23,6 @@ from m3plugins_elasticsearch.enricher.target import Target
 from m3plugins_elasticsearch.layout import OURS
 from m3plugins_elasticsearch.rows import digest_fields, our_fields
 
-_CONFLICT, _GONE = 409, 404
 _REFUSED = (400, 413)
 """Statuses of a document that Elasticsearch will not take, however often it is sent."""
 
@@ -93,8 +92,8 @@ class WriteBack:
         numbers = {i: self._changes[i].seq_no for i in reasons}
         held = [i for i in reasons if self._changes[i].held != "none"]
         for outcome in self._bulk((i, None) for i in held):
-            if outcome.status in (_CONFLICT, _GONE):
-                self.tally.add(**{"conflicts" if outcome.status == _CONFLICT else "gone": 1})
+            if outcome.status in (CONFLICT, GONE):
+                self.tally.add(**{"conflicts" if outcome.status == CONFLICT else "gone": 1})
                 del reasons[outcome.id]
             elif outcome.status in _REFUSED:  # then it keeps them
                 continue
@@ -119,8 +118,8 @@ class WriteBack:
         for outcome in self._bulk(fields):
             if outcome.status in _REFUSED:
                 failed.append(FailedDocument(outcome.id, outcome.reason))
-            elif outcome.status in (_CONFLICT, _GONE):
-                self.tally.add(**{"conflicts" if outcome.status == _CONFLICT else "gone": 1})
+            elif outcome.status in (CONFLICT, GONE):
+                self.tally.add(**{"conflicts" if outcome.status == CONFLICT else "gone": 1})
             elif outcome.reason:
                 raise _refused(outcome)
             else:

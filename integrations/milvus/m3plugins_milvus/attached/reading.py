@@ -58,7 +58,7 @@ def check_asked(query: M3Output, text: str | None) -> None:
     """Refuses what cannot be searched for.
 
     Raises:
-        ValueError: If the query is not of length 1, or comes with its text.
+        ValueError: If the query is not of length 1, not finite, or comes with its text.
     """
     check_query(query)
     if text is not None:
