@@ -3,8 +3,8 @@
     python recipes/train_m3_mini.py --data DIR
 
 DIR holds the collections `squad_cs224n`, `selqa`, `clapnq`, `fairytaleqa` and `pool_2wiki` in the BEIR layout. Needs
-`pip install m3plugins[mini,train] bm25s PyStemmer`. The heads are the mean of those of several seeds (a model soup, arXiv
-2203.05482). Seeds and order are fixed; only rounding differs between machines.
+`pip install m3plugins[mini,train] bm25s PyStemmer`. The heads are the mean of those of several seeds, a model soup
+(arXiv 2203.05482). Seeds and order are fixed; only rounding differs between machines.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from m3plugins import (
 )
 from m3plugins.encoding.backends.torch import TorchBackend
 from m3plugins.retrieval import explain, filters
+from m3plugins.retrieval.copying import copy
 from m3plugins.retrieval.index import IndexNotFoundError
 from m3plugins_milvus import AttachedIndex, Fields, M3EmbeddingFunction, MilvusHybridIndex
 from m3plugins_milvus.attached import table as table_module
@@ -644,3 +645,11 @@ def test_half_precision_fields_take_and_give_half_precision():
     assert half.dtype == np.float16
     for stored in (half.tobytes(), [half.tobytes()], half):
         assert _unit(stored, field).tolist() == [0.5, 0.25]
+
+
+def test_it_is_copied_with_what_is_computed_from_its_texts(index, encoder, documents):
+    """More texts than are encoded together, so that some are computed once more, in another batch."""
+    target = InMemoryHybridIndex(encoder=encoder)
+    report = copy(index, target)
+    assert (report.written, report.failed) == (len(documents), [])
+    assert {document.id for document in target.scan()} == {document.id for document in documents}
