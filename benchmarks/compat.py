@@ -73,7 +73,7 @@ def milvus(version: str) -> Entry:
 
 def elasticsearch(version: str) -> Entry:
     projects = ("integrations/milvus", "integrations/elasticsearch")  # its tests copy from and to Milvus Lite
-    return Entry((f"elasticsearch=={version}",), projects, ("tests/elasticsearch",))
+    return Entry((f"elasticsearch=={version}", "aiohttp"), projects, ("tests/elasticsearch",))
 
 
 def langchain(version: str, *others: str) -> Entry:
