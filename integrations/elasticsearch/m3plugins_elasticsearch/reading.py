@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,7 +32,7 @@ DOCUMENTS_PER_PAGE = 100
 DOCUMENTS_PER_GET = 25
 """A node has no circuit breaker for these: 100 documents of 2 MB ended one with a heap of 512 MB."""
 DOCUMENTS_PER_SCORE = 1000
-EMBEDDINGS_PER_READ = 25
+EMBEDDINGS_PER_READ = 16
 BYTES_PER_READ = 32 << 20
 """Of token vectors, as text; the longest documents of BGE-M3, with 22 MB each in float16, are read one by one."""
 _READERS = 2
@@ -241,15 +242,22 @@ class Reader:
         assert query.multi_vector is not None  # the caller asked
         codec, vectors = get_codec(self.identity.codec), query.multi_vector.vectors
 
-        def scored(group: list[str]) -> dict[str, float]:
-            rows = self._doc_values(group, ["token_vectors"])
-            return {i: mean_of_maxima(codec.products(token_bytes(row), vectors)) for i, row in rows.items()}
+        return {
+            i: mean_of_maxima(codec.products(token_bytes(row), vectors))
+            for rows in self._ahead(portions)
+            for i, row in rows.items()
+        }
 
-        found: dict[str, float] = {}
+    def _ahead(self, portions: Iterable[list[str]]) -> Iterator[dict[str, Fields]]:
+        """The token vectors of each portion; some more are read meanwhile."""
         with ThreadPoolExecutor(_READERS) as pool:
-            for scores in pool.map(scored, portions):
-                found |= scores
-        return found
+            under_way: deque[Future[dict[str, Fields]]] = deque()
+            for portion in portions:
+                under_way.append(pool.submit(self._doc_values, portion, ["token_vectors"]))
+                if len(under_way) > _READERS:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
 
     def _portions(self, ids: Sequence[str], sizes: Mapping[str, int] | None = None) -> Iterator[list[str]]:
         """Those that have embeddings, as many at a time as one answer may hold the token vectors of.
