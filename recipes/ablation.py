@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,18 +20,15 @@ from typing import Any
 import numpy as np
 from mini_data import DEVELOPMENT, Task, read_task
 from mini_scores import ROWS, head_scores, interval, ndcg_of_rows
-from train_m3_mini import SETTINGS, training_set, untrained_checkpoint
+from train_m3_mini import train, training_set, untrained_checkpoint
 
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.training import (
     FrozenEnsemble,
     LiveEnsemble,
-    M3Dataset,
     M3Model,
     MovingAverage,
     PerHead,
-    SelfDistillationArguments,
-    SelfDistillationTrainer,
     Teacher,
 )
 from m3plugins.training.state_cache import StateCache
@@ -68,26 +64,6 @@ ADAPTED = {"train_encoder": "lora", "learning_rate": 5e-5, "head_learning_rate":
 LORA = [*pair("LoRA, sparse loss 1", {**EQUAL, **ADAPTED}), *pair("LoRA, sparse loss 0.1", {**PAPER, **ADAPTED})]
 
 
-def train(variant: Variant, start: Path, dataset: M3Dataset, seed: int, steps: int, cache: StateCache) -> M3Model:
-    """The model of one run."""
-    settings = {**SETTINGS, "max_steps": steps, **variant.settings, "seed": seed}
-    frozen = settings["train_encoder"] == "frozen"
-    with tempfile.TemporaryDirectory() as folder:
-        args = SelfDistillationArguments(
-            output_dir=folder,
-            save_strategy="no",
-            disable_tqdm=True,
-            logging_steps=steps,
-            **settings | {"self_distillation": variant.teacher is not None},
-        )
-        teacher = variant.teacher() if variant.teacher else None
-        trainer = SelfDistillationTrainer(start, args, dataset, teacher=teacher)
-        if frozen:
-            trainer.model.state_cache = cache
-        trainer.train()
-    return trainer.model
-
-
 def main() -> None:
     """Train every variant with every seed, judge each, and print the tables."""
     parser = argparse.ArgumentParser(description="Ablation of self-distillation on m3-mini.")
@@ -118,7 +94,10 @@ def main() -> None:
             kept = results / f"{variant.name}, seed {seed}, {arguments.steps} steps, {judged_on}.json"
             if not kept.exists():
                 began = time.monotonic()
-                values = judge(train(variant, start, dataset, seed, arguments.steps, cache), tasks)
+                teacher = variant.teacher() if variant.teacher else None
+                own = {**variant.settings, "self_distillation": teacher is not None, "disable_tqdm": True}
+                own |= {"seed": seed, "max_steps": arguments.steps, "logging_steps": arguments.steps}
+                values = judge(train(start, dataset, cache, teacher, **own), tasks)
                 write(kept, values, time.monotonic() - began)
             values, seconds = read(kept)
             found.setdefault(variant.name, []).append(values)

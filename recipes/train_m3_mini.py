@@ -27,7 +27,14 @@ from torch import Tensor, nn
 from m3plugins import M3Encoder
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, Checkpoint
 from m3plugins.encoding.mini import assemble
-from m3plugins.training import M3Dataset, M3Model, PerHead, SelfDistillationArguments, SelfDistillationTrainer
+from m3plugins.training import (
+    M3Dataset,
+    M3Model,
+    PerHead,
+    SelfDistillationArguments,
+    SelfDistillationTrainer,
+    Teacher,
+)
 from m3plugins.training.state_cache import StateCache
 
 WIDTH, QUERIES, SEEDS = 384, 400, (0, 1, 2)
@@ -82,14 +89,30 @@ def training_set(data: Path, work: Path) -> M3Dataset:
     return M3Dataset.from_jsonl(folder)
 
 
-def train(start: Path, dataset: M3Dataset, seed: int, cache: StateCache) -> Heads:
-    """The heads of one run."""
+def train(
+    start: Path, dataset: M3Dataset, cache: StateCache, teacher: Teacher | None = None, **settings: Any
+) -> M3Model:
+    """The model of one run.
+
+    Args:
+        start: The checkpoint to start from.
+        dataset: What to train on.
+        cache: Of token states, for a frozen encoder.
+        teacher: By default the live ensemble.
+        settings: In place of those of `SETTINGS`.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        args = SelfDistillationArguments(output_dir=folder, save_strategy="no", logging_steps=50, seed=seed, **SETTINGS)
-        trainer = SelfDistillationTrainer(start, args, dataset)
-        trainer.model.state_cache = cache
+        args = SelfDistillationArguments(output_dir=folder, save_strategy="no", **{**SETTINGS, **settings})
+        trainer = SelfDistillationTrainer(start, args, dataset, teacher=teacher)
+        if args.train_encoder == "frozen":
+            trainer.model.state_cache = cache
         trainer.train()
-    return {head: getattr(trainer.model, head).state_dict() for head in (SPARSE_HEAD, MULTI_VECTOR_HEAD)}
+    return trainer.model
+
+
+def heads_of(model: M3Model) -> Heads:
+    """What m3-mini ships of a model."""
+    return {head: getattr(model, head).state_dict() for head in (SPARSE_HEAD, MULTI_VECTOR_HEAD)}
 
 
 def mean(runs: Sequence[Heads]) -> Heads:
@@ -117,7 +140,8 @@ def main() -> None:
 
     start, cache = untrained_checkpoint(arguments.work), StateCache(8 << 30)
     dataset = training_set(arguments.data, arguments.work)
-    save(mean([train(start, dataset, seed, cache) for seed in SEEDS]), arguments.output)
+    runs = [heads_of(train(start, dataset, cache, seed=seed, logging_steps=50)) for seed in SEEDS]
+    save(mean(runs), arguments.output)
     models = {"untrained": start, "trained": assemble(heads=arguments.output, cache=arguments.work)}
 
     figures: dict[str, dict[str, float]] = {}

@@ -60,19 +60,6 @@ def make(encoder: M3Encoder) -> Iterator[Make]:
         index.drop()
 
 
-@pytest.fixture(scope="module")
-def index(make: Make, documents: list[Document]) -> MilvusHybridIndex:
-    """100 documents, to be read only."""
-    index = make()
-    index.upsert(documents)
-    return index
-
-
-@pytest.fixture(scope="module")
-def scratch(make: Make) -> MilvusHybridIndex:
-    return make()
-
-
 @pytest.fixture
 def rows() -> Iterator[Collection]:
     """A collection of blocks, without an index around it."""
