@@ -20,6 +20,14 @@ from pathlib import Path
 import pytest
 from typing_extensions import Self
 
+SECURITY = {
+    "xpack.security.enabled": "true",
+    "xpack.security.autoconfiguration.enabled": "false",
+    "xpack.security.http.ssl.enabled": "false",
+    "xpack.security.transport.ssl.enabled": "false",
+}
+"""Settings of a node that asks who you are."""
+
 HEAP = "512m"
 STARTING_S = 180
 STOPPING_S = 60
@@ -123,6 +131,27 @@ class Node:
                 found = re.search(r"AbstractHttpServerTransport\].*publish_address \{[^}]*:(\d+)\}", log.read_text())
                 self.port = int(found[1]) if found else 0
         return self
+
+    def add_users(self, password: str, users: Mapping[str, str], roles: str) -> None:
+        """Adds users of one password, "admin" among them, to a node with `SECURITY` that is not started yet.
+
+        Args:
+            password: Of all.
+            users: The role of each.
+            roles: The definitions, as in roles.yml.
+        """
+        conf = self.folder / "conf"
+        for file in ("users", "users_roles", "role_mapping.yml"):
+            (conf / file).touch()
+        tool = [str(self.home / "bin" / "elasticsearch-users"), "useradd", "admin", "-p", password]
+        environment = {**self.environment(), "PATH": "/usr/bin:/bin"}
+        done = subprocess.run(tool, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (_, colon, hashed) = (conf / "users").read_text().strip().partition(":")
+        users = {"admin": "superuser", **users}
+        (conf / "users").write_text("".join(f"{user}{colon}{hashed}\n" for user in users))
+        (conf / "users_roles").write_text("".join(f"{role}:{user}\n" for user, role in users.items()))
+        (conf / "roles.yml").write_text(roles)
 
     def environment(self) -> dict[str, str]:
         """What its programs need to know."""

@@ -5,7 +5,6 @@ Faults of documents (ids, weights, vectors, filters) are in `test_bad_input`, th
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
 import uuid
@@ -20,7 +19,7 @@ from elasticsearch import Elasticsearch
 from m3plugins import Document, HybridRetriever, HybridWeights
 from m3plugins.retrieval import IndexNotFoundError, filters
 from m3plugins_elasticsearch import AttachedIndex, ElasticsearchHybridIndex, ElasticsearchIndexError, store
-from tests.elasticsearch.node import Node, archive
+from tests.elasticsearch.node import SECURITY, Node, archive
 from tests.elasticsearch.proxy import Fault, proxied
 from tests.tiny import random_documents
 
@@ -46,28 +45,12 @@ nobody: {}
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
     """With security, a small http.max_content_length, and room for one waiting write a thread pool."""
-    settings = {
-        "xpack.security.enabled": "true",
-        "xpack.security.autoconfiguration.enabled": "false",
-        "xpack.security.http.ssl.enabled": "false",
-        "xpack.security.transport.ssl.enabled": "false",
-        "http.max_content_length": "1mb",
-        "thread_pool.write.queue_size": "1",
-    }
+    settings = {**SECURITY, "http.max_content_length": "1mb", "thread_pool.write.queue_size": "1"}
     node = Node(archive(), settings)
     try:
-        conf = node.folder / "conf"
-        users = {"admin": "superuser", "other": "nobody"}
-        users |= {role: role for role in ("writer", "bare", "advised", "reader")}
-        for file in ("users", "users_roles", "role_mapping.yml"):
-            (conf / file).touch()
-        tool = [str(node.home / "bin" / "elasticsearch-users"), "useradd", "admin", "-p", PASSWORD, "-r", "superuser"]
-        done = subprocess.run(tool, capture_output=True, text=True, env={**node.environment(), "PATH": "/usr/bin:/bin"})
-        assert done.returncode == 0, done.stdout + done.stderr
-        (_, colon, hashed) = (conf / "users").read_text().strip().partition(":")
-        (conf / "users").write_text("".join(f"{user}{colon}{hashed}\n" for user in users))
-        (conf / "users_roles").write_text("".join(f"{role}:{user}\n" for user, role in users.items()))
-        (conf / "roles.yml").write_text(ROLES)
+        node.add_users(
+            PASSWORD, {"other": "nobody", **{role: role for role in ("writer", "bare", "advised", "reader")}}, ROLES
+        )
         yield node.start()
     finally:
         node.stop()

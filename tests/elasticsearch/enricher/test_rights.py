@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +12,7 @@ from m3plugins import HybridRetriever, M3Encoder
 from m3plugins_elasticsearch import AttachedIndex, ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher import Enricher
 from tests.elasticsearch.enricher.conftest import Owner
-from tests.elasticsearch.node import Node, archive
+from tests.elasticsearch.node import SECURITY, Node, archive
 
 pytestmark = pytest.mark.slow
 
@@ -29,22 +28,13 @@ USERS = {role.replace(" ", "_"): rights for role, rights in ROLES.items()}
 @pytest.fixture(scope="module")
 def owner() -> Iterator[Owner]:
     """On a node of these tests' own, where each role has a user of its name."""
-    names = ("enabled", "autoconfiguration.enabled", "http.ssl.enabled", "transport.ssl.enabled")
-    node = Node(archive(), {f"xpack.security.{name}": str(name == "enabled").lower() for name in names})
+    node = Node(archive(), SECURITY)
+    roles = {
+        role: {"indices": [{"names": [place], "privileges": [right]} for place, right in sorted(rights)]}
+        for role, rights in USERS.items()
+    }
     try:
-        conf, tool = node.folder / "conf", str(node.home / "bin" / "elasticsearch-users")
-        for file in ("users", "users_roles", "role_mapping.yml"):
-            (conf / file).touch()
-        command = [tool, "useradd", "admin", "-p", PASSWORD, "-r", "superuser"]
-        subprocess.run(command, env={**node.environment(), "PATH": "/usr/bin:/bin"}, check=True, capture_output=True)
-        hashed = (conf / "users").read_text().strip().removeprefix("admin")
-        roles = {
-            role: {"indices": [{"names": [place], "privileges": [right]} for place, right in sorted(rights)]}
-            for role, rights in USERS.items()
-        }
-        (conf / "users").write_text("".join(f"{user}{hashed}\n" for user in ("admin", *roles)))
-        (conf / "users_roles").write_text("".join(f"{role}:{role}\n" for role in roles) + "superuser:admin\n")
-        (conf / "roles.yml").write_text(json.dumps(roles))
+        node.add_users(PASSWORD, {role: role for role in roles}, json.dumps(roles))
         url = node.start().url
         with Elasticsearch(url, basic_auth=("admin", PASSWORD)) as client:
             yield Owner(client, url, NAME)
