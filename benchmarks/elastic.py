@@ -1,4 +1,4 @@
-"""Elasticsearch: writing beside the client's own bulk helper, search beside its bare requests, bytes by codec.
+"""Elasticsearch: writing beside the client's own bulk helpers, search beside its bare requests, bytes by codec.
 
     M3_TEST_ES_URL=http://localhost:9200 python benchmarks/elastic.py [--documents 20000] [--tokens 180]
 
@@ -15,13 +15,14 @@ import tempfile
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from elasticsearch import Elasticsearch
-from elasticsearch.helpers import bulk
+from elasticsearch.helpers import bulk, parallel_bulk
 from elasticsearch.serializer import OrjsonSerializer
 from rich.console import Console
 from rich.progress import track
@@ -33,7 +34,7 @@ from m3plugins import Document, HybridRetriever, M3Encoder, M3Output
 from m3plugins.compression import CODECS
 from m3plugins.retrieval.writing import Batch
 from m3plugins_elasticsearch import ElasticsearchHybridIndex
-from m3plugins_elasticsearch.bulk import CHUNK_BYTES
+from m3plugins_elasticsearch.bulk import AT_ONCE, CHUNK_BYTES
 from m3plugins_elasticsearch.rows import our_fields, own_fields
 from tests.elasticsearch.node import running
 from tests.tiny import save_checkpoint
@@ -73,27 +74,34 @@ class Stopwatch:
 
 
 def writing(url: str, encoder: M3Encoder, corpus: Corpus, count: int, rounds: int) -> Table:
-    """Documents a second: upsert with embeddings given, and helpers.bulk of the very same bodies."""
+    """Documents a second: upsert with embeddings given, and the client's helpers with the very same bodies."""
     table = Table("", "docs/s", "× helpers.bulk", title=f"writing {count} documents of given embeddings, int8")
     embedded = outputs(corpus, count)
     client = Elasticsearch(url, serializer=OrjsonSerializer(), request_timeout=60)
-    best = {"helpers.bulk": 0.0, "upsert": 0.0}
+    index = ElasticsearchHybridIndex.create(f"m3-bench-{uuid.uuid4().hex}", encoder=encoder, uri=url)
+    actions = list(bodies(index, count, embedded))
+    sent = {"index": index.name, "max_chunk_bytes": CHUNK_BYTES}
+
+    def one_request() -> None:
+        bulk(client, actions, **sent)
+        client.indices.refresh(index=index.name)
+
+    def requests_at_once() -> None:
+        deque(parallel_bulk(client, actions, thread_count=AT_ONCE, **sent), maxlen=0)
+        client.indices.refresh(index=index.name)
+
+    def upsert() -> None:
+        assert index.upsert(documents(0, count), embedded).written == count
+
+    ways = {"helpers.bulk": one_request, f"parallel_bulk, {AT_ONCE} threads": requests_at_once, "upsert": upsert}
+    best = dict.fromkeys(ways, 0.0)
     for turn in range(rounds):
-        index = ElasticsearchHybridIndex.create(f"m3-bench-{uuid.uuid4().hex}", encoder=encoder, uri=url)
-        for name in ("helpers.bulk", "upsert") if turn % 2 else ("upsert", "helpers.bulk"):
-            if name == "helpers.bulk":
-                actions = list(bodies(index, count, embedded))
-                start = time.perf_counter()
-                bulk(client, actions, index=index.name, max_chunk_bytes=CHUNK_BYTES, refresh=False)
-                client.indices.refresh(index=index.name)
-                best[name] = max(best[name], count / (time.perf_counter() - start))
-                index.delete([str(number) for number in range(count)])
-            else:
-                start = time.perf_counter()
-                assert index.upsert(documents(0, count), embedded).written == count
-                best[name] = max(best[name], count / (time.perf_counter() - start))
-                index.delete([str(number) for number in range(count)])
-        index.drop()
+        for name in list(ways)[:: 1 if turn % 2 else -1]:
+            start = time.perf_counter()
+            ways[name]()
+            best[name] = max(best[name], count / (time.perf_counter() - start))
+            index.delete([str(number) for number in range(count)])
+    index.drop()
     for name, rate in best.items():
         table.add_row(name, f"{rate:.0f}", f"{rate / best['helpers.bulk']:.2f}")
     return table
@@ -154,7 +162,7 @@ def searching(index: ElasticsearchHybridIndex, corpus: Corpus, depth: int, queri
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=20_000)
-    parser.add_argument("--written", type=int, default=1_000, help="documents of the comparison with the bulk helper")
+    parser.add_argument("--written", type=int, default=1_000, help="documents of the comparison with the bulk helpers")
     parser.add_argument("--tokens", type=int, default=180)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--codecs", nargs="+", choices=list(CODECS), default=["int8", "binary"])

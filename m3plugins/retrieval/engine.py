@@ -191,7 +191,7 @@ class NamedIndex(WritableIndex):
         try:
             twin = self._open_beside(name, encoder)
         except IndexNotFoundError:
-            return self._create_beside(name, encoder)
+            return self._create_beside(name, encoder, identity)
         if twin.name == self.name or twin.identity != identity:
             twin.close()
             what = "this index" if twin.name == self.name else f"an index with other options than {self.name!r}"
@@ -203,8 +203,8 @@ class NamedIndex(WritableIndex):
         """Opens another index in the same place."""
         raise NotImplementedError
 
-    def _create_beside(self, name: str, encoder: M3Encoder) -> Self:
-        """Makes another index of the same options in the same place."""
+    def _create_beside(self, name: str, encoder: M3Encoder, identity: Any) -> Self:
+        """Makes another index in the same place, of this identity."""
         raise NotImplementedError
 
     def _shown(self) -> Writer:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 
+import numpy as np
+
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import M3Output
 from m3plugins.retrieval.document import Document
 from m3plugins.retrieval.index import Ack, FailedDocument, UpsertReport
 from m3plugins.retrieval.streaming import Pending, Stream
 from m3plugins.retrieval.writing import Writer
+
+_UNIT_ERROR = 1e-3
+"""How far the square of a unit vector's length may be from 1, as Elasticsearch has it."""
 
 
 def ingest(
@@ -51,7 +56,7 @@ def ingest(
 
 
 def check_embedding(embedding: M3Output, encoder: M3Encoder) -> None:
-    """Refuses embeddings that are not of the encoder's shape.
+    """Refuses embeddings that are not of the encoder's shape, or whose dense vector is not of unit length.
 
     Raises:
         ValueError: If so.
@@ -66,6 +71,10 @@ def check_embedding(embedding: M3Output, encoder: M3Encoder) -> None:
         raise ValueError(msg)
     if not len(embedding.multi_vector.vectors):
         msg = "the multi_vector embedding must hold at least one token vector, got none"
+        raise ValueError(msg)
+    length = float(np.linalg.norm(embedding.dense.astype(np.float64)))
+    if _UNIT_ERROR < abs(length * length - 1) < np.inf:
+        msg = f"dense embeddings must be of unit length, got {length:.4g}; normalise them"
         raise ValueError(msg)
 
 

@@ -1,17 +1,14 @@
 """Bad input on Elasticsearch: what it has limits on, weights and filters that it cannot read."""
 
-import numpy as np
 import pytest
 
 from m3plugins import Document
 from m3plugins_elasticsearch import ElasticsearchIndexError
 from tests.core.retrieval.bad_input_suite import (
-    GOOD,
     HOSTILE,
     StoredBadInputSuite,
     assert_no_filter,
     assert_refused,
-    changed,
 )
 from tests.elasticsearch.conftest import Create
 from tests.tiny import random_documents
@@ -49,17 +46,6 @@ class TestBadInput(StoredBadInputSuite):
 @pytest.mark.parametrize(("bad", "reason"), LIMITS.values(), ids=LIMITS)
 def test_a_document_over_a_limit_is_named_and_the_others_are_stored(empty, bad, reason):
     assert_refused(empty, bad, reason)
-
-
-# Embeddings
-
-
-@pytest.mark.parametrize(("factor", "length"), [(2.0, "2"), (0.0, "0"), (1e30, "1e+30"), (0.999, "0.999")])
-def test_a_dense_vector_that_is_not_of_unit_length_fails_its_document(empty, embedding, factor, length):
-    wrong = changed(embedding, "dense", lambda array: (array * np.float32(factor)).astype(np.float32))
-    report = empty.upsert([Document(id="bad", text="x"), GOOD], embeddings=[wrong, embedding])
-    assert (report.written, [failure.id for failure in report.failed]) == (1, ["bad"])
-    assert report.failed[0].reason == f"dense embeddings must be of unit length, got {length}; normalise them"
 
 
 # Filters

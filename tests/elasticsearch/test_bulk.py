@@ -1,6 +1,7 @@
 """Bulk writes: chunks, order, every item's fate, and patience; a proxy in front of the node makes the faults."""
 
 import json
+import threading
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -16,6 +17,7 @@ from m3plugins_elasticsearch import ElasticsearchHybridIndex, ElasticsearchIndex
 from m3plugins_elasticsearch import bulk as bulk_module
 from m3plugins_elasticsearch import client as client_module
 from m3plugins_elasticsearch.bulk import (
+    AT_ONCE,
     CHUNK_BYTES,
     CHUNK_ITEMS,
     Action,
@@ -127,9 +129,31 @@ def test_actions_are_read_one_chunk_further_than_they_are_sent(proxy, connection
     read = []
     outcomes = bulk(connection, name, (read.append(number) or action for number, action in enumerate(actions(95))))
     assert next(outcomes).id == "0"
-    assert len(read) <= 21 and len(proxy.bodies("_bulk")) == 1
+    assert len(read) == 10 * (AT_ONCE + 1) + 1 and len(proxy.bodies("_bulk")) <= AT_ONCE + 1
     assert [outcome.id for outcome in outcomes] == [str(number) for number in range(1, 95)]
-    assert [body.count(b"\n") // 2 for body in proxy.bodies("_bulk")] == [10] * 9 + [5]
+    assert sorted(body.count(b"\n") // 2 for body in proxy.bodies("_bulk")) == [5] + [10] * 9
+
+
+def test_requests_are_under_way_together(proxy, connection, name, monkeypatch):
+    monkeypatch.setattr(bulk_module, "CHUNK_ITEMS", 10)
+    together = threading.Barrier(AT_ONCE, timeout=20)  # broken, and the test fails, if they come one by one
+    proxy.expect("_bulk", *[Fault(change=lambda answer: together.wait() < AT_ONCE and answer)] * AT_ONCE)
+    assert failures(bulk(connection, name, actions(40))) == {}
+
+
+def test_what_is_on_its_way_beside_a_fault_is_told_and_nothing_more_is_sent(
+    proxy, connection, client, name, monkeypatch
+):
+    monkeypatch.setattr(bulk_module, "CHUNK_ITEMS", 10)
+    refused = replace(refusal(400, "some_exception", "never"), delay=0.5)
+    proxy.expect("_bulk", refused, *[Fault(forward=True, delay=0.5)] * (AT_ONCE - 1))
+    outcomes = []
+    with pytest.raises(ElasticsearchIndexError, match="some_exception: never"):
+        for outcome in bulk(connection, name, actions(95)):
+            outcomes.append(outcome)
+    assert failures(outcomes) == {} and len(outcomes) >= 10 * (AT_ONCE - 1)
+    assert {outcome.id for outcome in outcomes} == stored(client, name).keys()
+    assert len(proxy.bodies("_bulk")) <= 2 * AT_ONCE  # of ten
 
 
 def test_the_bounds_are_what_a_node_takes():

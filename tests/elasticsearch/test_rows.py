@@ -27,7 +27,6 @@ from m3plugins_elasticsearch.rows import (
     to_output,
     token_bytes,
     token_weights,
-    unfit,
 )
 
 TINY, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
@@ -190,17 +189,6 @@ def test_metadata_are_sent_as_python_writes_them():
     """orjson refuses integers beyond 64 bits, and writes no number otherwise."""
     fields = own_fields(Document(id="a", text="x", metadata={"n": [2**64 - 1, -0.0, 1e22], "é": "\u2028"}))
     assert orjson.dumps(fields["metadata"]).decode() == '{"n": [18446744073709551615, -0.0, 1e+22], "é": "\u2028"}'
-
-
-@given(st.floats(0.0, 3.0))
-def test_dense_vectors_that_elasticsearch_would_refuse_are_named(length):
-    vectors = np.array([[0.6, 0.8], [0.6 * length, 0.8 * length]], np.float32)
-    documents = [Document(id="unit", text=""), Document(id="other", text="")]
-    found = unfit(documents, M3Output(vectors, None, None, np.zeros(2, np.int32), np.zeros(2, bool)))
-    if abs(length * length - 1) > 1.01e-3:
-        assert list(found) == ["other"] and "must be of unit length, got" in found["other"]
-    elif abs(length * length - 1) < 0.99e-3:
-        assert found == {}
 
 
 @pytest.mark.parametrize("value", [True, False, 0, -(2**63), 2**64 - 1, 1e300, None, "x" * 100_000, [[[]]], {}])

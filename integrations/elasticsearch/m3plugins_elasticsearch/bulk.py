@@ -7,8 +7,9 @@ The client's helpers retry no lost connection and no timeout, and raise at a bus
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +21,16 @@ from m3plugins_elasticsearch.mapping import WRITE_ALIAS
 
 CHUNK_BYTES = 5 << 20
 CHUNK_ITEMS = 500
+AT_ONCE = 2
+"""Requests under way: with one, the node has nothing to do while the next is sent and its answer read."""
 GONE, CONFLICT = 404, 409
 """What a conditional write is answered if there is no such document, or not in the version that was read."""
 _BUSY = (429, 503)
 _ANSWER = "errors,items.*.status,items.*._seq_no,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
+
+
+class IndexDroppedError(ElasticsearchIndexError):
+    """The index is not there any more."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +109,10 @@ def delete(id: str, **condition: int) -> Action:  # noqa: A002
 def bulk(
     connection: Connection, target: str, actions: Iterable[Action], *, require_alias: bool = False
 ) -> Iterator[Outcome]:
-    """Does the actions, streamed, in bounded memory and in their order; what fails for good is told, not raised.
+    """Does the actions, streamed, in bounded memory; what fails for good is told, in their order, and not raised.
 
-    While one chunk is on its way the next one is made.
+    While some chunks are on their way the next one is made. Two actions with one id are done in their order only if
+    they are in one chunk.
 
     A busy node, a lost connection and a timeout are tried again for the connection's patience, in ever smaller
     chunks: the actions may be repeated without harm. A deletion that was sent before and not answered counts as done
@@ -117,10 +125,51 @@ def bulk(
         require_alias: Refuse to make an index of that name.
 
     Raises:
+        IndexDroppedError: If there is no such index any more.
         ElasticsearchIndexError: If Elasticsearch refuses all of it, or stays away or busy for too long.
     """
-    for chunk in _ahead(_chunks(actions)):
-        yield from _send(connection, target, chunk, require_alias)
+    pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="m3-bulk")
+    sent: deque[_Sent] = deque()
+    try:
+        for chunk in _chunks(actions):
+            sent.append(pool.submit(_fate, connection, target, chunk, require_alias))
+            if len(sent) > AT_ONCE:
+                yield from _outcomes(sent)
+        while sent:
+            yield from _outcomes(sent)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_Sent = Future[tuple[list["Outcome"], ElasticsearchIndexError | None]]
+
+
+def _outcomes(sent: deque[_Sent]) -> Iterator[Outcome]:
+    """Those of the oldest chunk.
+
+    Raises:
+        ElasticsearchIndexError: If it could not be done, after the outcomes of what was on its way beside it.
+    """
+    outcomes, fault = sent.popleft().result()
+    yield from outcomes
+    if fault:
+        for other in sent:
+            if not other.cancel():
+                yield from other.result()[0]
+        raise fault
+
+
+def _fate(
+    connection: Connection, target: str, chunk: list[Action], require_alias: bool
+) -> tuple[list[Outcome], ElasticsearchIndexError | None]:
+    """The outcomes of a chunk's actions, and what kept it from having them all."""
+    outcomes = []
+    try:
+        for outcome in _send(connection, target, chunk, require_alias):
+            outcomes.append(outcome)  # noqa: PERF402 - what came before a fault is kept
+    except ElasticsearchIndexError as err:
+        return outcomes, err
+    return outcomes, None
 
 
 def _send(connection: Connection, target: str, chunk: list[Action], require_alias: bool) -> Iterator[Outcome]:
@@ -206,11 +255,11 @@ def _checked(outcome: Outcome, target: str) -> Outcome:
     """The outcome.
 
     Raises:
-        ElasticsearchIndexError: If the index itself is gone.
+        IndexDroppedError: If the index itself is gone.
     """
     if "index_not_found_exception" in outcome.reason:
         msg = f"cannot write to {target.removeprefix(WRITE_ALIAS)!r}: the index was dropped meanwhile"
-        raise ElasticsearchIndexError(msg)
+        raise IndexDroppedError(msg)
     return outcome
 
 
@@ -224,15 +273,6 @@ def _too_large(action: Action) -> str:
 def _halves(part: list[Action]) -> list[list[Action]]:
     middle = (len(part) + 1) // 2
     return [half for half in (part[:middle], part[middle:]) if half]
-
-
-def _ahead(chunks: Iterator[list[Action]]) -> Iterator[list[Action]]:
-    """The chunks, each made in a thread while the one before is on its way."""
-    with ThreadPoolExecutor(1, thread_name_prefix="m3-bulk") as pool:
-        following = pool.submit(next, chunks, None)
-        while chunk := following.result():
-            following = pool.submit(next, chunks, None)
-            yield chunk
 
 
 def _chunks(actions: Iterable[Action]) -> Iterator[list[Action]]:

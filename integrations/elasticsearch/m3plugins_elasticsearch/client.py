@@ -60,7 +60,7 @@ _FIXES: Mapping[str, str] = {
     "search_phase_execution_exception": _RED,
     "security_exception": (
         "grant this user read, write, maintenance, view_index_metadata and, to create, manage on the index and on its "
-        "alias m3-write.INDEX"
+        "alias m3-write.INDEX; to enrich it, manage, read and write on INDEX and on m3-*.INDEX"
     ),
     "unavailable_shards_exception": _RED,
 }

@@ -190,8 +190,7 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
     def _open_beside(self, name: str, encoder: M3Encoder) -> ElasticsearchHybridIndex:
         return self._open(self._connection.another(), name, encoder, self._store.refresh)
 
-    def _create_beside(self, name: str, encoder: M3Encoder) -> ElasticsearchHybridIndex:
-        identity = self.identity.of_another(encoder)
+    def _create_beside(self, name: str, encoder: M3Encoder, identity: Identity) -> ElasticsearchHybridIndex:
         settings = lifecycle.user_settings(self._connection, self.name)
         return self._create(self._connection.another(), name, identity, encoder, settings, self._store.refresh)
 

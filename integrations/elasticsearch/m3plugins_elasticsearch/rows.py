@@ -23,8 +23,6 @@ MAX_ID = 512
 MAX_KEY = 4_000
 _DROPPED_BITS = 15
 """Elasticsearch keeps the upper 17 bits of a weight: 9 significant ones, and cuts off the rest."""
-_UNIT_ERROR = 1e-3
-"""How far the square of a unit vector's length may be from 1 in Elasticsearch."""
 _LARGEST = np.array(np.finfo(np.float32).max).view(np.uint32)
 _LEAST = float(np.finfo(np.float32).tiny)
 
@@ -45,17 +43,6 @@ def check_document(document: Document) -> None:
             msg = f"{name} must be at most {MAX_ID} bytes of UTF-8 for Elasticsearch, got {size:,}; shorten it"
             raise ValueError(msg)
     _check_metadata("metadata", document.metadata)
-
-
-def unfit(documents: Sequence[Document], embeddings: M3Output) -> dict[str, str]:
-    """Why Elasticsearch would refuse the dense vectors of some documents, by id."""
-    assert embeddings.dense is not None  # ingest stores all heads
-    lengths = np.linalg.norm(embeddings.dense.astype(np.float64), axis=1).tolist()
-    return {
-        document.id: f"dense embeddings must be of unit length, got {length:.4g}; normalise them"
-        for document, length in zip(documents, lengths, strict=True)
-        if abs(length * length - 1) > _UNIT_ERROR
-    }
 
 
 def rounded(weights: NDArray[np.float32]) -> NDArray[np.float32]:

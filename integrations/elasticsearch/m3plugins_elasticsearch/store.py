@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from m3plugins import Document
@@ -15,7 +15,7 @@ from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.filters import Plan
 from m3plugins_elasticsearch.mapping import WRITE_ALIAS
 from m3plugins_elasticsearch.reading import EMBEDDINGS_PER_READ, Hit, Reader
-from m3plugins_elasticsearch.rows import check_document, digest_fields, our_fields, own_fields, stored_again, unfit
+from m3plugins_elasticsearch.rows import check_document, digest_fields, our_fields, own_fields, stored_again
 
 PARENTS_PER_READ = 1000
 _STORED = ("revision", "token_count", "truncated", "dense", "sparse_weights", "token_vectors")
@@ -44,9 +44,7 @@ class Store:
 
     def write(self, batch: Batch) -> list[FailedDocument]:
         """Stores documents."""
-        failed = unfit(batch.documents, batch.embeddings)
-        failed |= failures(self._bulk(self._actions(batch, left_out=failed)))
-        return [FailedDocument(i, reason) for i, reason in failed.items()]
+        return [FailedDocument(i, reason) for i, reason in failures(self._bulk(self._actions(batch))).items()]
 
     def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> list[FailedDocument]:
         """Stores new metadata and parents: each document once more, if nobody has changed it meanwhile.
@@ -122,11 +120,10 @@ class Store:
         """By the alias that only this index has: were the index dropped meanwhile, its name would make another."""
         return bulk(self.reader.connection, WRITE_ALIAS + self.reader.name, actions, require_alias=True)
 
-    def _actions(self, batch: Batch, left_out: Container[str]) -> Iterator[Action]:
+    def _actions(self, batch: Batch) -> Iterator[Action]:
         for row, (document, digest) in enumerate(zip(batch.documents, batch.digests, strict=True)):
-            if document.id not in left_out:
-                ours = our_fields(document, digest, batch.embeddings, self.reader.identity.codec, row)
-                yield index(document.id, {**ours, **own_fields(document)})
+            ours = our_fields(document, digest, batch.embeddings, self.reader.identity.codec, row)
+            yield index(document.id, {**ours, **own_fields(document)})
 
 
 def _annotated(hit: Hit, document: Document, digest: Digest) -> Action:

@@ -158,7 +158,7 @@ def errors(doing: str) -> Iterator[None]:
             message = str(_cause.get())
             if "another process holds the lock" in message:
                 message = "another process has it open (Milvus Lite is for one process); close it there or use a server"
-        msg = f"cannot {doing}: {message}"
+        msg = f"cannot {doing}: {' '.join(message.split())}"
         raise MilvusIndexError(msg) from err
     except grpc.RpcError as err:
         details = err.details() if isinstance(err, grpc.Call) else str(err)

@@ -281,8 +281,7 @@ class MilvusHybridIndex(NamedIndex):
     def _open_beside(self, name: str, encoder: M3Encoder) -> MilvusHybridIndex:
         return self._open(self._connect_again(), name, encoder, self._consistency)
 
-    def _create_beside(self, name: str, encoder: M3Encoder) -> MilvusHybridIndex:
-        identity = self.identity.of_another(encoder)
+    def _create_beside(self, name: str, encoder: M3Encoder, identity: Identity) -> MilvusHybridIndex:
         return self._create(self._connect_again(), name, identity, encoder, self._consistency)
 
     def _connect_again(self) -> Connection:

@@ -145,6 +145,13 @@ class BadInputSuite:
         assert (report.written, [failure.id for failure in report.failed]) == (0, ["a"])
         assert "embeddings must" in report.failed[0].reason
 
+    @pytest.mark.parametrize(("factor", "length"), [(2.0, "2"), (0.0, "0"), (1e30, "1e+30"), (0.999, "0.999")])
+    def test_a_dense_vector_that_is_not_of_unit_length_fails_its_document(self, empty, embedding, factor, length):
+        wrong = changed(embedding, "dense", lambda array: (array * np.float32(factor)).astype(np.float32))
+        report = empty.upsert([Document(id="bad", text="x"), GOOD], embeddings=[wrong, embedding])
+        assert (report.written, [failure.id for failure in report.failed]) == (1, ["bad"])
+        assert report.failed[0].reason == f"dense embeddings must be of unit length, got {length}; normalise them"
+
     def test_dense_vectors_of_half_precision_are_stored(self, empty, encoder):
         output = encoder.encode_documents(SENTENCES)
         halves = replace(output, dense=output.dense.astype(np.float16).astype(np.float32))

@@ -13,6 +13,7 @@ from m3plugins import HybridRetriever
 from m3plugins.retrieval.index import IndexNotFoundError
 from m3plugins_elasticsearch import ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher import Enricher
+from m3plugins_elasticsearch.enricher.places import Place
 from tests.elasticsearch.enricher.conftest import PROPERTIES, Owner, until, watching
 
 
@@ -221,6 +222,25 @@ def test_dead_letters_that_somebody_deletes_are_made_anew_with_their_mapping(art
     report = enricher.run_once()
     assert (report.enriched, report.dead, report.dead_letters) == (4, 1, 1)
     assert mapping(articles, "m3-dead-letters")["properties"]["reason"] == {"type": "text"}
+
+
+def test_a_run_survives_that_the_dead_letters_are_deleted_while_one_is_written(
+    articles, enricher, witness, monkeypatch
+):
+    articles.fill(5)
+    witness.hook = lambda texts: {}["no"] if "the fox number 3" in texts else None
+    ensure, deleted = Place.ensure, []
+
+    def ensure_and_delete(place):
+        ensure(place)
+        if place.name == f"m3-dead-letters.{articles.name}" and witness.texts and not deleted:
+            deleted.append(place.name)
+            articles.client.indices.delete(index=place.name)
+
+    monkeypatch.setattr(Place, "ensure", ensure_and_delete)
+    report = enricher.run_once()
+    assert deleted and report.completed
+    assert (report.enriched, report.dead, report.dead_letters) == (4, 1, 1)
 
 
 def test_what_we_keep_gets_its_aliases_back(articles, enricher):

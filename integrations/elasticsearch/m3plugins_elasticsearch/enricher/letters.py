@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from m3plugins_elasticsearch.bulk import CONFLICT, GONE, Action, bulk, delete, failures, index
+from m3plugins_elasticsearch.bulk import CONFLICT, GONE, Action, IndexDroppedError, bulk, delete, failures, index
 from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher.places import Place
 from m3plugins_elasticsearch.enricher.session import now
@@ -168,7 +168,10 @@ class DeadLetters:
         if not actions:
             return []
         self.place.ensure()
-        outcomes = list(bulk(self._connection, self.place.alias, actions, require_alias=True))
+        try:
+            outcomes = list(bulk(self._connection, self.place.alias, actions, require_alias=True))
+        except IndexDroppedError as err:
+            raise self.place.gone() from err
         if failed := failures(outcomes, allowed=[CONFLICT, GONE]):
             msg = f"cannot write dead letters to {self.place.name!r}: {next(iter(failed.values()))}"
             raise ElasticsearchIndexError(msg)

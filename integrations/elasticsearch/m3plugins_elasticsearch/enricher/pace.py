@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 
 from elasticsearch import ApiError, TransportError
 
-from m3plugins_elasticsearch.client import ElasticsearchIndexError, is_passing
+from m3plugins_elasticsearch.client import ElasticsearchIndexError, is_passing, pauses
 
 _CLAIM_S = 5.0
 """Seconds that a claim is to take: so much is done again if its worker dies, and so long others wait for the end."""
 
 _FIRST, _LEAST = 32, 8
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 
 
 class NotReadyError(ElasticsearchIndexError):
@@ -53,8 +51,7 @@ class Patience:
 
     def renew(self) -> None:
         """Something succeeded."""
-        self._until = time.monotonic() + self._seconds
-        self._pause = _FIRST_PAUSE_S
+        self._pauses = pauses(time.monotonic() + self._seconds)
 
     def wait(self, err: Exception, stop: threading.Event) -> None:
         """Waits a while, or until it is to stop.
@@ -62,10 +59,10 @@ class Patience:
         Raises:
             Exception: The error, if there is no point in waiting.
         """
-        if not self._is_passing(err) or time.monotonic() + self._pause > self._until:
+        pause = next(self._pauses, None) if self._is_passing(err) else None
+        if pause is None:
             raise err
-        stop.wait(self._pause * random.uniform(0.5, 1))
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE_S)
+        stop.wait(pause)
 
     def _is_passing(self, err: Exception) -> bool:
         cause = err.__cause__
