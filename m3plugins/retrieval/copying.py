@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from m3plugins.encoding.output import M3Output
 from m3plugins.retrieval.document import Digest, Document
 from m3plugins.retrieval.index import Ack, FailedDocument, HybridIndex, UpsertReport
+from m3plugins.retrieval.ingest import check_embedding
 from m3plugins.retrieval.writing import Batch
 
 DOCUMENTS_PER_BATCH = 64
@@ -69,6 +70,7 @@ def _copy(
         if document.id not in failed:
             try:
                 target.writer.check(document)
+                check_embedding(embedding, target.encoder)
                 batch.append((document, embedding))
             except ValueError as err:
                 failed[document.id] = str(err)

@@ -157,7 +157,8 @@ class HybridIndex(Protocol):
         Args:
             documents: Any iterable. Of two with one id, the later one wins.
             embeddings: The documents' embeddings, in the same order: an `M3Output`, or an iterable of
-                outputs of any lengths. Without it the encoder makes them.
+                outputs of any lengths, with dense vectors of unit length (normalise once more what was
+                normalised in bfloat16). Without it the encoder makes them.
             on_ack: Called with the ids of each batch once they are stored or known to be unchanged.
         """
 

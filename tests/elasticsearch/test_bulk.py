@@ -153,7 +153,7 @@ def test_what_is_on_its_way_beside_a_fault_is_told_and_nothing_more_is_sent(
             outcomes.append(outcome)
     assert failures(outcomes) == {} and len(outcomes) >= 10 * (AT_ONCE - 1)
     assert {outcome.id for outcome in outcomes} == stored(client, name).keys()
-    assert len(proxy.bodies("_bulk")) <= 2 * AT_ONCE  # of ten
+    assert len(proxy.bodies("_bulk")) <= AT_ONCE + 1
 
 
 def test_the_bounds_are_what_a_node_takes():
@@ -293,6 +293,29 @@ def test_patience_ends(proxy, name, monkeypatch, fault):
     assert 0.2 < time.monotonic() - began < 5
     assert "\n" not in str(caught.value)
     assert len(proxy.bodies("_bulk")) < 40  # pauses grow
+
+
+def test_patience_ends_for_all_at_once(proxy, name, monkeypatch):
+    monkeypatch.setattr(bulk_module, "CHUNK_ITEMS", 10)
+    connection = connect(proxy.url, patience=0.6)
+    proxy.faults["_bulk"] = [CUT] * 1000
+    with pytest.raises(ElasticsearchIndexError, match=f"cannot write to '{name}'"):
+        list(bulk(connection, name, actions(95)))
+    connection.close()
+    sent = b"".join(proxy.bodies("_bulk")).splitlines()[::2]
+    assert {json.loads(line)["index"]["_id"] for line in sent} <= numbers(10 * AT_ONCE).keys()
+
+
+def test_who_stops_listening_waits_for_no_patience(proxy, name, monkeypatch):
+    monkeypatch.setattr(bulk_module, "CHUNK_ITEMS", 10)
+    monkeypatch.setattr(bulk_module, "AT_ONCE", 1)
+    connection = connect(proxy.url, patience=1e6)
+    proxy.faults["_bulk"] = [None, *[BUSY] * 1000]
+    outcomes = bulk(connection, name, actions(95))
+    assert next(outcomes).id == "0"
+    outcomes.close()
+    connection.close()
+    assert len(proxy.bodies("_bulk")) < 20
 
 
 def test_a_request_that_is_not_answered_in_time_is_repeated(proxy, client, name):

@@ -6,11 +6,12 @@ The client's helpers retry no lost connection and no timeout, and raise at a bus
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -128,23 +129,25 @@ def bulk(
         IndexDroppedError: If there is no such index any more.
         ElasticsearchIndexError: If Elasticsearch refuses all of it, or stays away or busy for too long.
     """
-    pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="m3-bulk")
-    sent: deque[_Sent] = deque()
-    try:
-        for chunk in _chunks(actions):
-            sent.append(pool.submit(_fate, connection, target, chunk, require_alias))
-            if len(sent) > AT_ONCE:
+    sender = _Sender(connection, target, require_alias)
+    sent: deque[Future[_Fate]] = deque()
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="m3-bulk") as pool:
+        try:
+            for chunk in _chunks(actions):
+                sent.append(pool.submit(sender.fate, chunk))
+                if len(sent) > AT_ONCE:
+                    yield from _outcomes(sent)
+            while sent:
                 yield from _outcomes(sent)
-        while sent:
-            yield from _outcomes(sent)
-    finally:
-        pool.shutdown(cancel_futures=True)
+        finally:
+            sender.ended.set()
 
 
-_Sent = Future[tuple[list["Outcome"], ElasticsearchIndexError | None]]
+_Fate = tuple[list[Outcome], Exception | None]
+"""The outcomes of a chunk's actions, and what kept it from having them all."""
 
 
-def _outcomes(sent: deque[_Sent]) -> Iterator[Outcome]:
+def _outcomes(sent: deque[Future[_Fate]]) -> Iterator[Outcome]:
     """Those of the oldest chunk.
 
     Raises:
@@ -154,91 +157,116 @@ def _outcomes(sent: deque[_Sent]) -> Iterator[Outcome]:
     yield from outcomes
     if fault:
         for other in sent:
-            if not other.cancel():
-                yield from other.result()[0]
+            yield from other.result()[0]
         raise fault
 
 
-def _fate(
-    connection: Connection, target: str, chunk: list[Action], require_alias: bool
-) -> tuple[list[Outcome], ElasticsearchIndexError | None]:
-    """The outcomes of a chunk's actions, and what kept it from having them all."""
-    outcomes = []
-    try:
-        for outcome in _send(connection, target, chunk, require_alias):
-            outcomes.append(outcome)  # noqa: PERF402 - what came before a fault is kept
-    except ElasticsearchIndexError as err:
-        return outcomes, err
-    return outcomes, None
+@dataclass(frozen=True)
+class _Sender:
+    """Sends the chunks of one call.
 
+    Attributes:
+        connection: To Elasticsearch.
+        target: The index or alias.
+        require_alias: Refuse to make an index of that name.
+        ended: Set when a chunk could not be done, or nobody listens any more: then nothing more is sent.
+    """
 
-def _send(connection: Connection, target: str, chunk: list[Action], require_alias: bool) -> Iterator[Outcome]:
-    """Sends a chunk until every item of it has an outcome."""
-    waiting, unanswered = [chunk], set[str]()
-    patience: Iterator[float] | None = None  # begins with the first fault
-    while waiting:
-        part = waiting.pop(0)
-        lines: list[Any] = [line for action in part for line in action.lines]
+    connection: Connection
+    target: str
+    require_alias: bool
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def _doing(self) -> str:
+        return f"write to {self.target.removeprefix(WRITE_ALIAS)!r}"
+
+    def fate(self, chunk: list[Action]) -> _Fate:
+        """Does the actions of a chunk."""
+        outcomes: list[Outcome] = []
         try:
-            answer = connection.client.bulk(
-                operations=lines,
-                index=target,
-                require_alias=require_alias,
-                filter_path=_ANSWER,
-            )
-        except (ApiError, TransportError) as err:
-            if isinstance(err, ApiError) and err.meta.status == 413:
-                if len(part) == 1:
-                    yield Outcome(part[0].id, 413, _too_large(part[0]))
-                else:
-                    waiting[:0] = _halves(part)
-                continue
-            patience = patience or pauses(time.monotonic() + connection.patience)
-            pause = next(patience, None) if is_passing(err) else None
-            if pause is None:
-                with errors(f"write to {target.removeprefix(WRITE_ALIAS)!r}"):
-                    raise
-            if not isinstance(err, ApiError) or err.meta.status not in _BUSY:
-                unanswered.update(action.id for action in part)
-            waiting[:0] = _halves(part)
-        else:
-            outcomes = [_outcome(action, item) for action, item in zip(part, answer["items"], strict=True)]
-            again = [action for action, done in zip(part, outcomes, strict=True) if done.status in _BUSY]
-            if len(again) < len(part):
-                patience = None
-            repeated = {action.id for action in again}
-            gone = _gone(connection, target, part, outcomes, unanswered)
-            for done in outcomes:
-                if done.id in gone:
-                    yield Outcome(done.id, 200)
-                elif done.id not in repeated:
-                    yield _checked(done, target)
-            if not again:
-                continue
-            patience = patience or pauses(time.monotonic() + connection.patience)
-            pause = next(patience, None)
-            if pause is None:  # so none was taken for all that time
-                (reason, *_) = (done.reason for done in outcomes if done.id in repeated)
-                msg = f"cannot write to {target.removeprefix(WRITE_ALIAS)!r}: {reason}"
-                raise ElasticsearchIndexError(msg)
-            waiting.insert(0, again)
-        time.sleep(pause)
+            for outcome in self._send(chunk):
+                outcomes.append(outcome)  # noqa: PERF402 - what came before a fault is kept
+        except Exception as err:
+            self.ended.set()
+            return outcomes, err
+        return outcomes, None
 
+    def _send(self, chunk: list[Action]) -> Iterator[Outcome]:
+        """Sends a chunk until every item of it has an outcome, or the call has ended."""
+        waiting, unanswered = [chunk], set[str]()
+        patience: Iterator[float] | None = None  # begins with the first fault
+        while waiting and not self.ended.is_set():
+            part = waiting.pop(0)
+            lines: list[Any] = [line for action in part for line in action.lines]
+            try:
+                answer = self.connection.client.bulk(
+                    operations=lines,
+                    index=self.target,
+                    require_alias=self.require_alias,
+                    filter_path=_ANSWER,
+                )
+            except (ApiError, TransportError) as err:
+                if isinstance(err, ApiError) and err.meta.status == 413:
+                    if len(part) == 1:
+                        yield Outcome(part[0].id, 413, _too_large(part[0]))
+                    else:
+                        waiting[:0] = _halves(part)
+                    continue
+                patience = patience or pauses(time.monotonic() + self.connection.patience)
+                pause = next(patience, None) if is_passing(err) else None
+                if pause is None:
+                    with errors(self._doing):
+                        raise
+                if not isinstance(err, ApiError) or err.meta.status not in _BUSY:
+                    unanswered.update(action.id for action in part)
+                waiting[:0] = _halves(part)
+            else:
+                outcomes = [_outcome(action, item) for action, item in zip(part, answer["items"], strict=True)]
+                again = [action for action, done in zip(part, outcomes, strict=True) if done.status in _BUSY]
+                if len(again) < len(part):
+                    patience = None
+                repeated = {action.id for action in again}
+                gone = self._gone(part, outcomes, unanswered)
+                for done in outcomes:
+                    if done.id in gone:
+                        yield Outcome(done.id, 200)
+                    elif done.id not in repeated:
+                        yield self._checked(done)
+                if not again:
+                    continue
+                patience = patience or pauses(time.monotonic() + self.connection.patience)
+                pause = next(patience, None)
+                if pause is None:  # so none was taken for all that time
+                    (reason, *_) = (done.reason for done in outcomes if done.id in repeated)
+                    msg = f"cannot {self._doing}: {reason}"
+                    raise ElasticsearchIndexError(msg)
+                waiting.insert(0, again)
+            self.ended.wait(pause)
 
-def _gone(
-    connection: Connection, target: str, part: list[Action], outcomes: list[Outcome], unanswered: set[str]
-) -> set[str]:
-    """Of deletions that may have been done before, unanswered, and are refused now: those whose document is gone."""
-    asked = [
-        action.id
-        for action, done in zip(part, outcomes, strict=True)
-        if action.id in unanswered and action.deletes and done.status in (GONE, CONFLICT)
-    ]
-    if not asked:
-        return set()
-    doing, mget = f"read from {target.removeprefix(WRITE_ALIAS)!r}", connection.client.mget
-    found = connection.read(doing, lambda: mget(index=target, ids=asked, source=False))["docs"]
-    return {item["_id"] for item in found if item.get("found") is False}
+    def _gone(self, part: list[Action], outcomes: list[Outcome], unanswered: set[str]) -> set[str]:
+        """Of deletions that may have been done before, unanswered, and are refused now: whose document is gone."""
+        asked = [
+            action.id
+            for action, done in zip(part, outcomes, strict=True)
+            if action.id in unanswered and action.deletes and done.status in (GONE, CONFLICT)
+        ]
+        if not asked:
+            return set()
+        name, mget = self.target.removeprefix(WRITE_ALIAS), self.connection.client.mget
+        answer = self.connection.read(f"read from {name!r}", lambda: mget(index=self.target, ids=asked, source=False))
+        return {item["_id"] for item in answer["docs"] if item.get("found") is False}
+
+    def _checked(self, outcome: Outcome) -> Outcome:
+        """The outcome.
+
+        Raises:
+            IndexDroppedError: If the index itself is gone.
+        """
+        if "index_not_found_exception" in outcome.reason:
+            msg = f"cannot {self._doing}: the index was dropped meanwhile"
+            raise IndexDroppedError(msg)
+        return outcome
 
 
 def _outcome(action: Action, item: dict[str, Any]) -> Outcome:
@@ -249,18 +277,6 @@ def _outcome(action: Action, item: dict[str, Any]) -> Outcome:
     reason, cause = str(error.get("reason")), (error.get("caused_by") or {}).get("reason") or ""
     reasons = [error.get("type"), reason, "" if cause in reason else cause]
     return Outcome(action.id, done["status"], with_fix(" ".join(": ".join(r for r in reasons if r).split())[:500]))
-
-
-def _checked(outcome: Outcome, target: str) -> Outcome:
-    """The outcome.
-
-    Raises:
-        IndexDroppedError: If the index itself is gone.
-    """
-    if "index_not_found_exception" in outcome.reason:
-        msg = f"cannot write to {target.removeprefix(WRITE_ALIAS)!r}: the index was dropped meanwhile"
-        raise IndexDroppedError(msg)
-    return outcome
 
 
 def _too_large(action: Action) -> str:

@@ -77,7 +77,7 @@ class Place:
 
     def gone(self) -> PlaceGoneError:
         """The error to raise where it is not there."""
-        return PlaceGoneError(f"the index {self.name!r} was deleted meanwhile; it is made anew, and all is looked at")
+        return PlaceGoneError(f"the index {self.name!r} was deleted meanwhile; it is made anew")
 
 
 def add_write_alias(connection: Connection, name: str) -> None:
