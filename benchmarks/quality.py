@@ -3,8 +3,7 @@
     python benchmarks/quality.py DIR/scifact DIR/cacm
 
 The five rows of M3 are searched through Milvus Lite (200 candidates a head, int8 token vectors) and, over the whole
-collection in float32, in memory ("brute force"); "untrained" is the latter with the heads that training starts from, as
-they are and with token weights scaled as the trained ones are.
+collection in float32, in memory ("brute force"); "untrained" is the latter with the heads that training starts from.
 BM25: Porter stems, Lucene's stop words, k1 0.9, b 0.4. Documents are cut at 512 tokens, for MiniLM's own dense
 vectors at the 256 of its configuration.
 """
@@ -38,15 +37,12 @@ LUCENE_STOP_WORDS = (
     "this to was will with"
 ).split()
 K = 100
-UNTRAINED = {"untrained": 0.2, "untrained, scaled": 0.5}
-"""Weight of every token: where training starts, and the best on the development collections (training.json)."""
 COMPARED = (
     ("m3-mini All", "MiniLM dense"),
     ("m3-mini All", "BM25"),
     ("m3-mini All", "m3-mini multi-vector"),
     ("m3-mini All", "m3-mini dense"),
     ("m3-mini All", "untrained All"),
-    ("m3-mini All", "untrained, scaled All"),
     ("m3-mini dense", "MiniLM dense"),
     ("m3-mini sparse", "BM25, word pieces"),
     ("m3-mini sparse", "untrained sparse"),
@@ -85,11 +81,11 @@ def minilm(dataset: Dataset, encoder: M3Encoder) -> Run:
     return {query: [documents[row].id for row in found] for query, found in zip(dataset.queries, best, strict=True)}
 
 
-def untrained(encoder: M3Encoder, folder: Path, weight: float) -> M3Encoder:
+def untrained(encoder: M3Encoder, folder: Path) -> M3Encoder:
     """The model with an identity multi-vector head and equal lexical weights."""
     shutil.copytree(encoder.checkpoint.folder, folder)
     width = encoder.dim
-    save_head(folder, "sparse_linear", {"weight": torch.zeros(1, width), "bias": torch.full((1,), weight)})
+    save_head(folder, "sparse_linear", {"weight": torch.zeros(1, width), "bias": torch.full((1,), 0.2)})
     save_head(folder, "colbert_linear", {"weight": torch.eye(width), "bias": torch.zeros(width)})
     return M3Encoder.from_pretrained(folder, dtype=encoder.options.dtype)
 
@@ -115,11 +111,9 @@ def runs_of(dataset: Dataset, folder: Path, candidates: int, dtype: Dtype) -> di
     exact.upsert(documents, embeddings)
     runs |= {f"brute force {name}": run for name, run in five_rows(exact, dataset, len(documents)).items()}
 
-    for label, weight in UNTRAINED.items():
-        plain = InMemoryHybridIndex(encoder=untrained(encoder, folder / label, weight))
-        plain.upsert(documents)
-        runs |= {f"{label} {name}": run for name, run in five_rows(plain, dataset, len(documents)).items()}
-    return runs
+    plain = InMemoryHybridIndex(encoder=untrained(encoder, folder / "untrained"))
+    plain.upsert(documents)
+    return runs | {f"untrained {name}": run for name, run in five_rows(plain, dataset, len(documents)).items()}
 
 
 def main() -> None:

@@ -4,8 +4,7 @@
 
 DIR holds the collections `squad_cs224n`, `selqa`, `clapnq`, `fairytaleqa` and `pool_2wiki` in the BEIR layout. Needs
 `pip install m3plugins[mini,train] bm25s PyStemmer`. The heads are the mean of those of several seeds, a model soup
-(arXiv 2203.05482); no loss fixes the scale of token weights well, so it is that of the best sum on the development
-collections. Seeds and order are fixed; only rounding differs between machines.
+(arXiv 2203.05482). Seeds and order are fixed; only rounding differs between machines.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ import argparse
 import dataclasses
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mini_data import DEVELOPMENT, Task, read_task, training_examples
+from mini_data import DEVELOPMENT, read_task, training_examples
 from mini_scores import MAX_LENGTH, head_scores, ndcg, ndcg_of_rows, stemmed_bm25_scores
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -39,8 +38,6 @@ from m3plugins.training import (
 from m3plugins.training.state_cache import StateCache
 
 WIDTH, QUERIES, SEEDS = 384, 400, (0, 1, 2)
-SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-"""Of the token weights, to choose from; a sparse score grows by the square."""
 SETTINGS: dict[str, Any] = {
     "max_steps": 200,
     "train_encoder": "frozen",
@@ -127,22 +124,6 @@ def mean(runs: Sequence[Heads]) -> Heads:
     }
 
 
-def best_scale(scores: Sequence[Mapping[str, np.ndarray]], tasks: Sequence[Task]) -> float:
-    """The scale of token weights by which the sum of all heads ranks best, among what is best at a scale of 1.
-
-    Args:
-        scores: Those of each head on each task.
-        tasks: The development collections.
-    """
-
-    def quality(scale: float) -> float:
-        pairs = zip(scores, tasks, strict=True)
-        found = [ndcg_of_rows({**heads, "sparse": scale**2 * heads["sparse"]}, task)["All"] for heads, task in pairs]
-        return float(np.mean([values.mean() for values in found]))
-
-    return max(SCALES, key=quality)
-
-
 def save(heads: Heads, folder: Path) -> None:
     """As m3-mini ships them."""
     for head, state in heads.items():
@@ -159,31 +140,22 @@ def main() -> None:
 
     start, cache = untrained_checkpoint(arguments.work), StateCache(8 << 30)
     dataset = training_set(arguments.data, arguments.work)
-    heads = mean([heads_of(train(start, dataset, cache, seed=seed, logging_steps=50)) for seed in SEEDS])
-
-    tasks = [read_task(arguments.data, name, split).first(QUERIES) for name, split in DEVELOPMENT.items()]
-    model = M3Model(Checkpoint(start), freeze_encoder=True, state_cache=cache)
-    scores = {"untrained": [head_scores(model, task) for task in tasks]}
-    for head, state in heads.items():
-        getattr(model, head).load_state_dict(state)
-    scores["trained"] = [head_scores(model, task) for task in tasks]
-    scales = {label: best_scale(found, tasks) for label, found in scores.items()}
-    heads[SPARSE_HEAD] = {name: scales["trained"] * value for name, value in heads[SPARSE_HEAD].items()}
-    save(heads, arguments.output)
-    saved = Checkpoint(assemble(heads=arguments.output, cache=arguments.work))
-    model = M3Model(saved, freeze_encoder=True, state_cache=cache)
-    scores["trained, scaled"] = [head_scores(model, task) for task in tasks]
+    runs = [heads_of(train(start, dataset, cache, seed=seed, logging_steps=50)) for seed in SEEDS]
+    save(mean(runs), arguments.output)
+    models = {"untrained": start, "trained": assemble(heads=arguments.output, cache=arguments.work)}
 
     figures: dict[str, dict[str, float]] = {}
-    for position, (task, split) in enumerate(zip(tasks, DEVELOPMENT.values(), strict=True)):
-        figures[f"{task.name} {split}, BM25"] = {"bm25": _mean(ndcg(stemmed_bm25_scores(task), task))}
-        for label, found in scores.items():
-            measured = ndcg_of_rows(found[position], task)
-            figures[f"{task.name} {split}, {label}"] = {row: _mean(values) for row, values in measured.items()}
+    for name, split in DEVELOPMENT.items():
+        task = read_task(arguments.data, name, split).first(QUERIES)
+        figures[f"{name} {split}, BM25"] = {"bm25": _mean(ndcg(stemmed_bm25_scores(task), task))}
+        for label, folder in models.items():
+            model = M3Model(Checkpoint(folder), freeze_encoder=True, state_cache=cache)
+            measured = ndcg_of_rows(head_scores(model, task), task)
+            figures[f"{name} {split}, {label}"] = {row: _mean(values) for row, values in measured.items()}
     for label, values in figures.items():
-        print(f"{label:32}", ", ".join(f"{row} {value:.4f}" for row, value in values.items()))
+        print(f"{label:28}", ", ".join(f"{row} {value:.4f}" for row, value in values.items()))
     settings = {key: dataclasses.asdict(x) if isinstance(x, PerHead) else x for key, x in SETTINGS.items()}
-    report = {"seeds": SEEDS, **settings, "scales": scales, "ndcg@10": figures}
+    report = {"seeds": SEEDS, **settings, "ndcg@10": figures}
     (arguments.output / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
