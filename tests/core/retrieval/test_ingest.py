@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from m3plugins import Document, HybridIndex, InMemoryHybridIndex, M3Encoder, M3Output
 from m3plugins.retrieval import FailedDocument, UpsertError, filters, ingest, memory, streaming
+from m3plugins.retrieval.ingest import check_embedding
 from tests.tiny import SENTENCES
 
 DOCUMENTS = [Document(id=f"d{i}", text=text, metadata={"i": i}) for i, text in enumerate(SENTENCES)]
@@ -328,3 +331,13 @@ def test_who_has_no_report_to_give_can_raise_what_failed(index):
 
 def test_a_report_without_failures_raises_nothing(index):
     index.upsert(DOCUMENTS).raise_for_failed()
+
+
+@given(st.floats(0.0, 3.0))
+def test_dense_vectors_that_are_not_of_unit_length_are_refused(encoder, embedding, length):
+    scaled = replace(embedding, dense=(embedding.dense * length).astype(np.float32))
+    if abs(length * length - 1) > 1.01e-3:
+        with pytest.raises(ValueError, match="must be of unit length, got"):
+            check_embedding(scaled, encoder)
+    elif abs(length * length - 1) < 0.99e-3:
+        check_embedding(scaled, encoder)
