@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import orjson
 from elasticsearch import ApiError, TransportError
 
+from m3plugins_elasticsearch.ahead import ahead
 from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors, is_passing, pauses, with_fix
 from m3plugins_elasticsearch.mapping import WRITE_ALIAS
 
@@ -130,35 +131,21 @@ def bulk(
         ElasticsearchIndexError: If Elasticsearch refuses all of it, or stays away or busy for too long.
     """
     sender = _Sender(connection, target, require_alias)
-    sent: deque[Future[_Fate]] = deque()
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="m3-bulk") as pool:
+    chunks = takewhile(lambda _: not sender.ended.is_set(), _chunks(actions))
+    fault: Exception | None = None
+    with closing(ahead(sender.fate, chunks, AT_ONCE)) as fates:
         try:
-            for chunk in _chunks(actions):
-                sent.append(pool.submit(sender.fate, chunk))
-                if len(sent) > AT_ONCE:
-                    yield from _outcomes(sent)
-            while sent:
-                yield from _outcomes(sent)
+            for outcomes, problem in fates:
+                yield from outcomes
+                fault = fault or problem
         finally:
             sender.ended.set()
+    if fault:
+        raise fault
 
 
 _Fate = tuple[list[Outcome], Exception | None]
 """The outcomes of a chunk's actions, and what kept it from having them all."""
-
-
-def _outcomes(sent: deque[Future[_Fate]]) -> Iterator[Outcome]:
-    """Those of the oldest chunk.
-
-    Raises:
-        ElasticsearchIndexError: If it could not be done, after the outcomes of what was on its way beside it.
-    """
-    outcomes, fault = sent.popleft().result()
-    yield from outcomes
-    if fault:
-        for other in sent:
-            yield from other.result()[0]
-        raise fault
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,6 +20,7 @@ from m3plugins.retrieval.document import Candidate
 from m3plugins.scoring.heads import HeadScores, Leg
 from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins_elasticsearch import requests
+from m3plugins_elasticsearch.ahead import ahead
 from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors, item_error
 from m3plugins_elasticsearch.filters import Plan
 from m3plugins_elasticsearch.identity import Identity
@@ -244,20 +243,9 @@ class Reader:
 
         return {
             i: mean_of_maxima(codec.products(token_bytes(row), vectors))
-            for rows in self._ahead(portions)
+            for rows in ahead(partial(self._doc_values, fields=["token_vectors"]), portions, _READERS)
             for i, row in rows.items()
         }
-
-    def _ahead(self, portions: Iterable[list[str]]) -> Iterator[dict[str, Fields]]:
-        """The token vectors of each portion; some more are read meanwhile."""
-        with ThreadPoolExecutor(_READERS) as pool:
-            under_way: deque[Future[dict[str, Fields]]] = deque()
-            for portion in portions:
-                under_way.append(pool.submit(self._doc_values, portion, ["token_vectors"]))
-                if len(under_way) > _READERS:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
 
     def _portions(self, ids: Sequence[str], sizes: Mapping[str, int] | None = None) -> Iterator[list[str]]:
         """Those that have embeddings, as many at a time as one answer may hold the token vectors of.
