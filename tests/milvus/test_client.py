@@ -154,6 +154,18 @@ def test_unix_sockets_work(tmp_path):
         connection.close()
 
 
+def test_a_server_that_is_back_is_found_at_once(tmp_path):
+    """Channels to one address would share the time that gRPC waits after a failure, also with those of old clients."""
+    with gateway(tmp_path / "m3.db") as server:
+        old = connect(server.uri)
+    for _ in range(2):
+        with pytest.raises(MilvusIndexError), old.calls("list collections"):
+            old.client.list_collections(timeout=1)
+    with gateway(tmp_path / "m3.db", server.uri.removeprefix("http://")):
+        connect(server.uri, timeout=1).close()
+    old.close()
+
+
 RATE_LIMITED = common_pb2.Status(code=8, error_code=common_pb2.RateLimit, reason="rate limit exceeded")
 
 

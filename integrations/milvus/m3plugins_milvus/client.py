@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pymilvus
@@ -170,7 +171,11 @@ def errors(doing: str) -> Iterator[None]:
 
 def _client(address: Address, seconds: float) -> MilvusClient:
     """A client with a channel of its own: pymilvus shares one for each host and token, and never closes it."""
-    options: dict[str, str] = {}
+    # Channels to one address would share the time that gRPC waits after a failure, and Lite takes ports used before.
+    channel = {"grpc.use_local_subchannel_pool": 1}
+    if not is_server(address.uri):
+        channel["grpc.keepalive_permit_without_calls"] = 0  # Lite tells idle clients off, on stderr
+    options: dict[str, Any] = {"grpc_options": channel}
     if address.uri.startswith("unix:") and pymilvus.__version__ == "2.6.10":
         options["address"] = address.uri  # it would look for a host
     return MilvusClient(
