@@ -44,8 +44,10 @@ def train(
     negatives: Annotated[int, _option("Batch", "Hard negatives per query.", min=0)] = 7,
     query_max_length: Annotated[int | None, _option("Batch", "Tokens (512, or the model's maximum).")] = None,
     passage_max_length: Annotated[int | None, _option("Batch", "The same of passages.")] = None,
+    batch_tokens: Annotated[int | None, _option("Batch", "Most tokens: of long texts fewer queries.", min=1)] = None,
     chunk_tokens: Annotated[int | None, _option("Batch", "Tokens in memory at a time (as many as fit).")] = None,
     encoder: Annotated[str, _option("Model", "full, lora (merged at the end) or frozen (the heads alone).")] = "full",
+    lora_rank: Annotated[int, _option("Model", "Of the matrices of --encoder lora.", min=1)] = 16,
     heads: Annotated[str, _option("Model", "Which to train.")] = "dense,sparse,multi_vector",
     learning_rate: Annotated[float, _option("Model", "Of the encoder, and of the heads.", min=0)] = 1e-5,
     head_learning_rate: Annotated[float | None, _option("Model", "Of the heads.", min=0)] = None,
@@ -54,6 +56,10 @@ def train(
     self_distillation: Annotated[bool, _option("Loss", "Teach every head by --teacher.")] = True,
     distillation_start_step: Annotated[int, _option("Loss", "Steps without it at the start.", min=0)] = 0,
     teacher: Annotated[str, _option("Loss", "live, frozen, ema, noisy, or stored (the data's scores).")] = "live",
+    teacher_weight: Annotated[float, _option("Loss", "Of the data's scores in every loss.", min=0)] = 0,
+    false_negative_ratio: Annotated[
+        float | None, _option("Loss", "No negative scores above this share of the positive's score.")
+    ] = None,
     dev: Annotated[Path | None, _option("Development", "BEIR folder; the best checkpoint there is the result.")] = None,
     dev_split: Annotated[str, _option("Development", "Which of its qrels.")] = "dev",
     eval_steps: Annotated[int, _option("Development", "Steps between evaluations.", min=1)] = 500,
@@ -91,8 +97,10 @@ def train(
         "negatives": negatives,
         "query_max_length": longest if query_max_length is None else query_max_length,
         "passage_max_length": longest if passage_max_length is None else passage_max_length,
+        "batch_tokens": batch_tokens,
         "chunk_tokens": chunk_tokens,
         "train_encoder": encoder,
+        "lora_rank": lora_rank,
         "heads": tuple(head.strip() for head in heads.split(",")),
         "learning_rate": learning_rate,
         "head_learning_rate": head_learning_rate,
@@ -101,6 +109,8 @@ def train(
         "distillation_weights": weights,
         "self_distillation": self_distillation,
         "distillation_start_step": distillation_start_step,
+        "teacher_weight": teacher_weight,
+        "false_negative_ratio": false_negative_ratio,
         "bf16": bf16,
     }
     if epochs is not None:

@@ -11,6 +11,7 @@ from m3plugins.training.arguments import SelfDistillationArguments
 from m3plugins.training.batch import Batch, TokenBatch
 from m3plugins.training.callbacks import Drift, Probe, SparseCollapseAlarm
 from m3plugins.training.checkpointing import CheckpointError
+from m3plugins.training.collator import M3Collator
 from m3plugins.training.dataset import M3Dataset
 from m3plugins.training.examples import Example
 from m3plugins.training.losses import LossOptions, M3Loss, PerHead, m3_loss
@@ -36,6 +37,7 @@ __all__ = [
     "FrozenEnsemble",
     "LiveEnsemble",
     "LossOptions",
+    "M3Collator",
     "M3Dataset",
     "M3Loss",
     "M3Model",

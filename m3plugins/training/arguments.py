@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args
 
 from transformers import TrainingArguments
@@ -13,6 +13,12 @@ from m3plugins.encoding.output import HEADS, check_heads
 from m3plugins.training.losses import LossOptions, PerHead
 
 EncoderTraining = Literal["full", "lora", "frozen"]
+
+_UNSUPPORTED = {
+    *("neftune_noise_alpha", "label_smoothing_factor", "include_num_input_tokens_seen", "torch_empty_cache_steps"),
+    *("bf16_full_eval", "fp16_full_eval", "group_by_length", "train_sampling_strategy", "optim_target_modules"),
+}
+"""Settings of transformers that would change nothing, or that its own training step alone can follow."""
 
 _LINEAR_HEADS = {SPARSE_HEAD: "sparse", MULTI_VECTOR_HEAD: "multi_vector"}
 
@@ -152,6 +158,13 @@ class SelfDistillationArguments(TrainingArguments):
         if self.state_cache_bytes and self.train_encoder != "frozen":
             msg = f'state_cache_bytes needs train_encoder="frozen", got {self.train_encoder!r}: its states change'
             raise ValueError(msg)
+        if not self.in_batch_negatives and not self.negatives:
+            msg = "in_batch_negatives=False needs negatives of at least 1: a query would have its positive alone"
+            raise ValueError(msg)
+        for setting in _UNSUPPORTED & {each.name for each in fields(TrainingArguments)}:
+            if getattr(self, setting) != TrainingArguments.__dataclass_fields__[setting].default:
+                msg = f"{setting} is not supported, got {getattr(self, setting)!r}; leave it out"
+                raise ValueError(msg)
         if self.auto_find_batch_size:
             msg = (
                 "auto_find_batch_size is not supported, the batch size changes the task; leave chunk_tokens out instead"

@@ -50,30 +50,30 @@ class TokenBatch:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Q queries and their Q·G passages, grouped by query: its positive first, then G - 1 negatives.
+    """Q queries and the P different passages that they are compared with.
 
-    Where a query has fewer negatives than asked for, passages of its group repeat; the loss counts each text once.
+    Keys stand for texts, equal for equal ones; 0 for none.
 
     Attributes:
         queries: Q texts.
-        passages: Q·G texts.
-        passage_keys: (Q·G,) int64; equal for equal texts.
-        positive_keys: (Q, K) int64, the keys of all known positives of a query, drawn or not; filled up with -1.
-        teacher_scores: (Q, G) float32, an external teacher's scores (higher is better), or None.
+        passages: P texts, no two alike.
+        groups: (Q, G) int64, which of the passages are a query's own: its positive first, then up to G - 1 negatives;
+            filled up with -1.
+        query_keys: (Q,) int64.
+        passage_keys: (P,) int64.
+        positive_keys: (Q, K) int64, of all known positives of a query, drawn or not; filled up with 0.
+        teacher_scores: (Q, G) float32, an external teacher's scores (higher is better), filled up with -inf; or None.
         truncated: How many of the texts were cut to their maximum length.
     """
 
     queries: TokenBatch
     passages: TokenBatch
+    groups: Tensor
+    query_keys: Tensor
     passage_keys: Tensor
     positive_keys: Tensor
     teacher_scores: Tensor | None = None
     truncated: int = 0
-
-    @property
-    def group_size(self) -> int:
-        """G, passages per query."""
-        return len(self.passages) // len(self.queries)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
@@ -87,6 +87,8 @@ class Batch:
         return Batch(
             queries=TokenBatch(change(self.queries.input_ids), change(self.queries.mask)),
             passages=TokenBatch(change(self.passages.input_ids), change(self.passages.mask)),
+            groups=change(self.groups),
+            query_keys=change(self.query_keys),
             passage_keys=change(self.passage_keys),
             positive_keys=change(self.positive_keys),
             teacher_scores=None if self.teacher_scores is None else change(self.teacher_scores),

@@ -82,7 +82,10 @@ class Probe(TrainerCallback):
         if not self.texts:
             rows = np.linspace(0, len(drawn) - 1, min(PASSAGES, len(drawn)), dtype=np.int64)
             self.texts = [drawn[Draw(0, int(row))].passages[0] for row in rows]
-        self._due = -(-state.global_step // self._every) * self._every
+        self._due = 0
+        for logged in state.log_history:  # of the part before a resumption
+            if "loss" in logged and logged["step"] >= self._due:
+                self._due = self._next(logged["step"])
         folder, device, length = model.checkpoint.folder, str(args.device), args.passage_max_length
         with _undisturbed(model, args.device):
             self._encoder = live_encoder(
@@ -97,12 +100,15 @@ class Probe(TrainerCallback):
         logs, model = kwargs["logs"], kwargs["model"]
         if "loss" not in logs or state.global_step < min(self._due, state.max_steps):
             return
-        self._due = (state.global_step // self._every + 1) * self._every
+        self._due = self._next(state.global_step)
         with _undisturbed(model, args.device):
             found = self.measure(self._encoder)
         logs.update(found)
         state.log_history[-1].update(found)
         self.judge(found, state, control)
+
+    def _next(self, step: int) -> int:
+        return (step // self._every + 1) * self._every
 
 
 class SparseCollapseAlarm(Probe):

@@ -79,7 +79,8 @@ def last_checkpoint(output: Path) -> Path | None:
 
 
 def discard(folder: Path) -> None:
-    """Removes a checkpoint that is to be saved anew."""
+    """Removes a checkpoint, its manifest first: what a kill leaves of it is no whole one."""
+    (folder / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -89,7 +90,7 @@ def prune(output: Path, limit: int, *, best: str | None) -> None:
     kept = {folders[-1], Path(best) if best else folders[-1]}
     removable = [folder for folder in folders if folder not in kept]
     for folder in removable[: max(0, len(folders) - max(limit, len(kept)))]:
-        shutil.rmtree(folder)
+        discard(folder)
 
 
 @contextmanager
@@ -131,12 +132,19 @@ def written(folder: Path) -> Iterator[None]:
         raise OSError(msg) from err
 
 
-def warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Says which settings of a resumed run are not those it was started with."""
+def check_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Warns of settings of a resumed run that are not those it was started with.
+
+    Raises:
+        CheckpointError: One of them decides which weights are trained.
+    """
     ignored = {"output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "save_total_limit"}
     changed = sorted(name for name in before if name not in ignored and before[name] != now.get(name))
+    details = ", ".join(f"{name} {before[name]!r} -> {now.get(name)!r}" for name in changed)
+    if {"heads", "train_encoder", "learn_temperature", "lora_rank"} & set(changed):
+        msg = f"a run with other weights cannot be resumed: {details}; resume as before, or start from the saved model"
+        raise CheckpointError(msg)
     if changed:
-        details = ", ".join(f"{name} {before[name]!r} -> {now.get(name)!r}" for name in changed)
         logger.warning("the resumed run has other settings than before: %s", details)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from m3plugins.encoding.checkpoint import Checkpoint
@@ -23,7 +25,7 @@ class Drawn:
 
     Attributes:
         query: With its prompt.
-        passages: One of its positives, then as many negatives as asked for.
+        passages: One of its positives, then negatives.
         positives: All of its positives.
         scores: An external teacher's, one a passage, or None.
     """
@@ -39,8 +41,7 @@ class Draws(Dataset[Drawn]):
 
     Args:
         dataset: The examples.
-        negatives: Per query, drawn without replacement. Where there are fewer, all are drawn and then repeated;
-            where there is none, the positive is.
+        negatives: Most per query, drawn without replacement.
         seed: Of the choices.
 
     Raises:
@@ -60,17 +61,13 @@ class Draws(Dataset[Drawn]):
         example = self._dataset[draw.row]
         random = np.random.default_rng((self._seed, *draw))
         positive = int(random.integers(len(example.positives)))
-        count = len(example.negatives)
-        chosen = np.resize(random.permutation(count), self._negatives) if count else [-1] * self._negatives
-        negatives = [int(position) for position in chosen]
-        passages = (example.positives[positive], *example.negatives)
+        negatives = random.permutation(len(example.negatives))[: self._negatives].tolist()
         scores = None
         if example.positive_scores is not None and example.negative_scores is not None:
-            all_scores = (example.positive_scores[positive], *example.negative_scores)
-            scores = (all_scores[0], *(all_scores[1 + position] for position in negatives))
+            scores = (example.positive_scores[positive], *(example.negative_scores[each] for each in negatives))
         return Drawn(
             query=example.prompted_query,
-            passages=(passages[0], *(passages[1 + position] for position in negatives)),
+            passages=(example.positives[positive], *(example.negatives[each] for each in negatives)),
             positives=example.positives,
             scores=scores,
         )
@@ -101,43 +98,42 @@ class M3Collator:
         """Tokenises and pads.
 
         Args:
-            examples: One a query, all with as many passages.
-
-        Returns:
-            The batch. Examples of the same query know each other's positives.
+            examples: One a query.
 
         Raises:
             ValueError: If scores are asked for, and an example has none.
         """
-        texts = [passage for example in examples for passage in example.passages]
+        texts = list(dict.fromkeys(passage for example in examples for passage in example.passages))
+        row = {text: number for number, text in enumerate(texts)}
+        scores = _filled([_scores(each) for each in examples], -math.inf) if self._with_scores else None
         queries = self._queries.tokenize([example.query for example in examples])
         passages = self._passages.tokenize(texts)
         return Batch(
             queries=TokenBatch.of(queries, self._pad_id),
             passages=TokenBatch.of(passages, self._pad_id),
+            groups=_filled([[row[text] for text in example.passages] for example in examples], -1),
+            query_keys=torch.tensor([text_key(example.query) for example in examples]),
             passage_keys=torch.tensor([text_key(text) for text in texts]),
-            positive_keys=_positive_keys(examples),
-            teacher_scores=torch.tensor([_scores(example) for example in examples]) if self._with_scores else None,
+            positive_keys=_filled([[text_key(text) for text in example.positives] for example in examples], 0),
+            teacher_scores=scores,
             truncated=sum(text.truncated for text in queries + passages),
         )
 
 
 def text_key(text: str) -> int:
-    """A number of 63 bits that stands for a text, the same in every process.
+    """A number of 63 bits, over 0, that stands for a text, the same in every process.
 
     Example:
-        >>> text_key("fox") == text_key("fox"), text_key("fox") == text_key("dog"), text_key("fox") < 0
-        (True, False, False)
+        >>> text_key("fox") == text_key("fox"), text_key("fox") == text_key("dog"), text_key("fox") > 0
+        (True, False, True)
     """
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1 or 1
 
 
-def _positive_keys(examples: Sequence[Drawn]) -> torch.Tensor:
-    known: dict[str, dict[int, None]] = {}
-    for example in examples:
-        known.setdefault(example.query, {}).update(dict.fromkeys(map(text_key, example.positives)))
-    widest = max(map(len, known.values()))
-    return torch.tensor([[*known[example.query], *[-1] * (widest - len(known[example.query]))] for example in examples])
+def _filled(rows: Sequence[Sequence[float]], value: float) -> Tensor:
+    """Rows as long as the longest of them."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
 def _scores(example: Drawn) -> tuple[float, ...]:

@@ -145,7 +145,7 @@ class M3Dataset:
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
-        """Bytes in UTF-8 of each query with its prompt and of the longest of its passages, (n, 2)."""
+        """Bytes in UTF-8 of each query with its prompt and of its longest passage, and its negatives, (n, 3)."""
         return np.concatenate([part.sizes for part in self._parts])
 
     @cached_property

@@ -103,9 +103,9 @@ class Example:
         return max(self.positives + self.negatives, key=_size)
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        """Bytes in UTF-8 of the query with its prompt, and of the longest passage."""
-        return _size(self.prompted_query), max(map(_size, self.positives + self.negatives))
+    def sizes(self) -> tuple[int, int, int]:
+        """Bytes in UTF-8 of the query with its prompt and of the longest passage, and how many negatives there are."""
+        return _size(self.prompted_query), max(map(_size, self.positives + self.negatives)), len(self.negatives)
 
     def distinct(self) -> Example:
         """The example without the negatives that are blank, repeated or also positives, nor their scores."""

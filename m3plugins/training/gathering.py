@@ -15,15 +15,14 @@ from m3plugins.training.representations import Representations, TokenVectors, To
 def gather_rows(rows: Tensor) -> Tensor:
     """The rows of all processes, this one's first, the others in the order of their ranks.
 
-    Every process passes the same shape, but for the second dimension, which is padded with zeros to the longest.
-    Differentiable: a process gets back the sum of the gradients that all processes have for its rows. With losses
-    that are means over a process' own queries and DDP's mean over processes, this is the gradient of the mean over
-    all queries.
+    The first two dimensions may differ between processes; they are padded with zeros to the largest. Differentiable: a
+    process gets back the sum of the gradients that all processes have for its rows. With losses that are means over a
+    process' own queries and DDP's mean over processes, this is the gradient of the mean over all queries.
     """
-    if rows.dim() > 1:
-        width = torch.tensor(rows.shape[1], device=rows.device)
-        dist.all_reduce(width, op=dist.ReduceOp.MAX)
-        rows = F.pad(rows, (0, 0) * (rows.dim() - 2) + (0, int(width) - rows.shape[1]))
+    sizes = torch.tensor(rows.shape[:2], device=rows.device)
+    dist.all_reduce(sizes, op=dist.ReduceOp.MAX)
+    missing = [largest - size for largest, size in zip(sizes.tolist(), rows.shape, strict=False)]
+    rows = F.pad(rows, (0, 0) * (rows.dim() - len(missing)) + tuple(n for size in missing[::-1] for n in (0, size)))
     return cast(Tensor, _Gather.apply(rows))  # type: ignore[no-untyped-call]
 
 

@@ -19,9 +19,9 @@ _CHARACTERS = 10_000
 
 
 def estimated_lengths(
-    dataset: M3Dataset, tokenizer: Tokenizer, *, max_query_length: int, max_passage_length: int, group_size: int
+    dataset: M3Dataset, tokenizer: Tokenizer, *, max_query_length: int, max_passage_length: int, negatives: int
 ) -> NDArray[np.int64]:
-    """Tokens of each example: its query, and `group_size` passages as long as its longest, all cut to the maxima.
+    """Tokens of each example: its query, and the passages drawn, each as long as its longest, all cut to the maxima.
 
     Bytes are scaled by the tokens per byte of the source, queries and passages apart, as measured on a sample.
 
@@ -30,12 +30,12 @@ def estimated_lengths(
         tokenizer: As `load_tokenizer` returns it.
         max_query_length: Tokens a query is cut to, special tokens included.
         max_passage_length: The same for a passage.
-        group_size: Passages per query.
+        negatives: Most that are drawn for a query.
 
     Returns:
         Estimates, (n,) int64.
     """
-    sources, sizes = dataset.sources, dataset.sizes
+    sources, sizes, available = dataset.sources, dataset.sizes[:, :2], dataset.sizes[:, 2]
     tokens = np.empty(sizes.shape)
     for position in range(len(sources.names)):
         rows = np.flatnonzero(sources.rows == position)
@@ -45,7 +45,7 @@ def estimated_lengths(
         tokens[rows] = sizes[rows] * [_tokens_per_byte(tokenizer, texts) for texts in columns]
     tokens += tokenizer.num_special_tokens_to_add(False)
     query, passage = np.ceil(np.minimum(tokens, [max_query_length, max_passage_length])).astype(np.int64).T
-    lengths: NDArray[np.int64] = query + group_size * passage
+    lengths: NDArray[np.int64] = query + (1 + np.minimum(available, negatives)) * passage
     return lengths
 
 

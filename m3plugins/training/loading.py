@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
@@ -31,7 +32,7 @@ def train_loader(
         tokenizer,
         max_query_length=args.query_max_length,
         max_passage_length=args.passage_max_length,
-        group_size=1 + args.negatives,
+        negatives=args.negatives,
     )
     batches = LengthGroupedBatches(
         lengths,
@@ -52,4 +53,5 @@ def train_loader(
         pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
         persistent_workers=args.dataloader_persistent_workers,
         prefetch_factor=args.dataloader_prefetch_factor,
+        generator=torch.Generator(),  # workers' seeds would draw from the global one, once a run or once an epoch
     )

@@ -1,12 +1,13 @@
 """The joint loss of M3: InfoNCE on every head and on their ensemble, with self-distillation.
 
 Formulas: Chen et al., "M3-Embedding" (arXiv 2402.03216), sections 3.3 and 3.4; weights: FlagEmbedding 1.4. In the
-shapes below Q counts queries, G the passages in a query's group (its positive first, then its hard negatives),
-P = Q·G all passages, L and T tokens.
+shapes below Q counts queries, P passages, G the passages in a query's group (its positive first, then its hard
+negatives), L and T tokens.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -52,7 +53,7 @@ class LossOptions:
         max_elements: Most token similarities that MaxSim holds at a time.
 
     Raises:
-        ValueError: A temperature is not positive.
+        ValueError: A temperature is not positive, a weight is negative, or the ratio is not above 0 and at most 1.
     """
 
     special_ids: tuple[int, ...]
@@ -66,8 +67,15 @@ class LossOptions:
     max_elements: int = 2**24
 
     def __post_init__(self) -> None:
-        if any(self.temperature_of(head.name) <= 0 for head in fields(PerHead)):
+        if not all(0 < self.temperature_of(head.name) < math.inf for head in fields(PerHead)):
             msg = f"temperature must be positive, got {self.temperature}"
+            raise ValueError(msg)
+        for name in ("score_weights", "loss_weights", "distillation_weights"):
+            if not all(0 <= getattr(self, name)[head.name] < math.inf for head in fields(PerHead)):
+                msg = f"{name} must be at least 0, got {getattr(self, name)}"
+                raise ValueError(msg)
+        if self.false_negative_ratio is not None and not 0 < self.false_negative_ratio <= 1:
+            msg = f"false_negative_ratio must be above 0 and at most 1, got {self.false_negative_ratio}"
             raise ValueError(msg)
 
     def temperature_of(self, name: str) -> float:
@@ -225,7 +233,8 @@ def m3_loss(
     passages: Representations,
     options: LossOptions,
     *,
-    group_size: int | None = None,
+    groups: Tensor | None = None,
+    absent: Tensor | None = None,
     false_negatives: Tensor | None = None,
     teacher_scores: Tensor | None = None,
     teacher: TeacherLogits | None = None,
@@ -239,13 +248,15 @@ def m3_loss(
 
     Args:
         queries: Q queries.
-        passages: P passages; the first Q·G grouped by query, the positive first in each group, the rest (other
-            devices') negatives of all.
+        passages: P passages.
         options: Temperatures, weights and the choice of negatives.
-        group_size: G; by default P/Q.
-        false_negatives: (Q, P), nonzero where a passage is no negative of the query; its own positive always stays.
-        teacher_scores: (Q, G) logits of an external teacher, such as a cross-encoder. Every term gets its
-            `distillation` over the query's group beside InfoNCE (`kl_div` in the reference).
+        groups: (Q, G) int64, which passages are a query's own, its positive first; -1 is none. By default the passages
+            are grouped by query, G = P/Q.
+        absent: (P,), nonzero where a passage is no candidate of any query: padding, or a text that comes again.
+        false_negatives: (Q, P), nonzero where a passage is no negative of the query in InfoNCE; its own positive always
+            stays. What a teacher says of it counts.
+        teacher_scores: (Q, G) logits of an external teacher, such as a cross-encoder, -inf where it has none. Every
+            term gets its `distillation` over the query's group beside InfoNCE (`kl_div` in the reference).
         teacher: Whom L' distils, `live_ensemble` in the paper; None, and a teacher that returns None, is no L'.
         temperatures: Learned τ, scalars by head, in place of those of the options.
 
@@ -254,32 +265,43 @@ def m3_loss(
     """
     scores = m3_scores(queries, passages, options)
     decisive = scores.get("ensemble", next(iter(scores.values())))
-    group = _groups(decisive, group_size)
-    excluded = torch.zeros_like(decisive, dtype=torch.bool)
+    groups = _groups(decisive, groups)
+    positives = groups[:, :1]
+
+    outside = torch.zeros_like(decisive, dtype=torch.bool)
     if not options.in_batch_negatives:
-        excluded = (~excluded).scatter(1, group, False)
+        outside = in_columns(groups, torch.zeros_like(groups, dtype=torch.bool), ~outside)
+    if absent is not None:
+        _check_shape("absent", absent, outside.shape[1:])
+        outside = outside | absent.bool()
+    logits = {
+        name: logit.masked_fill(outside, float("-inf"))
+        for name, logit in m3_logits(scores, options, temperatures).items()
+    }
+
+    excluded = torch.zeros_like(outside)
     if false_negatives is not None:
         _check_shape("false_negatives", false_negatives, excluded.shape)
         excluded = excluded | false_negatives.bool()
     if options.false_negative_ratio is not None:
-        positive = decisive.detach().gather(1, group[:, :1])
+        positive = decisive.detach().gather(1, positives)
         excluded = excluded | (decisive.detach() > positive - (1 - options.false_negative_ratio) * positive.abs())
-    excluded = excluded.scatter(1, group[:, :1], False)
-    logits = {
-        name: logit.masked_fill(excluded, float("-inf"))
-        for name, logit in m3_logits(scores, options, temperatures).items()
-    }
+    excluded = excluded.scatter(1, positives, False)
 
-    terms = {name: F.cross_entropy(logit, group[:, 0]) for name, logit in logits.items()}
+    terms = {
+        name: F.cross_entropy(logit.masked_fill(excluded, float("-inf")), positives[:, 0])
+        for name, logit in logits.items()
+    }
     if teacher_scores is not None:
-        _check_shape("teacher_scores", teacher_scores, group.shape)
+        _check_shape("teacher_scores", teacher_scores, groups.shape)
         for name, logit in logits.items():
-            terms[name] = terms[name] + options.teacher_weight * distillation(logit.gather(1, group), teacher_scores)
+            own = logit.gather(1, groups.clamp(min=0))
+            terms[name] = terms[name] + options.teacher_weight * distillation(own, teacher_scores)
     total = torch.stack([options.loss_weights[name] * term for name, term in terms.items()]).mean()
 
     target = teacher(logits) if teacher is not None else None
     if target is not None:
-        _check_shape("the teacher's logits", target, excluded.shape)
+        _check_shape("the teacher's logits", target, outside.shape)
         distilled = {head: distillation(logits[head], target) for head in queries.heads}
         weighted = [options.distillation_weights[head] * term for head, term in distilled.items()]
         total = (total + torch.stack(weighted).mean()) / 2
@@ -287,14 +309,24 @@ def m3_loss(
     return M3Loss(total, {name: term.detach() for name, term in terms.items()})
 
 
-def _groups(scores: Tensor, size: int | None) -> Tensor:
+def in_columns(groups: Tensor, values: Tensor, rows: Tensor) -> Tensor:
+    """The rows (Q, P) with the values (Q, G) of each query's own passages in the columns that `groups` (Q, G) names."""
+    spare = F.pad(rows, (0, 1))  # for -1
+    return spare.scatter(1, groups.remainder(spare.shape[1]), values)[:, :-1]
+
+
+def _groups(scores: Tensor, given: Tensor | None) -> Tensor:
     """Column numbers (Q, G) of each query's own passages in scores (Q, P)."""
     queries, passages = scores.shape
-    grouped = passages if size is None else queries * size
-    if not queries or not grouped or grouped % queries or grouped > passages:
+    if given is not None:
+        if given.dim() != 2 or len(given) != queries or not given.shape[1]:
+            msg = f"groups must have a row of passages for each of the {queries} queries, got {tuple(given.shape)}"
+            raise ValueError(msg)
+        return given
+    if not queries or not passages or passages % queries:
         msg = f"passages must be a positive multiple of queries, got {passages} passages for {queries} queries"
         raise ValueError(msg)
-    return torch.arange(grouped, device=scores.device).view(queries, -1)
+    return torch.arange(passages, device=scores.device).view(queries, -1)
 
 
 def _check_shape(name: str, tensor: Tensor, shape: torch.Size) -> None:

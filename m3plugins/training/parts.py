@@ -95,7 +95,7 @@ class InMemory:
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self._examples = examples
-        self.sizes: NDArray[np.int64] = np.array([example.sizes for example in examples], np.int64).reshape(-1, 2)
+        self.sizes: NDArray[np.int64] = np.array([example.sizes for example in examples], np.int64).reshape(-1, 3)
         self.sources = Sources.of([example.source for example in examples])
         self.has_scores = all(example.has_scores for example in examples)
 
@@ -132,7 +132,7 @@ class JsonLines:
                         sizes.extend(example.sizes)
                         self.has_scores = self.has_scores and example.has_scores
         self._offsets = np.array(offsets, np.int64)
-        self.sizes: NDArray[np.int64] = np.array(sizes, np.int64).reshape(-1, 2)
+        self.sizes: NDArray[np.int64] = np.array(sizes, np.int64).reshape(-1, 3)
 
     @property
     def sources(self) -> Sources:

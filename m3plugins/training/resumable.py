@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,13 @@ class ResumableTrainer(Trainer):
     def _restore(self, folder: Path) -> None:
         """What transformers' trainer does not know of; the log is taken up when it has loaded the rest."""
         run = RunState.load(folder)
-        checkpointing.warn_of_changes(run.settings, settings_of(self.args, self.train_dataset))
+        checkpointing.check_changes(run.settings, settings_of(self.args, self.train_dataset))
+        if not (folder / "optimizer.pt").is_file():
+            msg = f"{folder} has no optimizer's state (save_only_model); start a new run from it as the model"
+            raise checkpointing.CheckpointError(msg)
         if run.teacher:
             self.teacher.load_state_dict(run.teacher)
-        for name, value in run.temperatures.items():
-            self.temperatures[name].data.copy_(value)
+        self._set_temperatures(run.temperatures)
         self.chunk_tokens = self.chunk_tokens or run.chunk_tokens
         self._unlogged = run.unlogged
 
@@ -110,6 +113,11 @@ class ResumableTrainer(Trainer):
         logger.info("the best model is that of %s", best)
         checkpointing.verify(best)
         load_weights(self.model, best)
+        self._set_temperatures(RunState.load(best).temperatures)
+
+    def _set_temperatures(self, logarithms: Mapping[str, Tensor]) -> None:
+        for name, value in logarithms.items():
+            self.temperatures[name].data.copy_(value)
 
     def _wait(self) -> None:
         if self.args.world_size > 1:

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.encoding.output import HEADS
+from m3plugins.encoding.tokenizing import load_tokenizer
 from m3plugins.training.batch import Batch, TokenBatch
 from m3plugins.training.grad_cache import Pair
-from m3plugins.training.losses import LossOptions, live_ensemble, m3_logits, m3_scores
+from m3plugins.training.losses import LossOptions, in_columns, live_ensemble, m3_logits, m3_scores
 from m3plugins.training.memory import encoder_dropout
 from m3plugins.training.model import M3Model
 from m3plugins.training.representations import Representations
@@ -47,7 +49,8 @@ class Teacher:
 
         Args:
             student: Logits (Q, C) of the heads and of their `ensemble`, temperature applied, -inf for what is no
-                candidate. The first Q·G columns are the batch's own passages; the passages of other processes follow.
+                candidate. The first P columns are the batch's own passages, in their order; those of other processes
+                follow.
             representations: What `encode` gave for the queries and for the C candidates.
             batch: The batch of this process.
 
@@ -87,10 +90,13 @@ class _EncodingTeacher(Teacher):
 
 
 class FrozenEnsemble(_EncodingTeacher):
-    """The ensemble of a model that does not change: by default the student as it was before the first step.
+    """The ensemble of all heads of a model that does not change: by default the student before the first step.
 
     Args:
         model: Another M3 model, with the student's tokenizer: a model, or what `M3Encoder.from_pretrained` takes.
+
+    Raises:
+        ValueError: At the start, if it has another tokenizer.
     """
 
     def __init__(self, model: M3Model | str | Path | None = None) -> None:
@@ -100,14 +106,24 @@ class FrozenEnsemble(_EncodingTeacher):
         """Copies the student, unless a model was given."""
         super().start(model, options)
         if isinstance(self._given, (str, Path)):
-            self.teacher = M3Model(M3Encoder.from_pretrained(self._given).checkpoint, heads=model.heads)
+            self.teacher = M3Model(M3Encoder.from_pretrained(self._given).checkpoint)
         else:
-            self.teacher = self._given or copy.deepcopy(model)
+            self.teacher = self._given or self._copied(model)
+        _check_tokenizers(self.teacher, model)
         self.teacher.__dict__.pop("forward", None)  # accelerate's, of an earlier run, would call the student
         self.teacher.to(next(model.parameters()).device).requires_grad_(False).eval()
 
     def encode(self, chunk: TokenBatch) -> Representations | None:
-        """The frozen model's representations."""
+        """The frozen model's representations.
+
+        Raises:
+            ValueError: A text is longer than it can read.
+        """
+        longest = self.teacher.checkpoint.max_length
+        if chunk.mask.shape[1] > longest:
+            got = f"got one of {chunk.mask.shape[1]}; lower passage_max_length or query_max_length"
+            msg = f"the teacher reads texts of at most {longest} tokens, {got}"
+            raise ValueError(msg)
         return self.teacher.represent(chunk)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -118,9 +134,14 @@ class FrozenEnsemble(_EncodingTeacher):
         """Puts the frozen model back."""
         self.teacher.load_state_dict(dict(state), strict=False)
 
+    def _copied(self, model: M3Model) -> M3Model:
+        copied = copy.deepcopy(model)
+        copied.heads = HEADS  # before the first step they are all good, those that are not trained too
+        return copied
+
 
 class MovingAverage(FrozenEnsemble):
-    """The ensemble of an exponential moving average of the student's weights (mean teacher, arXiv 1703.01780).
+    """The ensemble of an exponential moving average of the student (mean teacher, arXiv 1703.01780), of its heads.
 
     Args:
         decay: Share of the average that stays at each step.
@@ -135,6 +156,9 @@ class MovingAverage(FrozenEnsemble):
             raise ValueError(msg)
         super().__init__()
         self._decay = decay
+
+    def _copied(self, model: M3Model) -> M3Model:
+        return copy.deepcopy(model)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -180,11 +204,19 @@ class StoredScores(Teacher):
         """The stored scores, -inf for the passages of other queries; None where the batch has none."""
         if batch.teacher_scores is None:
             return None
-        any_logits = next(iter(student.values()))
-        queries, group = batch.teacher_scores.shape
-        columns = torch.arange(queries * group, device=any_logits.device).view(queries, group)
-        scores = (batch.teacher_scores / self._temperature).to(any_logits)
-        return torch.full_like(any_logits, float("-inf")).scatter(1, columns, scores)
+        nothing = torch.full_like(next(iter(student.values())), float("-inf"))
+        return in_columns(batch.groups, (batch.teacher_scores / self._temperature).to(nothing), nothing)
+
+
+def _check_tokenizers(teacher: M3Model, student: M3Model) -> None:
+    """Refuses a teacher that reads other token ids."""
+    folders = teacher.checkpoint.folder, student.checkpoint.folder
+    if folders[0] != folders[1]:
+        vocabularies = [load_tokenizer(folder)[0].get_vocab() for folder in folders]
+        if vocabularies[0] != vocabularies[1]:
+            sizes = " and ".join(f"{len(vocabulary):,}" for vocabulary in vocabularies)
+            msg = f"a teacher must have the student's tokenizer, got {folders[0]} for {folders[1]} ({sizes} tokens)"
+            raise ValueError(msg)
 
 
 def _changing(copied: M3Model, student: M3Model) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -48,6 +49,12 @@ _FORWARD_TOKENS = {"cpu": 1024}
 """Padded tokens encoded together: short runs of texts of one length waste little on padding."""
 
 
+_NO_NEGATIVE = (
+    "a batch has one passage and nothing to compare it with, so nothing is learnt from it; "
+    "add hard negatives (neg), or raise per_device_train_batch_size or batch_tokens"
+)
+
+
 class DivergedError(RuntimeError):
     """The loss is no number any more; no weight was changed by that step."""
 
@@ -60,7 +67,8 @@ class SelfDistillationTrainer(ResumableTrainer):
     what the run needs to go on from there: `train(resume_from_checkpoint=True)`.
 
     Args:
-        encoder: The model to start from: an encoder, or what `M3Encoder.from_pretrained` takes.
+        encoder: The model to start from: what `M3Encoder.from_pretrained` takes, or an encoder, whose settings (such as
+            `mcls`) are those of evaluations on collections.
         args: The settings.
         train_dataset: What to train on.
         eval_dataset: What `evaluate` measures: a BEIR collection (`m3plugins.evaluation.Dataset`; nDCG@10 of each head
@@ -200,20 +208,23 @@ class SelfDistillationTrainer(ResumableTrainer):
             DivergedError: It is NaN or infinite.
         """
         args, batch = self.args, chunks.batch
-        passages, keys = pair.passages, batch.passage_keys
+        passages, known = pair.passages, [batch.passage_keys, batch.query_keys, batch.positive_keys]
         if self._gathers:
-            passages, keys = gather_representations(passages), gather_rows(keys)
-        excluded = masking.repeats(batch, keys, in_batch_negatives=args.in_batch_negatives)
-        if args.mask_known_positives:
-            excluded = excluded | masking.known_positives(batch, keys)
-        distilling = args.self_distillation and self.state.global_step >= args.distillation_start_step
+            passages, known = gather_representations(passages), [gather_rows(each) for each in known]
+        keys, asked, answers = known
+        masks = args.mask_known_positives
+        if (len(keys) if args.in_batch_negatives else batch.groups.shape[1]) < 2:
+            warnings.warn(_NO_NEGATIVE, stacklevel=1)
+        begun = self.state.global_step >= args.distillation_start_step or not self.model.training
+        distilling = args.self_distillation and begun  # an evaluation's losses are the same sum at every step
         learned = {name: value.exp() for name, value in self.temperatures.items()} if args.learn_temperature else None
         loss = m3_loss(
             pair.queries,
             passages,
             self.options,
-            group_size=batch.group_size,
-            false_negatives=excluded,
+            groups=batch.groups,
+            absent=masking.repeats(keys),
+            false_negatives=masking.known_positives(batch.query_keys, keys, asked, answers) if masks else None,
             teacher_scores=batch.teacher_scores if args.teacher_weight else None,
             teacher=self._teacher_of(chunks) if distilling else None,
             temperatures=learned,
@@ -291,6 +302,9 @@ class SelfDistillationTrainer(ResumableTrainer):
         if self.optimizer is None:
             args = self.args
             kind, settings = self.get_optimizer_cls_and_kwargs(args, self.model)
+            if own := {"params", "model", "optimizer_dict"} & settings.keys():
+                msg = f"optim={args.optim} is not supported: it makes its parameter groups itself ({', '.join(own)})"
+                raise ValueError(msg)
             decaying = set(self.get_decay_parameter_names(self.model))
             groups: dict[tuple[float, float], list[nn.Parameter]] = {}
             for name, parameter in self.model.named_parameters():

@@ -177,7 +177,7 @@ def test_what_a_save_that_was_cut_off_left_goes_with_the_next(tmp_path: Path) ->
 def test_changed_settings_are_named_with_both_values(caplog: pytest.LogCaptureFixture) -> None:
     before = {"learning_rate": 1e-5, "negatives": 7, "output_dir": "a", "gone": 1}
     with caplog.at_level(logging.WARNING):
-        checkpointing.warn_of_changes(before, {"learning_rate": 2e-5, "negatives": 7, "output_dir": "b"})
+        checkpointing.check_changes(before, {"learning_rate": 2e-5, "negatives": 7, "output_dir": "b"})
     assert caplog.messages == [
         "the resumed run has other settings than before: gone 1 -> None, learning_rate 1e-05 -> 2e-05"
     ]
@@ -185,5 +185,23 @@ def test_changed_settings_are_named_with_both_values(caplog: pytest.LogCaptureFi
 
 def test_the_same_settings_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        checkpointing.warn_of_changes({"negatives": 7, "output_dir": "a"}, {"negatives": 7, "output_dir": "b"})
+        checkpointing.check_changes({"negatives": 7, "output_dir": "a"}, {"negatives": 7, "output_dir": "b"})
     assert not caplog.messages
+
+
+def test_a_run_with_other_weights_is_refused() -> None:
+    before = {"heads": ["dense"], "negatives": 7, "lora_rank": 16}
+    with pytest.raises(CheckpointError, match="lora_rank 16 -> 8, negatives 7 -> 3; resume as before, or start from"):
+        checkpointing.check_changes(before, before | {"lora_rank": 8, "negatives": 3})
+
+
+def test_what_a_kill_leaves_of_a_discarded_checkpoint_is_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoint-1"
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"1")
+    checkpointing.seal(folder)
+    monkeypatch.setattr(checkpointing.shutil, "rmtree", lambda *args, **kwargs: None)
+    checkpointing.discard(folder)
+    assert checkpointing.newest(tmp_path) is None

@@ -59,18 +59,15 @@ def test_a_draw_depends_on_seed_epoch_and_row_alone() -> None:
     assert len({data[Draw(epoch, row)] for epoch in range(3) for row in range(3)}) == 9
 
 
-def test_few_negatives_all_come_and_then_repeat_with_their_scores() -> None:
+def test_few_negatives_all_come_with_their_scores() -> None:
     example = Example("q", ("p",), ("a", "b"), (9.0,), (1.0, 2.0))
     group = draws(example, negatives=5)[Draw(0, 0)]
-    _, *negatives = group.passages
-    assert negatives[:2] * 2 == negatives[:4]
-    assert set(negatives[:2]) == {"a", "b"}
-    assert group.scores == (9.0, *({"a": 1.0, "b": 2.0}[text] for text in negatives))
+    assert sorted(zip(group.passages, group.scores, strict=True)) == [("a", 1.0), ("b", 2.0), ("p", 9.0)]
 
 
-def test_without_negatives_the_positive_repeats_with_its_score() -> None:
+def test_without_negatives_the_positive_comes_alone() -> None:
     group = draws(Example("q", ("p",), positive_scores=(3.0,)), negatives=2)[Draw(0, 0)]
-    assert (group.passages, group.scores) == (("p", "p", "p"), (3.0, 3.0, 3.0))
+    assert (group.passages, group.scores) == (("p",), (3.0,))
 
 
 def test_a_group_may_be_the_positive_alone() -> None:
@@ -112,29 +109,29 @@ def test_padding_is_on_the_right_and_masked(checkpoint: Path) -> None:
     assert (passages.input_ids[~passages.mask] == PAD).all()
 
 
-def test_passages_are_grouped_by_query(checkpoint: Path) -> None:
-    batch = collate(checkpoint, [drawn("q", "a", "b"), drawn("r", "c", "a")])
-    assert (len(batch.queries), batch.group_size) == (2, 2)
-    assert batch.passage_keys.tolist() == [text_key(text) for text in "abca"]
+def keys(*texts: str) -> list[int]:
+    return [text_key(text) for text in texts]
+
+
+def test_a_text_comes_once_and_groups_say_whose_it_is(checkpoint: Path) -> None:
+    batch = collate(checkpoint, [drawn("q", "a", "b", "x"), drawn("r", "c", "a"), drawn("q", "x")])
+    assert (len(batch.queries), len(batch.passages)) == (3, 4)
+    assert batch.passage_keys.tolist() == keys("a", "b", "x", "c")
+    assert batch.groups.tolist() == [[0, 1, 2], [3, 0, -1], [2, -1, -1]]
+    assert batch.query_keys.tolist() == keys("q", "r", "q")
 
 
 def test_all_positives_are_known_and_the_rest_is_filled_up(checkpoint: Path) -> None:
     batch = collate(checkpoint, [drawn("q", "a", "x", positives=("a", "b")), drawn("r", "c", "x")])
     assert batch.positive_keys.dtype == torch.int64
-    assert batch.positive_keys.tolist() == [[text_key("a"), text_key("b")], [text_key("c"), -1]]
-
-
-def test_examples_of_one_query_know_each_others_positives(checkpoint: Path) -> None:
-    batch = collate(checkpoint, [drawn("q", "a"), drawn("q", "b"), drawn("r", "c")])
-    both = [text_key("a"), text_key("b")]
-    assert batch.positive_keys.tolist() == [both, both, [text_key("c"), -1]]
+    assert batch.positive_keys.tolist() == [keys("a", "b"), [*keys("c"), 0]]
 
 
 def test_scores_come_if_asked_for(checkpoint: Path) -> None:
-    examples = [drawn("q", "a", "b", scores=(2.0, 1.0)), drawn("r", "c", "d", scores=(4.0, 3.0))]
+    examples = [drawn("q", "a", "b", scores=(2.0, 1.0)), drawn("r", "c", scores=(4.0,))]
     scores = collate(checkpoint, examples, with_scores=True).teacher_scores
     assert scores is not None
-    torch.testing.assert_close(scores, torch.tensor([[2.0, 1.0], [4.0, 3.0]]))
+    torch.testing.assert_close(scores, torch.tensor([[2.0, 1.0], [4.0, -torch.inf]]))
     assert collate(checkpoint, examples).teacher_scores is None
 
 

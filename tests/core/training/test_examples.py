@@ -87,7 +87,7 @@ def test_distinct_negatives_keep_their_first_place(negatives: list[str]) -> None
 
 
 def test_sizes_are_bytes_of_the_prompted_query_and_the_longest_passage() -> None:
-    assert Example("é", ("ab",), ("日本", "abcd"), prompt="p").sizes == (3, 6)
+    assert Example("é", ("ab",), ("日本", "abcd"), prompt="p").sizes == (3, 6, 2)
 
 
 def test_an_example_pickles() -> None:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from m3plugins.training import Batch, TokenBatch, grad_cache, m3_loss, masking
+from m3plugins.training import Batch, grad_cache, m3_loss, masking
 from m3plugins.training.gathering import gather_representations, gather_rows
 from m3plugins.training.grad_cache import Chunks, Pair
 from m3plugins.training.losses import live_ensemble
@@ -29,22 +29,29 @@ def join_group() -> None:
 def share(whole: Batch, rank: int, size: int) -> Batch:
     """Some of a batch's queries, and their passages, padded to the longest of them."""
     queries = torch.arange(len(whole.queries)).chunk(size)[rank]
-    passages = torch.arange(len(whole.passages)).chunk(size)[rank]
+    passages, groups = whole.groups[queries].unique(return_inverse=True)
     return replace(
         whole,
         queries=whole.queries.select(queries),
         passages=whole.passages.select(passages),
+        groups=groups,
+        query_keys=whole.query_keys[queries],
         passage_keys=whole.passage_keys[passages],
         positive_keys=whole.positive_keys[queries],
     )
 
 
 def with_repeats(whole: Batch) -> Batch:
-    """The first query's positive is also a negative of the fourth, the second's hard negative one of the third."""
-    ids, mask, keys = whole.passages.input_ids.clone(), whole.passages.mask.clone(), whole.passage_keys.clone()
-    for source, target in ((0, 10), (4, 7)):
-        ids[target], mask[target], keys[target] = ids[source], mask[source], keys[source]
-    return replace(whole, passages=TokenBatch(ids, mask), passage_keys=keys)
+    """The first query's positive is also a negative of the fourth, the second's hard negative one of the third.
+
+    The second query and the last are one, with different positives.
+    """
+    groups, query_keys = whole.groups.clone(), whole.query_keys.clone()
+    groups[3, 1], groups[2, 1] = groups[0, 0], groups[1, 1]
+    query_keys[3] = query_keys[1]
+    kept, groups = groups.unique(return_inverse=True)
+    passages, keys = whole.passages.select(kept), whole.passage_keys[kept]
+    return replace(whole, passages=passages, passage_keys=keys, groups=groups, query_keys=query_keys)
 
 
 def gradients_of(
@@ -63,12 +70,13 @@ def gradients_of(
         model = DistributedDataParallel(model)
 
     def loss(pair: Pair) -> Any:
-        passages, keys = pair.passages, mine.passage_keys
+        passages, known = pair.passages, [mine.passage_keys, mine.query_keys, mine.positive_keys]
         if size > 1:
-            passages, keys = gather_representations(passages), gather_rows(keys)
-        excluded = masking.repeats(mine, keys, in_batch_negatives=True) | masking.known_positives(mine, keys)
+            passages, known = gather_representations(passages), [gather_rows(each) for each in known]
+        keys, asked, answers = known
         return m3_loss(
-            pair.queries, passages, OPTIONS, group_size=mine.group_size, false_negatives=excluded,
+            pair.queries, passages, OPTIONS, groups=mine.groups, absent=masking.repeats(keys),
+            false_negatives=masking.known_positives(mine.query_keys, keys, asked, answers),
             teacher=live_ensemble, temperatures=temperatures if learned else None,
         )  # fmt: skip
 

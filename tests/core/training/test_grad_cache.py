@@ -19,9 +19,7 @@ LONGEST = 4096
 
 def loss_of(texts: Batch) -> grad_cache.Callable[[Pair], M3Loss]:
     """All heads, their ensemble, and self-distillation."""
-    return lambda pair: m3_loss(
-        pair.queries, pair.passages, OPTIONS, group_size=texts.group_size, teacher=live_ensemble
-    )
+    return lambda pair: m3_loss(pair.queries, pair.passages, OPTIONS, groups=texts.groups, teacher=live_ensemble)
 
 
 def whole(model: M3Model, texts: Batch) -> tuple[M3Loss, dict[str, Tensor]]:

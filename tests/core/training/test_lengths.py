@@ -27,7 +27,10 @@ def tokenizer(checkpoint: Path) -> Tokenizer:
 def language(position: int, count: int) -> M3Dataset:
     """Queries of one sentence, passages of one to eight in the same language."""
     sentence = SENTENCES[position]
-    rows = [{"query": sentence, "pos": [" ".join([sentence] * (1 + number % 8))]} for number in range(count)]
+    rows = [
+        {"query": sentence, "pos": [" ".join([sentence] * (1 + number % 8))], "neg": [f"no {sentence}", sentence[:9]]}
+        for number in range(count)
+    ]
     return M3Dataset.from_examples(rows, source=str(position))
 
 
@@ -35,7 +38,7 @@ def test_estimates_are_near_the_truth_in_every_script(tokenizer: Tokenizer) -> N
     dataset = language(0, 16)
     for position in range(1, len(SENTENCES)):
         dataset += language(position, 16)
-    estimates = estimated_lengths(dataset, tokenizer, **MAXIMA, group_size=3)
+    estimates = estimated_lengths(dataset, tokenizer, **MAXIMA, negatives=2)
     truth = [
         len(tokenizer.encode(example.query).ids) + 3 * len(tokenizer.encode(example.longest_passage).ids)
         for example in dataset
@@ -48,12 +51,12 @@ def test_one_example_is_counted_exactly_with_its_special_tokens(tokenizer: Token
     query, passage = "fox", SENTENCES[1]
     dataset = M3Dataset.from_examples([{"query": query, "pos": [passage]}])
     tokens = [len(tokenizer.encode(text).ids) for text in (query, passage)]
-    assert estimated_lengths(dataset, tokenizer, **MAXIMA, group_size=1).tolist() == [sum(tokens)]
+    assert estimated_lengths(dataset, tokenizer, **MAXIMA, negatives=0).tolist() == [sum(tokens)]
 
 
 def test_estimates_are_cut_at_the_maxima(tokenizer: Tokenizer) -> None:
-    dataset = M3Dataset.from_examples([{"query": "fox " * 500, "pos": ["fox " * 500]}])
-    lengths = estimated_lengths(dataset, tokenizer, max_query_length=16, max_passage_length=64, group_size=8)
+    dataset = M3Dataset.from_examples([{"query": "fox " * 500, "pos": ["fox " * 500], "neg": list("abcdefghij")}])
+    lengths = estimated_lengths(dataset, tokenizer, max_query_length=16, max_passage_length=64, negatives=7)
     assert lengths.tolist() == [16 + 8 * 64]
 
 
@@ -69,5 +72,11 @@ def test_only_a_sample_is_tokenised(tokenizer: Tokenizer) -> None:
             return tokenizer.num_special_tokens_to_add(pair)
 
     counting: Any = Counting()
-    estimated_lengths(language(0, 1000) + language(1, 10), counting, **MAXIMA, group_size=2)
+    estimated_lengths(language(0, 1000) + language(1, 10), counting, **MAXIMA, negatives=1)
     assert counting.texts == 2 * (SAMPLE + 10)
+
+
+def test_only_negatives_that_there_are_count(tokenizer: Tokenizer) -> None:
+    rows = [{"query": "fox", "pos": ["fox"], "neg": negatives} for negatives in ([], ["dog"], list("abcd"))]
+    none, one, two = estimated_lengths(M3Dataset.from_examples(rows), tokenizer, **MAXIMA, negatives=2)
+    assert none < one < two and two - one == one - none

@@ -274,14 +274,68 @@ def test_false_negatives_do_not_count(
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss.total, leaves(queries, passages)))
 
 
-def test_masked_passage_gets_no_gradient(queries: Representations, passages: Representations) -> None:
+def test_a_false_negative_gets_its_gradient_from_teachers_alone(
+    queries: Representations, passages: Representations
+) -> None:
     masked = torch.zeros(3, 6)
     masked[:, 1] = 1
-    loss = m3_loss(queries, passages, OPTIONS, false_negatives=masked, teacher=live_ensemble,
-                   teacher_scores=torch.randn(3, 2, dtype=torch.float64))  # fmt: skip
-    loss.total.backward()
-    assert passages.dense.grad[1].abs().sum() == 0
-    assert passages.dense.grad[3].abs().sum() > 0
+    for teacher, reached in ((None, False), (live_ensemble, True)):
+        passages.dense.grad = None
+        m3_loss(queries, passages, OPTIONS, false_negatives=masked, teacher=teacher).total.backward()
+        assert (passages.dense.grad[1].abs().sum() > 0) == reached
+        assert passages.dense.grad[3].abs().sum() > 0
+
+
+def test_an_external_teacher_is_heard_on_its_false_negatives(
+    queries: Representations, passages: Representations
+) -> None:
+    masked, scores = torch.zeros(3, 6), torch.randn(3, 2, dtype=torch.float64)
+    masked[:, [1, 3, 5]] = 1  # the second passage of each group
+    plain, taught, unmasked = (
+        m3_loss(queries, passages, OPTIONS, false_negatives=mask, teacher_scores=given).terms["dense"]
+        for mask, given in ((masked, None), (masked, scores), (None, scores))
+    )
+    alone = m3_loss(queries, passages, OPTIONS).terms["dense"]
+    torch.testing.assert_close(taught - plain, unmasked - alone)
+
+
+def test_what_is_absent_is_no_candidate_of_anyone(queries: Representations, passages: Representations) -> None:
+    """As if the last two passages were not there, for the teacher too."""
+    absent = torch.tensor([0, 0, 0, 0, 1, 1])
+    two, four = first(queries, 2), first(passages, 4)
+    groups = torch.tensor([[0, 1], [2, 3]])
+    found = m3_loss(two, passages, OPTIONS, groups=groups, absent=absent, teacher=live_ensemble)
+    torch.testing.assert_close(found.total, m3_loss(two, four, OPTIONS, teacher=live_ensemble).total)
+
+
+def first(side: Representations, count: int) -> Representations:
+    """Of each head the first rows."""
+    sparse, late = side.sparse, side.multi_vector
+    return Representations(
+        dense=side.dense[:count],
+        sparse=TokenWeights(sparse.weights[:count], sparse.input_ids[:count], sparse.mask[:count]),
+        multi_vector=TokenVectors(late.vectors[:count], late.mask[:count]),
+    )
+
+
+@pytest.mark.parametrize("in_batch_negatives", [True, False])
+def test_groups_may_share_passages_and_differ_in_size(
+    queries: Representations, passages: Representations, in_batch_negatives: bool
+) -> None:
+    """The third query has its positive alone; the first two share a negative."""
+    options = replace(OPTIONS, in_batch_negatives=in_batch_negatives)
+    groups = torch.tensor([[0, 3], [2, 3], [4, -1]])
+    scores = torch.tensor([[1.0, 0.0], [2.0, 1.0], [5.0, -math.inf]], dtype=torch.float64)
+    dense = queries.dense @ passages.dense.T / 0.02
+    own = [[0, 3], [2, 3], [4]]
+    kept = own if not in_batch_negatives else [range(6)] * 3
+    contrastive = torch.stack([dense[i, list(kept[i])].logsumexp(0) - dense[i, own[i][0]] for i in range(3)]).mean()
+    taught = torch.stack(
+        [-(scores[i, : len(own[i])].softmax(0) * dense[i, own[i]].log_softmax(0)).sum() for i in range(3)]
+    ).mean()
+    loss = m3_loss(queries, passages, options, groups=groups, teacher_scores=scores)
+    torch.testing.assert_close(loss.terms["dense"], (contrastive + taught).detach())
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss.total, leaves(queries, passages)))
 
 
 def test_distillation_by_hand() -> None:
@@ -420,7 +474,28 @@ def test_temperatures_must_be_positive(temperature: float | PerHead) -> None:
         replace(OPTIONS, temperature=temperature)
 
 
-@pytest.mark.parametrize("argument", ["false_negatives", "teacher_scores"])
+@pytest.mark.parametrize("groups", [torch.zeros(2, 2), torch.zeros(3, 0), torch.zeros(3)])
+def test_groups_must_be_of_every_query(queries: Representations, passages: Representations, groups: Tensor) -> None:
+    with pytest.raises(ValueError, match="groups must have a row of passages for each of the 3 queries"):
+        m3_loss(queries, passages, OPTIONS, groups=groups.long())
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"false_negative_ratio": 95}, "false_negative_ratio must be above 0 and at most 1, got 95"),
+        ({"false_negative_ratio": -1}, "false_negative_ratio must be above 0"),
+        ({"loss_weights": PerHead(sparse=-0.1)}, "loss_weights must be at least 0"),
+        ({"score_weights": PerHead(dense=math.nan)}, "score_weights must be at least 0"),
+        ({"temperature": math.nan}, "temperature must be positive"),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        replace(OPTIONS, **setting)
+
+
+@pytest.mark.parametrize("argument", ["absent", "false_negatives", "teacher_scores"])
 def test_wrong_shapes_are_refused(queries: Representations, passages: Representations, argument: str) -> None:
     with pytest.raises(ValueError, match=f"{argument} must have shape"):
         m3_loss(queries, passages, OPTIONS, **{argument: torch.zeros(3, 5)})

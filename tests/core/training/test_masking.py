@@ -1,58 +1,36 @@
-"""Passages that are no negatives of a query because of what they say."""
+"""Passages that are no candidates, or no negatives of a query, because of what they say."""
 
 from __future__ import annotations
 
 import torch
 
-from m3plugins.training import Batch, TokenBatch, masking
+from m3plugins.training import masking
 
 A, B, C, D, E = range(1, 6)
+NONE = 0
 
 
-def batch(passages: list[int], positives: list[list[int]]) -> Batch:
-    """Of texts that have one token; numbers stand for them."""
-
-    def texts(count: int) -> TokenBatch:
-        return TokenBatch(torch.zeros(count, 1, dtype=torch.long), torch.ones(count, 1, dtype=torch.bool))
-
-    return Batch(
-        queries=texts(len(positives)),
-        passages=texts(len(passages)),
-        passage_keys=torch.tensor(passages),
-        positive_keys=torch.tensor(positives),
-    )
+def known(query: list[int], passages: list[int], examples: dict[int, list[int]]) -> list[list[bool]]:
+    asked, answers = torch.tensor(list(examples)), torch.tensor(list(examples.values()))
+    return masking.known_positives(torch.tensor(query), torch.tensor(passages), asked, answers).tolist()
 
 
 def test_a_positive_of_the_query_is_known_wherever_it_stands() -> None:
-    pairs = batch([A, B, C, A], positives=[[A, -1], [C, B]])
-    assert masking.known_positives(pairs, pairs.passage_keys).tolist() == [
+    assert known([1, 2], [A, B, C, A], {1: [A, NONE], 2: [C, B]}) == [
         [True, False, False, True],
         [False, True, True, False],
     ]
 
 
-def test_passages_of_other_processes_are_known_too() -> None:
-    pairs = batch([A, B], positives=[[A, E]])
-    assert masking.known_positives(pairs, torch.tensor([A, B, E, D])).tolist() == [[True, False, True, False]]
+def test_examples_of_one_query_know_each_others_positives() -> None:
+    asked, answers = torch.tensor([1, 2, 1]), torch.tensor([[A], [C], [D]])
+    found = masking.known_positives(torch.tensor([1, 2]), torch.tensor([A, B, C, D]), asked, answers)
+    assert found.tolist() == [[True, False, False, True], [False, False, True, False]]
 
 
-def test_of_a_text_that_stands_in_several_columns_the_first_counts() -> None:
-    pairs = batch([A, B, C, A, B, D], positives=[[A], [C], [D]])
-    assert (
-        masking.repeats(pairs, pairs.passage_keys, in_batch_negatives=True).tolist()
-        == [[False, False, False, True, True, False]] * 3
-    )
+def test_of_a_text_that_stands_in_several_columns_the_first_is_a_candidate() -> None:
+    assert masking.repeats(torch.tensor([A, B, C, A, B, D])).tolist() == [False, False, False, True, True, False]
 
 
-def test_a_repeat_on_another_process_counts_once() -> None:
-    pairs = batch([A, B], positives=[[A]])
-    keys = torch.tensor([A, B, B, C])
-    assert masking.repeats(pairs, keys, in_batch_negatives=True).tolist() == [[False, False, True, False]]
-
-
-def test_without_in_batch_negatives_only_the_own_group_is_looked_at() -> None:
-    pairs = batch([A, B, B, A, C, C], positives=[[A], [A]])
-    assert masking.repeats(pairs, pairs.passage_keys, in_batch_negatives=False).tolist() == [
-        [False, False, True, False, False, False],
-        [False, False, False, False, False, True],
-    ]
+def test_padding_is_no_candidate() -> None:
+    assert masking.repeats(torch.tensor([A, NONE, B, NONE])).tolist() == [False, True, False, True]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_the_live_ensemble_is_the_losses_own(model: M3Model, texts: Batch) -> No
     teacher.start(model, OPTIONS)
 
     def total(target: object) -> float:
-        return m3_loss(pair.queries, pair.passages, OPTIONS, group_size=texts.group_size, teacher=target).total.item()
+        return m3_loss(pair.queries, pair.passages, OPTIONS, groups=texts.groups, teacher=target).total.item()
 
     assert total(lambda student: teacher.scores(student, None, texts)) == total(live_ensemble)
 
@@ -177,20 +178,20 @@ def test_the_noisy_ensemble_needs_dropout(tiny: Path, tiny_with_dropout: Path, f
 
 
 def test_stored_scores_stand_in_their_querys_group_alone(model: M3Model, texts: Batch) -> None:
-    student = student_logits(model, texts)
-    found = StoredScores(temperature=2.0).scores(student, None, texts)
-    group = texts.group_size
-    for query in range(len(texts.queries)):
-        own = slice(query * group, (query + 1) * group)
+    """Also where two queries share a passage."""
+    groups = texts.groups.clone()
+    groups[1, 1] = groups[0, 1]
+    found = StoredScores(temperature=2.0).scores(student_logits(model, texts), None, replace(texts, groups=groups))
+    for query, own in enumerate(groups):
         assert found[query, own].tolist() == pytest.approx((texts.teacher_scores[query] / 2).tolist())
-        assert int(found[query].isneginf().sum()) == len(texts.passages) - group
+        assert int(found[query].isneginf().sum()) == len(texts.passages) - len(own)
 
 
 def test_distilling_stored_scores_is_the_divergence_on_the_group(model: M3Model, texts: Batch) -> None:
     """KL(teacher ‖ head) and the teacher's entropy, over each query's own passages."""
     pair, teacher = pair_of(model, texts), StoredScores()
     loss = m3_loss(
-        pair.queries, pair.passages, OPTIONS, group_size=texts.group_size,
+        pair.queries, pair.passages, OPTIONS, groups=texts.groups,
         teacher=lambda student: teacher.scores(student, None, texts),
     )  # fmt: skip
     group = torch.arange(len(texts.passages)).view(len(texts.queries), -1)

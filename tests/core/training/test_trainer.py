@@ -192,46 +192,39 @@ def test_with_in_batch_negatives_they_have(tiny: Path, tmp_path: Path) -> None:
     assert all(float(tensor.grad[3:].norm()) > 0 for tensor in leaves.floating)
 
 
-def excluded_by(run: Any, texts: Any) -> Tensor:
-    """What is no candidate of the queries, as a teacher sees it."""
-    seen = []
-    run.teacher.scores = lambda student, representations, batch: seen.append(student["dense"].isneginf())
-    gradient_of_pair(run, texts)
-    return seen[0]
+def excluded_by(checkpoint: Path, output: Path, texts: Any, **settings: Any) -> Tensor:
+    """(Q, P) bool: passages that the dense loss of a query says nothing of."""
+    run = trainer(checkpoint, output, heads=("dense",), temperature=0.5, **settings)
+    pair, rows = Pair(*run.model.train()([texts.queries, texts.passages])), []
+    for query in range(len(texts.queries)):
+        passages = pair.passages.map(lambda tensor: tensor.detach().requires_grad_())
+        alone = pair.queries.map(lambda tensor, query=query: tensor * (torch.arange(len(tensor)) == query)[:, None])
+        run.loss(Chunks.cut(texts, 4096), Pair(alone, passages)).total.backward()
+        rows.append(passages.dense.grad.norm(dim=1) == 0)
+    return torch.stack(rows)
 
 
-def test_a_positive_of_the_query_in_another_group_is_no_negative(tiny: Path, tmp_path: Path) -> None:
-    rows = examples()[:3]
-    rows[1]["neg"] = [rows[0]["pos"][0]]
-    rows = [row | {"neg": row["neg"][:1]} for row in rows]
+def test_another_positive_of_the_query_is_no_negative(tiny: Path, tmp_path: Path) -> None:
+    rows = [row | {"neg": row["neg"][:1]} for row in examples()[:3]]
+    rows[1]["query"] = rows[0]["query"]
+    texts = collated(tiny, rows)  # of three groups of two
+    assert excluded_by(tiny, tmp_path, texts).nonzero().tolist() == [[0, 2], [1, 0]]
+    assert not excluded_by(tiny, tmp_path, texts, mask_known_positives=False).any()
+
+
+def test_a_positive_may_be_another_querys_negative(tiny: Path, tmp_path: Path) -> None:
+    rows = [row | {"neg": row["neg"][:1]} for row in examples()[:2]]
+    rows[0]["neg"] = rows[1]["pos"]
     texts = collated(tiny, rows)
-    masked = excluded_by(trainer(tiny, tmp_path), texts)
-    assert masked.nonzero().tolist() == [[0, 3], [1, 3], [2, 3]]  # known to the first query, a repeat for all
-
-
-def test_the_own_positive_counts_even_where_it_stood_before(tiny: Path, tmp_path: Path) -> None:
-    """The second query's positive is a negative of the first: it is masked there for the second, which knows it."""
-    rows = examples()[:2]
-    rows[0]["neg"] = [rows[1]["pos"][0]]
-    rows = [row | {"neg": row["neg"][:1]} for row in rows]
-    texts = collated(tiny, rows)
-    assert excluded_by(trainer(tiny, tmp_path), texts).tolist() == [
-        [False, False, True, False],
-        [False, True, False, False],
-    ]
-    assert excluded_by(trainer(tiny, tmp_path, mask_known_positives=False), texts).tolist() == [
-        [False, False, True, False],
-        [False, False, False, False],
-    ]
+    assert texts.groups.tolist() == [[0, 1], [1, 2]]
+    assert not excluded_by(tiny, tmp_path, texts).any()
 
 
 def test_passages_that_score_nearly_as_the_positive_are_no_negatives(tiny: Path, tmp_path: Path) -> None:
     texts = batch(tiny, queries=4)
-    none, all_below = trainer(tiny, tmp_path), trainer(tiny, tmp_path, false_negative_ratio=1e-9)
-    assert not excluded_by(none, texts).any()
-    masked = excluded_by(all_below, texts)
-    positives = torch.arange(4) * texts.group_size
-    assert masked.any() and not masked[torch.arange(4), positives].any()
+    assert not excluded_by(tiny, tmp_path, texts).any()
+    masked = excluded_by(tiny, tmp_path, texts, false_negative_ratio=1e-9)
+    assert masked.any() and not masked[torch.arange(4), texts.groups[:, 0]].any()
 
 
 def collated(checkpoint: Path, rows: list[dict[str, Any]]) -> Any:
