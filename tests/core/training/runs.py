@@ -251,12 +251,14 @@ class Run:
         output: To here.
         settings: Beside those of `settings()`.
         teacher: A name in TEACHERS.
+        rows: In place of `examples()`.
     """
 
     checkpoint: Path
     output: Path
     settings: dict[str, Any] = field(default_factory=dict)
     teacher: str | None = None
+    rows: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -276,9 +278,9 @@ def perform(run: Run, kill_at: str | None = None, file_bytes: int | None = None)
     callbacks = [KillInStep(int(kill_at.split()[-1]))] if kill_at and kill_at.startswith("step") else []
     teacher = TEACHERS[run.teacher]() if run.teacher else None
     evaluated = M3Dataset.from_examples(examples()[:5]) if "eval_strategy" in run.settings else None
-    trained = trainer(
-        run.checkpoint, run.output, teacher=teacher, callbacks=callbacks, eval_dataset=evaluated, **run.settings
-    )
+    data = M3Dataset.from_examples(run.rows) if run.rows else None
+    own = {"data": data, "teacher": teacher, "callbacks": callbacks, "eval_dataset": evaluated}
+    trained = trainer(run.checkpoint, run.output, **own, **run.settings)
     if file_bytes is not None:
         for output in (1, 2):  # pytest's are files too
             os.dup2(os.open(os.devnull, os.O_WRONLY), output)

@@ -44,6 +44,12 @@ def test_the_defaults_are_the_papers(tmp_path: Path) -> None:
             {"auto_find_batch_size": True},
             "auto_find_batch_size is not supported, the batch size changes the task; leave chunk_tokens out instead",
         ),
+        (
+            {"in_batch_negatives": False, "negatives": 0},
+            "in_batch_negatives=False needs negatives of at least 1: a query would have its positive alone",
+        ),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported, got 0.1; leave it out"),
+        ({"neftune_noise_alpha": 5}, "neftune_noise_alpha is not supported, got 5; leave it out"),
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
         (
             {"head_learning_rate": {"dense": 1e-3}},

@@ -104,15 +104,19 @@ def test_it_measures_at_the_first_log_every_so_many_steps_and_at_the_last(run) -
     assert list(logged(trainer, "drift_dense")) == [1, 2, 4, 5]
 
 
-def test_a_resumed_run_measures_as_one_that_did_not_stop(run) -> None:
+@pytest.mark.parametrize("stop", [3, 4])
+@pytest.mark.parametrize("logging_steps", [1, 3])
+def test_a_resumed_run_measures_as_one_that_did_not_stop(run, stop: int, logging_steps: int) -> None:
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs) -> None:
-            control.should_training_stop |= state.global_step == 3
+            control.should_training_stop |= state.global_step == stop
+            control.should_save |= control.should_training_stop
 
-    straight = run(Drift(every=2), max_steps=6)
-    saving = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
-    run(Drift(every=2), Stop(), **saving)
-    resumed = run(Drift(every=2), resume=True, **saving)
+    settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 100, "logging_steps": logging_steps}
+    straight = run(Drift(every=2), **settings)
+    shutil.rmtree(straight.args.output_dir)
+    run(Drift(every=2), Stop(), **settings)
+    resumed = run(Drift(every=2), resume=True, **settings)
     for name in DRIFTS:
         assert logged(resumed, name) == logged(straight, name)
 

@@ -98,6 +98,18 @@ def test_the_loss_of_pairs_is_that_of_training(tiny: Path, tmp_path: Path) -> No
         assert metrics[f"eval_{name}"] == pytest.approx(entry[name], rel=1e-3, abs=1e-4)
 
 
+def test_the_loss_of_pairs_is_the_same_sum_before_distillation_starts(
+    tiny: Path, tmp_path: Path, pairs: M3Dataset
+) -> None:
+    """Or the best model would be the last without it."""
+    found = trainer(
+        tiny, tmp_path, eval_dataset=pairs, learning_rate=0.0, distillation_start_step=2, max_steps=3,
+        eval_strategy="steps", eval_steps=1,
+    )  # fmt: skip
+    found.train()
+    assert len({entry["eval_loss"] for entry in curve(found) if "eval_loss" in entry}) == 1
+
+
 def test_several_sets_are_measured_by_name_and_on_the_mean(
     tiny: Path, tmp_path: Path, collection: Dataset, pairs: M3Dataset
 ) -> None:
@@ -189,3 +201,14 @@ def test_a_damaged_best_checkpoint_is_not_loaded(tiny: Path, tmp_path: Path, pai
     run.state.best_model_checkpoint = str(tmp_path / "checkpoint-1")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
         run._load_best_model()
+
+
+def test_the_best_models_temperatures_come_with_it(tiny: Path, tmp_path: Path, pairs: M3Dataset) -> None:
+    run = trainer(
+        tiny, tmp_path, eval_dataset=pairs, learn_temperature=True, temperature_learning_rate=0.3, learning_rate=5e-3,
+        warmup_steps=0, temperature=0.2, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1,
+        load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=True,
+    )  # fmt: skip
+    run.train()
+    assert run.state.best_global_step < run.state.global_step
+    assert run.evaluate()["eval_loss"] == pytest.approx(run.state.best_metric, rel=1e-6)

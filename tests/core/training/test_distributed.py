@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from m3plugins.training import checkpointing
-from tests.core.training.runs import Run, Trained, in_process, in_world, perform
+from tests.core.training.runs import Run, Trained, examples, in_process, in_world, perform
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +45,35 @@ def test_two_processes_train_as_one_with_the_whole_batch(tiny: Path, tmp_path: P
     two = in_world(2, perform, Run(tiny, tmp_path / "two", settings | {"per_device_train_batch_size": 2}))
     assert all(torch.equal(two[0].weights[name], weight) for name, weight in two[1].weights.items())
     assert_close(two[0], one)
+
+
+def test_a_query_on_both_processes_knows_the_positives_of_both(tiny: Path, tmp_path: Path) -> None:
+    settings, rows = COMMON | {"max_steps": 1}, [row | {"query": "What is it?"} for row in examples()[:4]]
+    one = in_process(perform, Run(tiny, tmp_path / "one", settings | {"per_device_train_batch_size": 4}, rows=rows))
+    two = in_world(2, perform, Run(tiny, tmp_path / "two", settings | {"per_device_train_batch_size": 2}, rows=rows))
+    assert_close(two[0], one)
+
+
+def syncs(run: Run) -> tuple[int, int]:
+    """How many passes had a gradient, and after how many it was exchanged."""
+    passes = []
+    forward = DistributedDataParallel.forward
+
+    def counted(model: DistributedDataParallel, *args: Any) -> Any:
+        if torch.is_grad_enabled():
+            passes.append(model.require_backward_grad_sync)
+        return forward(model, *args)
+
+    DistributedDataParallel.forward = counted
+    perform(run)
+    return len(passes), sum(passes)
+
+
+def test_gradients_are_exchanged_once_a_step_however_many_chunks_there_are(tiny: Path, tmp_path: Path) -> None:
+    found = in_world(2, syncs, Run(tiny, tmp_path, COMMON | {"per_device_train_batch_size": 2, "chunk_tokens": 70}))
+    for passes, exchanged in found:
+        assert exchanged == 3 < passes
+    assert found[0][0] != found[1][0]  # processes with other numbers of chunks would wait for each other for ever
 
 
 def test_they_save_evaluate_and_resume_as_one(tiny_with_dropout: Path, tmp_path: Path) -> None:

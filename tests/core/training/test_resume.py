@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.core.training.runs import Killed, Run, Trained, in_process, perform
+from m3plugins.training import CheckpointError
+from tests.core.training.runs import Killed, Run, Trained, in_process, perform, trainer
 
 CASES: dict[str, dict[str, Any]] = {
     "full": {},
@@ -18,6 +19,7 @@ CASES: dict[str, dict[str, Any]] = {
     "learned temperatures": {"learn_temperature": True, "head_learning_rate": 1e-2},
     "distillation starts after the kill": {"distillation_start_step": 5},
     "worker processes": {"dataloader_num_workers": 2, "max_steps": 5},
+    "workers that live on": {"dataloader_num_workers": 1, "dataloader_persistent_workers": True},
     "accumulated gradients": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2},
     "chunks": {"chunk_tokens": 60},
     "measured chunks": {"chunk_tokens": None},
@@ -114,3 +116,18 @@ def test_killed_while_it_saves(tiny_with_dropout: Path, tmp_path: Path, uninterr
     assert_same(in_process(perform, run), uninterrupted)
     assert (tmp_path / "checkpoint-6" / "manifest.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-6", "checkpoint-7"]
+
+
+def test_a_checkpoint_without_the_optimizers_state_is_no_start_to_resume(tiny: Path, tmp_path: Path) -> None:
+    trainer(tiny, tmp_path, max_steps=1, save_strategy="steps", save_steps=1, save_only_model=True).train()
+    with pytest.raises(CheckpointError, match="has no optimizer's state .*; start a new run from it as the model"):
+        trainer(tiny, tmp_path, max_steps=2).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    "change", [{"heads": ("dense",)}, {"train_encoder": "lora"}, {"learn_temperature": True}], ids=str
+)
+def test_a_run_with_other_weights_is_not_resumed(tiny: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    trainer(tiny, tmp_path, max_steps=1, save_strategy="steps", save_steps=1).train()
+    with pytest.raises(CheckpointError, match=f"cannot be resumed: .*{next(iter(change))} "):
+        trainer(tiny, tmp_path, max_steps=2, **change).train(resume_from_checkpoint=True)

@@ -27,7 +27,8 @@ from m3plugins.training import (
 )
 from m3plugins.training.grad_cache import Chunks, Pair
 from m3plugins.training.losses import live_ensemble, m3_logits, m3_scores
-from tests.core.training.runs import OPTIONS, batch, curve, examples, trainer, weights
+from tests.core.training.runs import OPTIONS, batch, curve, examples, tiny_checkpoint, trainer, weights
+from tests.tiny import save_checkpoint
 
 
 @pytest.fixture
@@ -152,6 +153,35 @@ def test_a_copied_teacher_is_saved_and_restored(tiny: Path, texts: Batch, kind: 
     assert not torch.allclose(logits_of(resumed, model, texts), expected, atol=1e-3)
     resumed.load_state_dict(state)
     assert torch.equal(logits_of(resumed, model, texts), expected)
+
+
+def test_heads_that_are_not_trained_teach_too(tiny: Path, texts: Batch) -> None:
+    """The moving average is of the student, whose other heads do not follow its encoder."""
+    student, whole = M3Model(Checkpoint(tiny), heads=("sparse",)), M3Model(Checkpoint(tiny))
+    expected = {
+        FrozenEnsemble: student_logits(whole, texts)["ensemble"],
+        MovingAverage: student_logits(student, texts)["sparse"],
+    }
+    for kind, logits in expected.items():
+        teacher = kind()
+        teacher.start(student, OPTIONS)
+        assert torch.allclose(logits_of(teacher, student, texts), logits.detach(), atol=1e-5)
+
+
+def test_a_teacher_of_other_tokens_is_refused(model: M3Model, tmp_path: Path) -> None:
+    other = tiny_checkpoint(tmp_path)
+    tokenizer = (other / "tokenizer.json").read_text(encoding="utf-8")
+    (other / "tokenizer.json").write_text(tokenizer.replace('"▁p"', '"▁%"'), encoding="utf-8")
+    with pytest.raises(ValueError, match="a teacher must have the student's tokenizer, got "):
+        FrozenEnsemble(str(other)).start(model, OPTIONS)
+
+
+def test_texts_that_a_teacher_cannot_read_are_told(model: M3Model, texts: Batch, tmp_path: Path) -> None:
+    short = save_checkpoint(tmp_path, hidden_size=16, heads=2, max_length=8)
+    teacher = FrozenEnsemble(str(short))
+    teacher.start(model, OPTIONS)
+    with pytest.raises(ValueError, match="the teacher reads texts of at most 8 tokens, got one of "):
+        teacher.encode(texts.passages)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])

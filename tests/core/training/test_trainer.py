@@ -198,7 +198,9 @@ def excluded_by(checkpoint: Path, output: Path, texts: Any, **settings: Any) -> 
     pair, rows = Pair(*run.model.train()([texts.queries, texts.passages])), []
     for query in range(len(texts.queries)):
         passages = pair.passages.map(lambda tensor: tensor.detach().requires_grad_())
-        alone = pair.queries.map(lambda tensor, query=query: tensor * (torch.arange(len(tensor)) == query)[:, None])
+        alone = pair.queries.map(
+            lambda tensor, query=query: tensor.detach() * (torch.arange(len(tensor)) == query)[:, None]
+        )
         run.loss(Chunks.cut(texts, 4096), Pair(alone, passages)).total.backward()
         rows.append(passages.dense.grad.norm(dim=1) == 0)
     return torch.stack(rows)
@@ -221,10 +223,29 @@ def test_a_positive_may_be_another_querys_negative(tiny: Path, tmp_path: Path) -
 
 
 def test_passages_that_score_nearly_as_the_positive_are_no_negatives(tiny: Path, tmp_path: Path) -> None:
-    texts = batch(tiny, queries=4)
+    texts, ratio = batch(tiny, queries=4), 0.98
     assert not excluded_by(tiny, tmp_path, texts).any()
-    masked = excluded_by(tiny, tmp_path, texts, false_negative_ratio=1e-9)
-    assert masked.any() and not masked[torch.arange(4), texts.groups[:, 0]].any()
+    queries, passages = trainer(tiny, tmp_path).model.eval()([texts.queries, texts.passages])
+    scores = queries.dense @ passages.dense.T
+    expected = (scores > ratio * scores.gather(1, texts.groups[:, :1])).scatter(1, texts.groups[:, :1], False)
+    assert 0 < expected.sum() and (expected.sum(1) < len(texts.passages) - 1).all()
+    assert torch.equal(excluded_by(tiny, tmp_path, texts, false_negative_ratio=ratio), expected)
+
+
+def test_a_batch_of_one_passage_is_told(tiny: Path, tmp_path: Path) -> None:
+    rows = [{name: row[name] for name in ("query", "pos")} for row in examples()]
+    with pytest.warns(UserWarning, match="a batch has one passage and nothing to compare it with"):
+        trainer(tiny, tmp_path, data=M3Dataset.from_examples(rows), batch_tokens=1, max_steps=1).train()
+
+
+def test_missing_negatives_cost_no_tokens(tiny: Path, tmp_path: Path) -> None:
+    """A token budget gives such queries as large batches as no negatives do."""
+    rows = [{name: row[name] for name in ("query", "pos")} for row in examples()]
+    sizes = []
+    for negatives in (0, 7):
+        run = trainer(tiny, tmp_path, data=M3Dataset.from_examples(rows), batch_tokens=200, negatives=negatives)
+        sizes.append([(len(each.queries), each.passages.mask.numel()) for each in run.get_train_dataloader()])
+    assert sizes[0] == sizes[1] and max(sizes[0])[0] > 1
 
 
 def collated(checkpoint: Path, rows: list[dict[str, Any]]) -> Any:
