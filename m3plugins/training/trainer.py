@@ -48,7 +48,6 @@ from m3plugins.training.terms import Terms
 _FORWARD_TOKENS = {"cpu": 1024}
 """Padded tokens encoded together: short runs of texts of one length waste little on padding."""
 
-
 _NO_NEGATIVE = (
     "a batch has one passage and nothing to compare it with, so nothing is learnt from it; "
     "add hard negatives (neg), or raise per_device_train_batch_size or batch_tokens"
@@ -208,12 +207,12 @@ class SelfDistillationTrainer(ResumableTrainer):
             DivergedError: It is NaN or infinite.
         """
         args, batch = self.args, chunks.batch
-        passages, known = pair.passages, [batch.passage_keys, batch.query_keys, batch.positive_keys]
+        passages, keys, asked, answers = pair.passages, batch.passage_keys, batch.query_keys, batch.positive_keys
         if self._gathers:
-            passages, known = gather_representations(passages), [gather_rows(each) for each in known]
-        keys, asked, answers = known
-        masks = args.mask_known_positives
-        if (len(keys) if args.in_batch_negatives else batch.groups.shape[1]) < 2:
+            passages = gather_representations(passages)
+            keys, asked, answers = map(gather_rows, (keys, asked, answers))
+        known = masking.known_positives(batch.query_keys, keys, asked, answers) if args.mask_known_positives else None
+        if self.model.training and (len(keys) if args.in_batch_negatives else batch.groups.shape[1]) < 2:
             warnings.warn(_NO_NEGATIVE, stacklevel=1)
         begun = self.state.global_step >= args.distillation_start_step or not self.model.training
         distilling = args.self_distillation and begun  # an evaluation's losses are the same sum at every step
@@ -224,7 +223,7 @@ class SelfDistillationTrainer(ResumableTrainer):
             self.options,
             groups=batch.groups,
             absent=masking.repeats(keys),
-            false_negatives=masking.known_positives(batch.query_keys, keys, asked, answers) if masks else None,
+            false_negatives=known,
             teacher_scores=batch.teacher_scores if args.teacher_weight else None,
             teacher=self._teacher_of(chunks) if distilling else None,
             temperatures=learned,

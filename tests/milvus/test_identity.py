@@ -86,6 +86,7 @@ def test_a_foreign_collection_is_refused(encoder, tmp_path):
     with pytest.raises(ValueError, match="already"):
         MilvusHybridIndex.create("foreign", encoder=encoder, uri=tmp_path / "m3.db")
     assert theirs.has_collection("foreign")
+    theirs.close()
 
 
 def test_an_alias_opens_the_index_it_names(uri, encoder):
