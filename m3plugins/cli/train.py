@@ -41,7 +41,7 @@ def train(
     log_steps: Annotated[int, _option("Steps", "Steps between logs.", min=1)] = 10,
     seed: Annotated[int, _option("Steps", "Of order, negatives and dropout.", min=0)] = 42,
     batch_size: Annotated[int, _option("Batch", "Queries a step and device.", min=1)] = 32,
-    negatives: Annotated[int, _option("Batch", "Hard negatives per query.", min=0)] = 7,
+    negatives: Annotated[int, _option("Batch", "Hard negatives per query, at most.", min=0)] = 7,
     query_max_length: Annotated[int | None, _option("Batch", "Tokens (512, or the model's maximum).")] = None,
     passage_max_length: Annotated[int | None, _option("Batch", "The same of passages.")] = None,
     batch_tokens: Annotated[int | None, _option("Batch", "Most tokens: of long texts fewer queries.", min=1)] = None,

@@ -15,8 +15,17 @@ from m3plugins.training.losses import LossOptions, PerHead
 EncoderTraining = Literal["full", "lora", "frozen"]
 
 _UNSUPPORTED = {
-    *("neftune_noise_alpha", "label_smoothing_factor", "include_num_input_tokens_seen", "torch_empty_cache_steps"),
-    *("bf16_full_eval", "fp16_full_eval", "group_by_length", "train_sampling_strategy", "optim_target_modules"),
+    "bf16_full_eval",
+    "dataloader_in_order",
+    "dataloader_multiprocessing_context",
+    "fp16_full_eval",
+    "group_by_length",
+    "include_num_input_tokens_seen",
+    "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "optim_target_modules",
+    "torch_empty_cache_steps",
+    "train_sampling_strategy",
 }
 """Settings of transformers that would change nothing, or that its own training step alone can follow."""
 
@@ -40,7 +49,7 @@ class SelfDistillationArguments(TrainingArguments):
         lora_dropout: Dropout ahead of them.
         query_max_length: Tokens a query is cut to, special tokens included.
         passage_max_length: Tokens a passage is cut to.
-        negatives: Hard negatives drawn per query and epoch.
+        negatives: Hard negatives drawn per query and epoch, at most.
         in_batch_negatives: Compare a query with all passages of the batch, not with its own only.
         cross_device_negatives: The batch is that of all processes together.
         same_source: The queries of a batch come from one source (a file, a collection).
@@ -108,6 +117,10 @@ class SelfDistillationArguments(TrainingArguments):
                 setattr(self, name, PerHead(**given))
         self._check()
         super().__post_init__()
+        for setting in fields(TrainingArguments):
+            if setting.name in _UNSUPPORTED and getattr(self, setting.name) != setting.default:
+                msg = f"{setting.name} is not supported, got {getattr(self, setting.name)!r}; leave it out"
+                raise ValueError(msg)
 
     def rate_of(self, parameter: str) -> float:
         """The learning rate of one of the model's parameters, by its name in the checkpoint."""
@@ -161,10 +174,6 @@ class SelfDistillationArguments(TrainingArguments):
         if not self.in_batch_negatives and not self.negatives:
             msg = "in_batch_negatives=False needs negatives of at least 1: a query would have its positive alone"
             raise ValueError(msg)
-        for setting in _UNSUPPORTED & {each.name for each in fields(TrainingArguments)}:
-            if getattr(self, setting) != TrainingArguments.__dataclass_fields__[setting].default:
-                msg = f"{setting} is not supported, got {getattr(self, setting)!r}; leave it out"
-                raise ValueError(msg)
         if self.auto_find_batch_size:
             msg = (
                 "auto_find_batch_size is not supported, the batch size changes the task; leave chunk_tokens out instead"

@@ -141,7 +141,9 @@ def check_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     ignored = {"output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "save_total_limit"}
     changed = sorted(name for name in before if name not in ignored and before[name] != now.get(name))
     details = ", ".join(f"{name} {before[name]!r} -> {now.get(name)!r}" for name in changed)
-    if {"heads", "train_encoder", "learn_temperature", "lora_rank"} & set(changed):
+    decisive = {"heads", "train_encoder", "learn_temperature"}
+    decisive |= {"lora_rank", "lora_alpha"} if before.get("train_encoder") == "lora" else set()
+    if decisive & set(changed):
         msg = f"a run with other weights cannot be resumed: {details}; resume as before, or start from the saved model"
         raise CheckpointError(msg)
     if changed:

@@ -63,6 +63,7 @@ def step(
     loss_of: Callable[[Pair], M3Loss],
     *,
     max_tokens: int,
+    agreed: Callable[[bool], bool] = bool,
     backward: Callable[[Tensor], None] = Tensor.backward,
     hold_sync: Callable[[], AbstractContextManager[None]] = nullcontext,
     one_lookup: Callable[[Sequence[TokenBatch]], AbstractContextManager[None]] | None = None,
@@ -74,13 +75,15 @@ def step(
         chunks: The batch.
         loss_of: The loss of the whole batch.
         max_tokens: Tokens whose activations may be held at a time.
+        agreed: Whether the batches of all processes fit, from whether this one's does: processes with one pass and with
+            two would exchange gradients and representations in different orders.
         backward: What starts the backward pass of the loss; it may scale it.
         hold_sync: DDP's `no_sync`: gradients are exchanged with the last chunk only.
         one_lookup: What goes around the chunks' backward passes: `M3Model.one_lookup`, but not under DDP, which
             exchanges gradients before the block ends.
     """
     texts = chunks.texts
-    if sum(chunk.mask.numel() for chunk in texts) <= max_tokens:
+    if agreed(sum(chunk.mask.numel() for chunk in texts) <= max_tokens):
         loss = loss_of(chunks.join(encode(texts)))
         backward(loss.total)
         return loss

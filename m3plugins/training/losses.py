@@ -255,8 +255,8 @@ def m3_loss(
         absent: (P,), nonzero where a passage is no candidate of any query: padding, or a text that comes again.
         false_negatives: (Q, P), nonzero where a passage is no negative of the query in InfoNCE; its own positive always
             stays. What a teacher says of it counts.
-        teacher_scores: (Q, G) logits of an external teacher, such as a cross-encoder, -inf where it has none. Every
-            term gets its `distillation` over the query's group beside InfoNCE (`kl_div` in the reference).
+        teacher_scores: (Q, G) logits of an external teacher, such as a cross-encoder. Every term gets its
+            `distillation` over the query's group beside InfoNCE (`kl_div` in the reference).
         teacher: Whom L' distils, `live_ensemble` in the paper; None, and a teacher that returns None, is no L'.
         temperatures: Learned τ, scalars by head, in place of those of the options.
 
@@ -294,9 +294,10 @@ def m3_loss(
     }
     if teacher_scores is not None:
         _check_shape("teacher_scores", teacher_scores, groups.shape)
+        given = teacher_scores.masked_fill(groups < 0, float("-inf"))
         for name, logit in logits.items():
             own = logit.gather(1, groups.clamp(min=0))
-            terms[name] = terms[name] + options.teacher_weight * distillation(own, teacher_scores)
+            terms[name] = terms[name] + options.teacher_weight * distillation(own, given)
     total = torch.stack([options.loss_weights[name] * term for name, term in terms.items()]).mean()
 
     target = teacher(logits) if teacher is not None else None
@@ -311,8 +312,8 @@ def m3_loss(
 
 def in_columns(groups: Tensor, values: Tensor, rows: Tensor) -> Tensor:
     """The rows (Q, P) with the values (Q, G) of each query's own passages in the columns that `groups` (Q, G) names."""
-    spare = F.pad(rows, (0, 1))  # for -1
-    return spare.scatter(1, groups.remainder(spare.shape[1]), values)[:, :-1]
+    spare = rows.shape[1]  # a column for -1
+    return F.pad(rows, (0, 1)).scatter(1, groups.masked_fill(groups < 0, spare), values)[:, :spare]
 
 
 def _groups(scores: Tensor, given: Tensor | None) -> Tensor:

@@ -23,8 +23,11 @@ def known_positives(query_keys: Tensor, keys: Tensor, asked: Tensor, answers: Te
         asked: The queries of A examples, (A,).
         answers: All their positives, (A, K).
     """
-    answered = torch.zeros(len(asked), len(keys), dtype=torch.bool, device=keys.device)
-    for column in answers.T:
-        answered |= column[:, None] == keys
-    same = query_keys[:, None] == asked
-    return same.float() @ answered.float() > 0
+    texts, column = torch.unique(keys, return_inverse=True)
+    queries, row = torch.unique(torch.cat([query_keys, asked]), return_inverse=True)
+    own, others = row[: len(query_keys)], row[len(query_keys) :]
+    known = torch.zeros(len(queries), len(texts), dtype=torch.bool, device=keys.device)
+    nearest = torch.searchsorted(texts, answers).clamp(max=len(texts) - 1)
+    example, place = (texts[nearest] == answers).nonzero(as_tuple=True)
+    known[others[example], nearest[example, place]] = True
+    return known[own][:, column]

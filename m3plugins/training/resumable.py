@@ -14,7 +14,7 @@ from transformers import Trainer
 from m3plugins.training import checkpointing
 from m3plugins.training.arguments import SelfDistillationArguments
 from m3plugins.training.model import M3Model
-from m3plugins.training.saving import RunState, Unlogged, load_weights, settings_of
+from m3plugins.training.saving import RunState, Unlogged, load_temperatures, load_weights, settings_of
 from m3plugins.training.teachers import Teacher
 from m3plugins.training.terms import Terms
 
@@ -113,7 +113,7 @@ class ResumableTrainer(Trainer):
         logger.info("the best model is that of %s", best)
         checkpointing.verify(best)
         load_weights(self.model, best)
-        self._set_temperatures(RunState.load(best).temperatures)
+        self._set_temperatures(load_temperatures(best))
 
     def _set_temperatures(self, logarithms: Mapping[str, Tensor]) -> None:
         for name, value in logarithms.items():

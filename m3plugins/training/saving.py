@@ -73,7 +73,7 @@ class RunState:
             settings=run["arguments"],
             chunk_tokens=run["chunk_tokens"],
             unlogged=Unlogged(**run["unlogged"]),
-            temperatures=_tensors(folder / _TEMPERATURES),
+            temperatures=load_temperatures(folder),
             teacher=_tensors(folder / _TEACHER),
             adapters=_tensors(folder / _ADAPTERS),
         )
@@ -93,6 +93,11 @@ def load_weights(model: M3Model, folder: Path) -> None:
         model.load_state_dict(adapters, strict=False)
     else:
         model.load_state_dict(M3Model(Checkpoint(folder), heads=model.heads).state_dict())
+
+
+def load_temperatures(folder: Path) -> Mapping[str, Tensor]:
+    """The logarithms of the temperatures, as a checkpoint has them."""
+    return _tensors(folder / _TEMPERATURES)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from m3plugins.encoding.output import HEADS
 from m3plugins.encoding.tokenizing import load_tokenizer
 from m3plugins.training.batch import Batch, TokenBatch
 from m3plugins.training.grad_cache import Pair
-from m3plugins.training.losses import LossOptions, in_columns, live_ensemble, m3_logits, m3_scores
+from m3plugins.training.losses import LossOptions, in_columns, live_ensemble, m3_scores
 from m3plugins.training.memory import encoder_dropout
 from m3plugins.training.model import M3Model
 from m3plugins.training.representations import Representations
@@ -85,8 +85,8 @@ class _EncodingTeacher(Teacher):
         if representations is None:
             return None
         scores = m3_scores(representations.queries, representations.passages, self.options)
-        logits = m3_logits(scores, self.options)
-        return logits.get("ensemble", next(iter(logits.values())))
+        name = "ensemble" if "ensemble" in scores else next(iter(scores))
+        return scores[name] / self.options.temperature_of(name if name in student else next(iter(student)))
 
 
 class FrozenEnsemble(_EncodingTeacher):

@@ -49,8 +49,8 @@ _FORWARD_TOKENS = {"cpu": 1024}
 """Padded tokens encoded together: short runs of texts of one length waste little on padding."""
 
 _NO_NEGATIVE = (
-    "a batch has one passage and nothing to compare it with, so nothing is learnt from it; "
-    "add hard negatives (neg), or raise per_device_train_batch_size or batch_tokens"
+    "the queries of a batch have their positives alone, so nothing is learnt from it; add hard negatives (neg) or, "
+    "with in_batch_negatives, raise per_device_train_batch_size or batch_tokens"
 )
 
 
@@ -197,7 +197,7 @@ class SelfDistillationTrainer(ResumableTrainer):
     def _around(self, model: nn.Module) -> dict[str, Any]:
         """What goes around the passes of a step."""
         if self.args.world_size > 1:
-            return {"hold_sync": partial(self.accelerator.no_sync, model)}
+            return {"hold_sync": partial(self.accelerator.no_sync, model), "agreed": self._agreed}
         return {"one_lookup": self.model.one_lookup}
 
     def loss(self, chunks: Chunks, pair: Pair) -> M3Loss:
@@ -207,11 +207,9 @@ class SelfDistillationTrainer(ResumableTrainer):
             DivergedError: It is NaN or infinite.
         """
         args, batch = self.args, chunks.batch
-        passages, keys, asked, answers = pair.passages, batch.passage_keys, batch.query_keys, batch.positive_keys
+        passages, keys = pair.passages, batch.passage_keys
         if self._gathers:
-            passages = gather_representations(passages)
-            keys, asked, answers = map(gather_rows, (keys, asked, answers))
-        known = masking.known_positives(batch.query_keys, keys, asked, answers) if args.mask_known_positives else None
+            passages, keys = gather_representations(passages), gather_rows(keys)
         if self.model.training and (len(keys) if args.in_batch_negatives else batch.groups.shape[1]) < 2:
             warnings.warn(_NO_NEGATIVE, stacklevel=1)
         begun = self.state.global_step >= args.distillation_start_step or not self.model.training
@@ -223,7 +221,7 @@ class SelfDistillationTrainer(ResumableTrainer):
             self.options,
             groups=batch.groups,
             absent=masking.repeats(keys),
-            false_negatives=known,
+            false_negatives=self._known_positives(batch, keys) if args.mask_known_positives else None,
             teacher_scores=batch.teacher_scores if args.teacher_weight else None,
             teacher=self._teacher_of(chunks) if distilling else None,
             temperatures=learned,
@@ -232,6 +230,12 @@ class SelfDistillationTrainer(ResumableTrainer):
             terms = ", ".join(f"{name} {float(term):.4g}" for name, term in loss.terms.items())
             raise DivergedError(self._diverged(f"the loss is {float(loss.total.detach())} ({terms})"))
         return loss
+
+    def _known_positives(self, batch: Batch, keys: Tensor) -> Tensor:
+        asked, answers = batch.query_keys, batch.positive_keys
+        if self._gathers:
+            asked, answers = gather_rows(asked), gather_rows(answers)
+        return masking.known_positives(batch.query_keys, keys, asked, answers)
 
     def _start_teacher(self) -> None:
         """Once, with training or with an evaluation before it."""
@@ -258,6 +262,12 @@ class SelfDistillationTrainer(ResumableTrainer):
     def _gathers(self) -> bool:
         args = self.args  # evaluation is the first process' own
         return args.cross_device_negatives and args.in_batch_negatives and args.world_size > 1 and self.model.training
+
+    def _agreed(self, here: bool) -> bool:
+        """Whether it is so in every process."""
+        everywhere = torch.tensor(int(here), device=self.args.device)
+        dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
+        return bool(everywhere)
 
     def _backward(self, total: Tensor) -> None:
         self.accelerator.backward(total / self.current_gradient_accumulation_steps)

@@ -190,9 +190,10 @@ def test_the_same_settings_are_no_news(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_a_run_with_other_weights_is_refused() -> None:
-    before = {"heads": ["dense"], "negatives": 7, "lora_rank": 16}
+    before = {"heads": ["dense"], "train_encoder": "lora", "negatives": 7, "lora_rank": 16}
     with pytest.raises(CheckpointError, match="lora_rank 16 -> 8, negatives 7 -> 3; resume as before, or start from"):
         checkpointing.check_changes(before, before | {"lora_rank": 8, "negatives": 3})
+    checkpointing.check_changes({"train_encoder": "full", "lora_rank": 16}, {"train_encoder": "full", "lora_rank": 8})
 
 
 def test_what_a_kill_leaves_of_a_discarded_checkpoint_is_not_whole(

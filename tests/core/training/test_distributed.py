@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from m3plugins.training import checkpointing
-from tests.core.training.runs import Run, Trained, examples, in_process, in_world, perform
+from m3plugins.training import M3Dataset, checkpointing
+from tests.core.training.runs import Run, Trained, examples, in_process, in_world, perform, trainer
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +74,22 @@ def test_gradients_are_exchanged_once_a_step_however_many_chunks_there_are(tiny:
     for passes, exchanged in found:
         assert exchanged == 3 < passes
     assert found[0][0] != found[1][0]  # processes with other numbers of chunks would wait for each other for ever
+
+
+def test_processes_agree_whether_a_step_is_one_pass(tiny: Path, tmp_path: Path) -> None:
+    """A query with eight negatives needs two; one with six beside it would fit."""
+    rows = [
+        {"query": f"{word} fox", "pos": [f"{word} dog"], "neg": [f"{word} dog {n}" for n in range(6 + number % 3)]}
+        for number, word in enumerate("abcdefghijkl")
+    ]
+    settings = COMMON | {"negatives": 8}
+    alone = trainer(tiny, tmp_path, data=M3Dataset.from_examples(rows), per_device_train_batch_size=1, **settings)
+    tokens = {len(each.passages): each.passages.mask.numel() for each in alone.get_train_dataloader()}
+    assert tokens.keys() == {7, 8, 9}
+    settings |= {"chunk_tokens": tokens[8]}
+    one = in_process(perform, Run(tiny, tmp_path / "one", settings | {"per_device_train_batch_size": 2}, rows=rows))
+    two = in_world(2, perform, Run(tiny, tmp_path / "two", settings | {"per_device_train_batch_size": 1}, rows=rows))
+    assert_close(two[0], one)
 
 
 def test_they_save_evaluate_and_resume_as_one(tiny_with_dropout: Path, tmp_path: Path) -> None:

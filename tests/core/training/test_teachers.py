@@ -20,6 +20,7 @@ from m3plugins.training import (
     M3Model,
     MovingAverage,
     NoisyEnsemble,
+    PerHead,
     StoredScores,
     Teacher,
     TokenBatch,
@@ -166,6 +167,14 @@ def test_heads_that_are_not_trained_teach_too(tiny: Path, texts: Batch) -> None:
         teacher = kind()
         teacher.start(student, OPTIONS)
         assert torch.allclose(logits_of(teacher, student, texts), logits.detach(), atol=1e-5)
+
+
+def test_one_head_is_taught_at_its_own_temperature(tiny: Path, texts: Batch) -> None:
+    """The ensemble's would be one that nobody thought of."""
+    student, teacher = M3Model(Checkpoint(tiny), heads=("sparse",)), FrozenEnsemble()
+    teacher.start(student, replace(OPTIONS, temperature=PerHead(sparse=0.05)))
+    expected = student_logits(M3Model(Checkpoint(tiny)), texts)["ensemble"] * OPTIONS.temperature / 0.05
+    assert torch.allclose(logits_of(teacher, student, texts), expected.detach(), atol=1e-4)
 
 
 def test_a_teacher_of_other_tokens_is_refused(model: M3Model, tmp_path: Path) -> None:

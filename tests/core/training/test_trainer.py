@@ -234,7 +234,7 @@ def test_passages_that_score_nearly_as_the_positive_are_no_negatives(tiny: Path,
 
 def test_a_batch_of_one_passage_is_told(tiny: Path, tmp_path: Path) -> None:
     rows = [{name: row[name] for name in ("query", "pos")} for row in examples()]
-    with pytest.warns(UserWarning, match="a batch has one passage and nothing to compare it with"):
+    with pytest.warns(UserWarning, match="the queries of a batch have their positives alone, so nothing is learnt"):
         trainer(tiny, tmp_path, data=M3Dataset.from_examples(rows), batch_tokens=1, max_steps=1).train()
 
 
