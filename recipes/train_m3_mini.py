@@ -43,7 +43,7 @@ SETTINGS: dict[str, Any] = {
     "train_encoder": "frozen",
     "bf16": True,
     "use_cpu": True,
-    "per_device_train_batch_size": 96,
+    "per_device_train_batch_size": 32,
     "negatives": 1,
     "query_max_length": 64,
     "passage_max_length": 192,
