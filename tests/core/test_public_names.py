@@ -18,7 +18,7 @@ NAMES = {
         TokenMatch UpsertError UpsertReport explain filters""",
     "m3plugins.reranking": "CrossEncoderReranker M3Reranker Reranker",
     "m3plugins.training": """Batch CheckpointError DatasetError DivergedError Drift Example FrozenEnsemble LiveEnsemble
-        LossOptions M3Dataset M3Loss M3Model MovingAverage NoisyEnsemble PerHead Probe Representations
+        LossOptions M3Collator M3Dataset M3Loss M3Model MovingAverage NoisyEnsemble PerHead Probe Representations
         SelfDistillationArguments SelfDistillationTrainer SparseCollapseAlarm StoredScores Teacher TokenBatch
         TokenVectors TokenWeights m3_loss""",
     "m3plugins_milvus": """AttachedIndex Fields M3EmbeddingFunction M3RerankFunction MilvusHybridIndex
