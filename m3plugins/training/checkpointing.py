@@ -90,7 +90,8 @@ def prune(output: Path, limit: int, *, best: str | None) -> None:
     kept = {folders[-1], Path(best) if best else folders[-1]}
     removable = [folder for folder in folders if folder not in kept]
     for folder in removable[: max(0, len(folders) - max(limit, len(kept)))]:
-        discard(folder)
+        (folder / MANIFEST).unlink()  # first, as above
+        shutil.rmtree(folder)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ from m3plugins.training.loading import train_loader
 from m3plugins.training.losses import M3Loss, m3_loss
 from m3plugins.training.memory import chunk_tokens
 from m3plugins.training.model import M3Model
+from m3plugins.training.optimization import parameter_groups
 from m3plugins.training.resumable import ResumableTrainer
 from m3plugins.training.state_cache import StateCache
 from m3plugins.training.teachers import LiveEnsemble, Teacher
@@ -265,9 +266,7 @@ class SelfDistillationTrainer(ResumableTrainer):
 
     def _agreed(self, here: bool) -> bool:
         """Whether it is so in every process."""
-        everywhere = torch.tensor(int(here), device=self.args.device)
-        dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
-        return bool(everywhere)
+        return bool(self._mean_of_processes(torch.tensor(float(here), device=self.args.device)) == 1)
 
     def _backward(self, total: Tensor) -> None:
         self.accelerator.backward(total / self.current_gradient_accumulation_steps)
@@ -315,18 +314,7 @@ class SelfDistillationTrainer(ResumableTrainer):
                 msg = f"optim={args.optim} is not supported: it makes its parameter groups itself ({', '.join(own)})"
                 raise ValueError(msg)
             decaying = set(self.get_decay_parameter_names(self.model))
-            groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-            for name, parameter in self.model.named_parameters():
-                if parameter.requires_grad:
-                    rate = args.rate_of(name)
-                    decay = args.weight_decay if name in decaying else 0.0
-                    groups.setdefault((rate, decay), []).append(parameter)
-            if args.learn_temperature:
-                groups.setdefault((args.temperature_learning_rate, 0.0), []).extend(self.temperatures.values())
-            self.optimizer = kind(
-                [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()],
-                **settings,
-            )
+            self.optimizer = kind(parameter_groups(self.model, self.temperatures.values(), args, decaying), **settings)
         return self.optimizer
 
     # --- what is told
