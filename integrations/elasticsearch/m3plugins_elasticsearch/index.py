@@ -9,6 +9,7 @@ from typing import Any
 from elasticsearch import Elasticsearch
 
 from m3plugins import M3Encoder
+from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.engine import NamedIndex
 from m3plugins.retrieval.index import AnyFilter
@@ -56,7 +57,7 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
         token: str | None = None,
         client: Elasticsearch | None = None,
         client_options: Mapping[str, Any] | None = None,
-        codec: str = "int8",
+        codec: str = DEFAULT_CODEC,
         dense_index: str | Mapping[str, Any] = "int8_hnsw",
         passages: Passages | None = None,
         bm25: str | Mapping[str, Any] | None = None,
@@ -74,7 +75,7 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
             token: An API key, or "user:password".
             client: A client of your own, in place of `uri`; it stays open.
             client_options: Of `elasticsearch.Elasticsearch`, such as `ca_certs`.
-            codec: How token vectors are stored: "float16", "int8" or "binary".
+            codec: How token vectors are stored: "binary" (1 bit a dimension), "int8" or "float16".
             dense_index: Type of the dense index, or all its `index_options`: "int8_hnsw", "hnsw", "int4_hnsw",
                 "bbq_hnsw", or "flat", "int8_flat", "int4_flat", "bbq_flat", which compare with every document. All
                 keep the whole vectors too, by which every score is computed.

@@ -11,6 +11,7 @@ from threading import RLock
 from typing import Any, Literal, overload
 
 from m3plugins import Document, M3Encoder
+from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate
@@ -66,7 +67,7 @@ class MilvusHybridIndex(NamedIndex):
         encoder: M3Encoder,
         uri: str | Path,
         token: str | None = None,
-        codec: str = "int8",
+        codec: str = DEFAULT_CODEC,
         dense_index: Mapping[str, Any] | None = None,
         passages: Passages | None = None,
         tenant: str | None = None,
@@ -81,7 +82,7 @@ class MilvusHybridIndex(NamedIndex):
             uri: A path that ends in `.db` (Milvus Lite), or a server's URL
                 (`https://host:19530/database`).
             token: The server's API key, or "user:password".
-            codec: How token vectors are stored: "float16", "int8" or "binary".
+            codec: How token vectors are stored: "binary" (1 bit a dimension), "int8" or "float16".
             dense_index: `index_type` and `params` of the dense index; FLAT (exact) by default.
             passages: How to cut documents into what is stored and found; None stores them as they are.
             tenant: A metadata field that every document has, by which Milvus partitions the documents:
