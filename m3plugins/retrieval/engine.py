@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -16,11 +16,13 @@ from m3plugins.retrieval.index import (
     Ack,
     AnyFilter,
     HybridIndex,
+    IndexExistsError,
     IndexNotFoundError,
     UpsertReport,
     check_ids,
     check_one_of,
 )
+from m3plugins.retrieval.info import IndexInfo
 from m3plugins.retrieval.ingest import ingest
 from m3plugins.retrieval.passages import check_not_embedded, ingest_passages
 from m3plugins.retrieval.reembedding import ReembedReport, reembed
@@ -28,6 +30,9 @@ from m3plugins.retrieval.updating import update_metadata
 from m3plugins.retrieval.writing import Writer
 
 Index = TypeVar("Index", bound=HybridIndex)
+
+_ATTEMPTS = 3
+"""How often to look again for an index that is there when it is made and gone when it is opened."""
 
 
 class EngineIndex(HybridIndex):
@@ -139,6 +144,10 @@ class NamedIndex(WritableIndex):
         """The index's own name, also where it was opened by an alias."""
         raise NotImplementedError
 
+    def describe(self) -> IndexInfo:
+        """What made the index, how it keeps documents, and how many."""
+        raise NotImplementedError
+
     def reembed(
         self, encoder: M3Encoder, *, into: str, on_ack: Ack | None = None, sample: int = 32
     ) -> Reembedding[Self]:
@@ -218,6 +227,21 @@ class NamedIndex(WritableIndex):
     def _drop(self) -> None:
         """Deletes it."""
         raise NotImplementedError
+
+
+def opened_or_created(open: Callable[[], Index], create: Callable[[], Index]) -> Index:  # noqa: A002
+    """An index that is opened if it is there, and made otherwise; where others make it meanwhile, theirs is opened.
+
+    Args:
+        open: Opens it, or raises `IndexNotFoundError`.
+        create: Makes it, or raises `IndexExistsError`.
+    """
+    for _ in range(_ATTEMPTS):
+        with suppress(IndexNotFoundError):
+            return open()
+        with suppress(IndexExistsError):
+            return create()
+    return open()
 
 
 def check_bm25(text: str | None, bm25: object, name: str) -> None:
