@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -12,6 +12,7 @@ from typing_extensions import Self
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import M3Output
 from m3plugins.retrieval.document import Document
+from m3plugins.retrieval.identity import Identity
 from m3plugins.retrieval.index import (
     Ack,
     AnyFilter,
@@ -144,6 +145,15 @@ class NamedIndex(WritableIndex):
         """The index's own name, also where it was opened by an alias."""
         raise NotImplementedError
 
+    def checked(self, asked: Identity, given: Collection[str]) -> Self:
+        """The index, or, where an option that was given is not the one that it has, an error; see `check_options`."""
+        try:
+            self.identity.check_options(asked, given, self.name)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
     def describe(self) -> IndexInfo:
         """What made the index, how it keeps documents, and how many."""
         raise NotImplementedError
@@ -188,9 +198,7 @@ class NamedIndex(WritableIndex):
             ValueError: If an alias points at it.
         """
         self._check_open()
-        if aliases := self._aliases():
-            msg = f"the alias {', '.join(aliases)} points at {self.name!r}; swap it to another index first"
-            raise ValueError(msg)
+        check_no_alias(self.name, self._aliases())
         self._drop()
         self.close()
 
@@ -227,6 +235,17 @@ class NamedIndex(WritableIndex):
     def _drop(self) -> None:
         """Deletes it."""
         raise NotImplementedError
+
+
+def check_no_alias(name: str, aliases: Sequence[str]) -> None:
+    """Refuses to drop an index that others find by an alias.
+
+    Raises:
+        ValueError: If one points at it.
+    """
+    if aliases:
+        msg = f"the alias {', '.join(aliases)} points at {name!r}; swap it to another index first"
+        raise ValueError(msg)
 
 
 def opened_or_created(open: Callable[[], Index], create: Callable[[], Index]) -> Index:  # noqa: A002

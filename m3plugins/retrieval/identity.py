@@ -106,7 +106,8 @@ class Identity:
             ValueError: If one differs.
         """
         for option in given:
-            stored, wanted = getattr(self, option), getattr(asked, option)
+            attribute = "cut" if option == "passages" else option
+            stored, wanted = getattr(self, attribute), getattr(asked, attribute)
             if stored != wanted:
                 msg = (
                     f"the index {name!r} is there and has {option}={stored!r}, got {wanted!r}; leave {option} out to "
