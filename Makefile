@@ -1,25 +1,32 @@
 PYTHON ?= python3
 VENV ?= .venv
+PARITY ?= .parity
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-PROJECTS := pyproject.toml constraints.txt $(wildcard integrations/*/pyproject.toml)
+# All that is installed is pinned, what builds it too, so that a release of today turns nothing red.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c $(LOCK)
+LOCK := constraints.txt
+PROJECTS := pyproject.toml $(wildcard integrations/*/pyproject.toml)
+OURS := m3plugins m3plugins-milvus m3plugins-elasticsearch langchain-m3plugins llama-index-m3plugins
 EXAMPLES := quickstart langchain_rag langgraph_node llamaindex_rag from_dense_only
 EXAMPLES := $(EXAMPLES:%=examples/%.py)
 
-.PHONY: help install demo test lint format bench compat soak clean
+.PHONY: help install demo test test-elasticsearch parity lint check-lock format lock release bench compat soak clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 install: $(BIN)/.dev  ## everything for development, into $(VENV)
 
 demo: $(BIN)/.demo  ## index the standard library's documentation, then search it
 	PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh
 
-test: $(BIN)/.dev  ## all tests, doctests and examples
+test: $(BIN)/.dev  ## all tests, doctests and examples; those of Elasticsearch where M3_TEST_ES_ZIP names a distribution
 	$(BIN)/python -m pytest
 	M3_TEST_MILVUS_URI="$$(mktemp -d)/milvus.db" $(BIN)/python -m pytest -m integration tests/milvus/test_server.py
 	set -e; for example in $(EXAMPLES); do echo "$$ python $$example"; $(BIN)/python $$example; done
+
+parity: $(PARITY)/bin/.parity  ## our results against FlagEmbedding's, in an environment that it still runs in
+	$(PARITY)/bin/python -m pytest -m parity tests/core
 
 lint: $(BIN)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -30,26 +37,50 @@ format: $(BIN)/.dev  ## put the code in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+lock: $(BIN)/.pip  ## pin the newest of everything that fits, in constraints.txt and constraints-parity.txt
+	$(INSTALL) uv
+	set -e; for lock in constraints constraints-parity; do \
+		$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --python $(BIN)/python \
+			--no-python-downloads --no-annotate --custom-compile-command "make lock  # from $$lock.in" \
+			$(OURS:%=--no-emit-package %) --output-file $$lock.txt $$lock.in; \
+	done
+
+check-lock: $(BIN)/.dev  ## what is installed is what is pinned, and what is pinned is what the projects ask for
+	$(BIN)/python tools/check_lock.py constraints
+
+release: $(BIN)/.dev  ## wheels and sdists of all five distributions, into dist/, checked
+	$(BIN)/python tools/release.py
+
 bench: $(BIN)/.dev  ## the benchmarks that need nothing but this checkout
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/memory.py
 
-compat: $(BIN)/python  ## the tests of each integration on every version of its host that we claim
-	$(BIN)/python benchmarks/compat.py
+compat: $(BIN)/.dev  ## the tests on every version that we claim; ROWS="a b" for some, see benchmarks/compat
+	$(BIN)/python -m benchmarks.compat $(ROWS)
 
 soak: $(BIN)/.dev  ## kill -9 in the middle of every write, again and again
 	$(BIN)/python benchmarks/soak.py
 
-clean:  ## remove the virtual environments and what the demo made
-	rm -rf $(VENV) .compat demo-data
+clean:  ## remove the virtual environments, what was built and what the demo made
+	rm -rf $(VENV) $(PARITY) .compat dist demo-data
 
-$(BIN)/python:
+# First what builds: nothing is built in isolation, where what is newest today would build it.
+$(BIN)/.pip: $(LOCK)
 	$(PYTHON) -m venv $(VENV)
-
-$(BIN)/.demo: $(BIN)/python pyproject.toml integrations/milvus/pyproject.toml constraints.txt
-	$(PIP) -e '.[mini,cli]' -e integrations/milvus
+	$(INSTALL) pip editables hatchling setuptools
 	@touch $@
 
-$(BIN)/.dev: $(BIN)/python $(PROJECTS)
-	$(PIP) -e '.[dev]' -e integrations/milvus -e integrations/elasticsearch -e 'integrations/langchain[test]' -e 'integrations/llamaindex[test]'
+$(BIN)/.demo: $(BIN)/.pip pyproject.toml integrations/milvus/pyproject.toml
+	$(INSTALL) -e '.[mini,cli]' -e integrations/milvus
+	@touch $@
+
+$(BIN)/.dev: $(BIN)/.pip $(PROJECTS)
+	$(INSTALL) -e '.[dev]' -e integrations/milvus -e integrations/elasticsearch -e 'integrations/langchain[test]' \
+		-e 'integrations/llamaindex[test]' build twine uv
 	@touch $@ $(BIN)/.demo
+
+$(PARITY)/bin/.parity: constraints-parity.txt pyproject.toml
+	$(MAKE) VENV=$(PARITY) LOCK=constraints-parity.txt $(PARITY)/bin/.pip
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+		-c constraints-parity.txt -e '.[test]' FlagEmbedding
+	@touch $@

@@ -99,7 +99,7 @@ def reference() -> Any:
     The reference pads token vectors with 0, which wins over a negative similarity. The large bias makes all
     similarities positive, so that here both definitions agree.
     """
-    modeling = pytest.importorskip("FlagEmbedding.finetune.embedder.encoder_only.m3.modeling")
+    from FlagEmbedding.finetune.embedder.encoder_only.m3 import modeling
     from transformers import XLMRobertaConfig, XLMRobertaModel
 
     torch.manual_seed(0)
