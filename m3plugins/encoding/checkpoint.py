@@ -40,16 +40,20 @@ class Checkpoint:
     folder: Path
 
     def check(self) -> None:
-        """Refuses a folder that is not an M3 checkpoint.
+        """Refuses a folder that is not an M3 checkpoint. Weights are not read.
 
         Raises:
-            FileNotFoundError: If the configuration or a head file is missing.
+            FileNotFoundError: If the configuration, the tokenizer, the weights or a head's are missing.
+            ValueError: If the folder asks for a pooling that is not M3's.
         """
         if not (self.folder / "config.json").is_file():
             msg = f"{self.folder} is not a checkpoint folder: it has no config.json"
             raise FileNotFoundError(msg)
         for head in (SPARSE_HEAD, MULTI_VECTOR_HEAD):
             self._head_file(head)
+        self._weight_files()
+        self._tokenizer_file()
+        read_pooling(self.folder)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -129,7 +133,7 @@ class Checkpoint:
             for name, tensor in _tensors(path):
                 hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
                 hasher.update(_bytes(tensor).data)
-        hasher.update(self._tokenizer_bytes())
+        hasher.update(self._tokenizer_file().read_bytes())
         return hasher.hexdigest()
 
     def _head_file(self, head: str) -> Path:
@@ -149,10 +153,10 @@ class Checkpoint:
         msg = f"{self.folder} has no encoder weights (model.safetensors or pytorch_model.bin)"
         raise FileNotFoundError(msg)
 
-    def _tokenizer_bytes(self) -> bytes:
+    def _tokenizer_file(self) -> Path:
         for name in ("tokenizer.json", "sentencepiece.bpe.model", "vocab.txt"):
             if (path := self.folder / name).is_file():
-                return path.read_bytes()
+                return path
         msg = f"{self.folder} has no tokenizer (tokenizer.json)"
         raise FileNotFoundError(msg)
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.encoding.loaded import LoadedModel
-from m3plugins.encoding.locate import locate
+from m3plugins.encoding.locate import BUNDLED, local_folder, locate
 from m3plugins.encoding.memo import EmbeddingMemo
 from m3plugins.encoding.options import Dtype, EncoderOptions
 from m3plugins.encoding.output import HEADS, Head, M3Output, check_heads
@@ -33,8 +33,8 @@ WINDOW_TOKENS = 1 << 15
 class M3Encoder:
     """Encodes texts with an M3 model: dense, sparse and multi-vector from one forward pass.
 
-    Nothing is loaded until it is used, or `warm_up()` is called. Safe to share among threads.
-    Make one with `M3Encoder.from_pretrained`.
+    Nothing is loaded until it is used, or `warm_up()` is called; only a folder's files are looked for at once. Safe to
+    share among threads. Make one with `M3Encoder.from_pretrained`.
 
     Args:
         model: A checkpoint folder, a hub id, or "m3-mini".
@@ -42,19 +42,20 @@ class M3Encoder:
         loaded: The model, if it is in memory already.
 
     Attributes:
+        model: What it was made with.
+        name: The model's name for people: a hub id, "m3-mini", or a folder's name without its path.
         memo: Encodes as this encoder does, and remembers: for hosts that ask for one head at a time.
     """
 
     def __init__(
         self, model: str | Path, options: EncoderOptions | None = None, *, loaded: LoadedModel | None = None
     ) -> None:
-        if "://" in str(model):
-            msg = (
-                f"model must be a folder, a hub id or m3-mini, got the URL {model}; this version has no remote backend"
-            )
-            raise ValueError(msg)
+        folder = local_folder(model, bundled=BUNDLED)
         self.model = str(model)
+        self.name = self.model if folder is None else folder.resolve().name
         self.options = options or EncoderOptions()
+        if folder is not None and loaded is None:
+            self.options.check(locate(folder))  # what is wrong with it shows at once
         self._loading = threading.Lock()
         self._loaded = loaded
         self.memo = EmbeddingMemo(self)
@@ -67,7 +68,7 @@ class M3Encoder:
         revision: str | None = None,
         backend: Literal["auto", "torch"] = "auto",
         dtype: Dtype = "auto",
-        devices: str | Sequence[str] = "auto",
+        devices: str | list[str] | tuple[str, ...] = "auto",
         query_max_length: int = 512,
         document_max_length: int | None = None,
         batch_tokens: int | None = None,
@@ -93,7 +94,9 @@ class M3Encoder:
             document_prompt: The same for documents.
 
         Raises:
-            ValueError: If an option is out of its range.
+            TypeError: If the model is neither a string nor a path.
+            ValueError: If an option is out of its range, or the folder's model cannot do what it asks for.
+            FileNotFoundError: If the model can only be a folder, and there is none, or it is no M3 checkpoint.
         """
         return cls(
             model,
@@ -101,7 +104,7 @@ class M3Encoder:
                 revision=revision,
                 backend=backend,
                 dtype=dtype,
-                devices=(devices,) if isinstance(devices, str) else tuple(devices),
+                devices=tuple(devices) if isinstance(devices, list | tuple) else (devices,),
                 query_max_length=query_max_length,
                 document_max_length=document_max_length,
                 batch_tokens=batch_tokens,

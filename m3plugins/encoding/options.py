@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -9,6 +10,8 @@ from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.encoding.sentence_transformers import Prompts
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+_DEVICE = re.compile(r"[a-z_]+(:\d+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +36,18 @@ class EncoderOptions:
         if self.dtype not in get_args(Dtype):
             msg = f"dtype must be one of {', '.join(get_args(Dtype))}, got {self.dtype!r}"
             raise ValueError(msg)
-        if not self.devices:
-            msg = 'devices must name at least one device, as in "cpu" or ["cuda:0", "cuda:1"], got none'
+        if self.revision is not None and not isinstance(self.revision, str):
+            msg = f"revision must be a branch, tag or commit, got {self.revision!r}"
+            raise ValueError(msg)
+        if not self.devices or not all(isinstance(name, str) and _DEVICE.fullmatch(name) for name in self.devices):
+            got = ", ".join(map(repr, self.devices)) or "none"
+            msg = f'devices must name at least one device, as in "cpu" or ["cuda:0", "cuda:1"], got {got}'
             raise ValueError(msg)
         for name in ("query_max_length", "document_max_length", "batch_tokens"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 3):
+            if value is None and name != "query_max_length":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 3:
                 msg = f"{name} must be an integer >= 3 (two special tokens and one of the text), got {value!r}"
                 raise ValueError(msg)
         if self.mcls is not None and (isinstance(self.mcls, bool) or not isinstance(self.mcls, int) or self.mcls < 1):

@@ -99,7 +99,8 @@ def _pooling_config(folder: Path) -> dict[str, Any]:
             raise ValueError(msg)
         if name == "Pooling":
             path = module["path"]
-    return _read(folder / path / "config.json")
+    config: dict[str, Any] = _read(folder / path / "config.json")
+    return config
 
 
 def _read(path: Path) -> Any:
