@@ -146,6 +146,16 @@ def test_beyond_the_window_a_document_has_its_sparse_part_only(client, es_name, 
             assert found(hits) == pytest.approx(expected, abs=2e-6)
 
 
+@pytest.mark.parametrize("dense_index", ["flat", "hnsw", "int8_flat", "int8_hnsw", "int4_flat", "int4_hnsw"])
+def test_every_index_but_flat_keeps_to_the_window_on_every_server(client, es_name, encoder, dense_index):
+    store = make(client, es_name, encoder, window=5, weights=DENSE_ONLY, dense_index=dense_index)
+    fill(store)
+    body = {"query_vector": store.embedding_service.embed_query("fox"), "vector_field": "vector_field", "k": 1}
+    query = store.retrieval_strategy.es_query(query=None, text_field="text_field", num_candidates=1, **body)
+    everything = dense_index == "flat" and check_versions(client).version >= (9,)
+    assert len(client.search(index=es_name, size=1000, **query)["hits"]["hits"]) == (len(TEXTS) if everything else 5)
+
+
 def test_more_candidates_widen_the_window(client, es_name, encoder):
     store = make(client, es_name, encoder, window=1, weights=DENSE_ONLY)
     fill(store)

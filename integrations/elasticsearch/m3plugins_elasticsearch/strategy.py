@@ -138,7 +138,7 @@ class M3RetrievalStrategy(M3Fields, RetrievalStrategy):
 
     The store must be given `M3EmbeddingService`, which writes both vectors. A search by a vector goes by the dense
     head. A store's MMR, which reads one vector a document, does not work; `ElasticsearchHybridIndex` has that, and
-    the multi-vector head. From Elasticsearch 9.2 on a document's source comes without its vectors unless they are named.
+    the multi-vector head. From Elasticsearch 9.2 on, a source comes without its vectors unless they are named.
 
     The store makes the index and asks nothing of the cluster: `check_versions(client)` says whether they go together,
     and from 9.5 on `custom_index_settings={"index.dense_vector.hnsw_enable_early_termination": False}` of the store
