@@ -307,6 +307,8 @@ def test_importing_and_making_one_loads_no_model_and_no_framework():
     code = """
 import sys
 from m3plugins_elasticsearch.strategy import M3EmbeddingService, M3RetrievalStrategy
+
+pytestmark = pytest.mark.elasticsearch9
 M3RetrievalStrategy("m3-mini"), M3EmbeddingService("m3-mini")
 print([name for name in ("torch", "transformers", "langchain_core", "llama_index") if name in sys.modules])
 """
