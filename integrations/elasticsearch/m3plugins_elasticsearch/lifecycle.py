@@ -14,7 +14,15 @@ from m3plugins.retrieval.info import IndexInfo
 from m3plugins_elasticsearch.client import Connection, errors, explain
 from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import OURS
-from m3plugins_elasticsearch.mapping import META, WRITE_ALIAS, check_name, our_properties, own_mapping, own_settings, unsaid
+from m3plugins_elasticsearch.mapping import (
+    META,
+    WRITE_ALIAS,
+    check_name,
+    our_properties,
+    own_mapping,
+    own_settings,
+    unsaid,
+)
 
 _SERVERS = ("uuid", "version", "creation_date", "provided_name", "blocks", "routing", "resize", "history")
 """Settings that Elasticsearch makes, and those of a moment."""

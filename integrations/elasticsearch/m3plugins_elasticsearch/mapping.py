@@ -27,8 +27,8 @@ SETTINGS: Mapping[str, Any] = {
 }
 """What a server that knows these settings (some from 9.2 on) is told, whatever its defaults are.
 
-To end the search of a graph early costs up to 1.8 points of recall@100 (measured on 9.5.3). Vectors are read from doc
-values and never from the source; one without them halves what an index takes as it is written.
+Ending the search of a graph early costs recall (benchmarks/elastic_recall.py). Vectors are read from doc values, never
+from the source; a server that can rebuild them keeps no second copy for its recovery.
 """
 
 _UNSEARCHED: Mapping[str, Any] = {"type": "keyword", "index": False}
