@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from m3plugins.cli.errors import CallError, resumable
+from m3plugins.cli.errors import CallError
 from m3plugins.cli.index import report_failed
 from m3plugins.cli.options import (
     Collection,
@@ -61,7 +61,6 @@ def copy(
         with (
             opened(to_kind, collection, uri, encoder, token=token, create=True, passages=origin.passages) as target,
             progress("copying", origin.count) as advance,
-            resumable(),
         ):
             report = copy_index(origin, target, on_ack=lambda ids: advance(len(ids)))
             documents = target.count()

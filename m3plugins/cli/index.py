@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from m3plugins.cli.errors import CallError, resumable
+from m3plugins.cli.errors import CallError
 from m3plugins.cli.inputs import Source, counted, source
 from m3plugins.cli.options import (
     Collection,

@@ -74,29 +74,23 @@ def opened(
     token: str = "",
     create: bool = False,
     passages: Passages | None = None,
-    codec: str = "",
 ) -> Iterator[HybridIndex]:
-    """The index, closed at the end; made first, with these options, if there is none and `create` says so."""
+    """The index, closed at the end; made first, with these passages, if there is none and `create` says so."""
     from m3plugins.retrieval.index import IndexNotFoundError
 
     try:
         try:
             index = engine.open(collection, encoder=encoder, uri=uri, token=token or None)
-            for option, has, wanted in (
-                ("passages", index.passages, passages),
-                ("codec", index.identity.codec, codec or None),
-            ):
-                if wanted is not None and has != wanted:
-                    index.close()
-                    msg = f"the index {collection!r} has {option}={has}, not {wanted}; name another --collection"
-                    raise CallError(msg)
+            if passages is not None and index.passages != passages:
+                index.close()
+                msg = (
+                    f"the index {collection!r} has passages={index.passages}, not {passages}; name another --collection"
+                )
+                raise CallError(msg)
         except IndexNotFoundError:
             if not create:
                 raise
-            chosen = {"codec": codec} if codec else {}  # else the engine's own default
-            index = engine.create(
-                collection, encoder=encoder, uri=uri, token=token or None, passages=passages, **chosen
-            )
+            index = engine.create(collection, encoder=encoder, uri=uri, token=token or None, passages=passages)
     except ValueError as err:
         raise CallError(str(err)) from err
     try:

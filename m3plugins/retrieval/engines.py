@@ -33,7 +33,6 @@ class Engine(Protocol):
         uri: str,
         token: str | None = None,
         passages: Passages | None = None,
-        codec: str = ...,
     ) -> HybridIndex:
         """Makes an index of this name."""
 
