@@ -35,6 +35,14 @@ Token = Annotated[
 Collection = Annotated[str, typer.Option(help="Name of the index.")]
 Model = Annotated[str, typer.Option(help="A hub id (BAAI/bge-m3), a checkpoint folder, or m3-mini (English).")]
 Dtype = Annotated[str, typer.Option(help="Precision of the model: auto (float32), float32, bfloat16 or float16.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        metavar="CONDITIONS",
+        help="On metadata: 'year>=2020,lang!=en', or JSON; several options must all hold.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 
 
