@@ -14,7 +14,7 @@ from rich.text import Text
 
 from m3plugins.cli.checks import Check
 from m3plugins.cli.errors import CallError
-from m3plugins.cli.options import Json, Token
+from m3plugins.cli.options import Json, Token, find_engine
 from m3plugins.cli.precision import bfloat16
 from m3plugins.cli.printing import print_json, printable
 from m3plugins.cli.versions import CORE, INTEGRATIONS, Package, extras, installed, packages, version_of
@@ -32,7 +32,7 @@ def doctor(
 
     The output has no secrets and suits a bug report.
 
-    Examples:
+    For example:
 
       m3 doctor
 
@@ -40,6 +40,9 @@ def doctor(
     """
     if bool(engine) != bool(uri):
         msg = "--uri and --engine go together; give both to look at a server, or neither"
+        raise CallError(msg)
+    if engine and not hasattr(find_engine(engine), "checks"):
+        msg = f"the engine {engine!r} has no check of a server; leave out --uri"
         raise CallError(msg)
     ask = partial(_engines, engine, uri, token or None)
     checks = [c for name, look in (*_LOOKS, ("engines", ask)) for c in _guarded(name, look)]
@@ -128,9 +131,6 @@ def _engines(asked: str, uri: str, token: str | None) -> Iterator[Check]:
     from m3plugins.retrieval.engines import engines
 
     found = engines()
-    if asked and asked not in found:
-        msg = f"no engine {asked!r} is installed; pip install m3plugins-{asked}"
-        raise CallError(msg)
     if not found:
         yield Check("engines", "warn", "none installed; only in memory", f"pip install {INTEGRATIONS[0]}")
     for name, point in found.items():
@@ -143,9 +143,6 @@ def _engines(asked: str, uri: str, token: str | None) -> Iterator[Check]:
         yield Check(f"engine {name}", "ok", f"{point.dist.name} {point.dist.version}" if point.dist else point.value)
         if (own := getattr(engine, "checks", None)) is not None:
             yield from own(uri=uri, token=token) if name == asked else own()
-        elif name == asked:
-            msg = f"the engine {name!r} has no check of a server; leave out --uri"
-            raise CallError(msg)
 
 
 _LOOKS: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (

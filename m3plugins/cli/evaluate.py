@@ -72,7 +72,7 @@ def evaluate(
 def own_name(folder: Path) -> str:
     """A name for the folder's index that every engine takes.
 
-    Example:
+    For example:
         >>> own_name(Path("/data/BEIR (v1.0)"))
         'evaluate_beir__v1_0_'
     """

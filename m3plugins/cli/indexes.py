@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m3plugins.cli.options import Collection, EngineName, Json, Token, Uri, find_engine, without_credentials
+from m3plugins.cli.options import Collection, EngineName, Json, Token, Uri, calls, find_engine, without_credentials
 from m3plugins.cli.printing import print_json, say
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def list_indexes(
 ) -> int:
     """List the indexes that an engine holds; needs no model.
 
-    Examples:
+    For example:
 
       m3 list
 
@@ -31,7 +31,8 @@ def list_indexes(
     """
     kind = find_engine(engine)
     uri = uri or kind.default_uri
-    found = kind.list_indexes(uri=uri, token=token or None)
+    with calls():
+        found = kind.list_indexes(uri=uri, token=token or None)
     if names:
         if as_json:
             print_json({"indexes": found})
@@ -58,12 +59,13 @@ def info(
 ) -> int:
     """Say what an index holds, and what made its vectors; needs no model.
 
-    Example:
+    For example:
 
       m3 info --uri m3.db --collection docs
     """
     kind = find_engine(engine)
-    found = kind.describe_index(collection, uri=uri or kind.default_uri, token=token or None)
+    with calls():
+        found = kind.describe_index(collection, uri=uri or kind.default_uri, token=token or None)
     if as_json:
         print_json(asdict(found))
         return 0

@@ -56,15 +56,27 @@ def find_engine(name: str) -> Engine:
         raise CallError(str(err)) from err
 
 
-def load_encoder(model: str, dtype: str = "auto", *, document_max_length: int | None = None) -> M3Encoder:
-    """The encoder, loaded now; an unknown model or precision is a wrong call."""
+@contextmanager
+def calls(*others: type[Exception]) -> Iterator[None]:
+    """A `ValueError`, or an error of the other kinds, is that of a wrong call."""
+    try:
+        yield
+    except (ValueError, *others) as err:
+        raise CallError(str(err)) from err
+
+
+def load_encoder(
+    model: str, dtype: str = "auto", *, document_max_length: int | None = None, weights: bool = True
+) -> M3Encoder:
+    """The encoder, with its weights loaded now unless told; an unknown model or precision is a wrong call."""
     from m3plugins.encoding.encoder import M3Encoder
 
-    try:
+    with calls(FileNotFoundError):
         encoder = M3Encoder.from_pretrained(model, dtype=dtype, document_max_length=document_max_length)  # type: ignore[arg-type]
-        return encoder.warm_up()
-    except (ValueError, FileNotFoundError) as err:
-        raise CallError(str(err)) from err
+        if weights:
+            return encoder.warm_up()
+        encoder.checkpoint.check()
+        return encoder
 
 
 def without_credentials(uri: str) -> str:

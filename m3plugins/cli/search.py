@@ -17,6 +17,7 @@ from m3plugins.cli.options import (
     Token,
     Uri,
     Where,
+    calls,
     find_engine,
     load_encoder,
     opened,
@@ -71,9 +72,7 @@ def search(
         typer.Option(min=0, rich_help_panel=_RANKING, help="At most this many passages of one document; 0: all."),
     ] = 0,
     k: Annotated[int, typer.Option("-k", min=1, rich_help_panel=_OUTPUT, help="How many hits.")] = 10,
-    offset: Annotated[
-        int, typer.Option(min=0, rich_help_panel=_OUTPUT, help="How many of the best to pass over.")
-    ] = 0,
+    offset: Annotated[int, typer.Option(min=0, rich_help_panel=_OUTPUT, help="How many of the best to pass over.")] = 0,
     why: Annotated[
         bool, typer.Option("--explain", rich_help_panel=_OUTPUT, help="Show what the scores are made of.")
     ] = False,
@@ -81,7 +80,7 @@ def search(
 ) -> int:
     """Search with all three heads, and show the part of each document that matches.
 
-    Examples:
+    For example:
 
       m3 search "how do I find an item in a sorted list"
 
@@ -96,7 +95,7 @@ def search(
     reranker = _reranker(rerank, rerank_depth, dtype)
     with opened(kind, collection, uri or kind.default_uri, load_encoder(model, dtype), token=token) as index:
         embedded = index.encoder.encode_queries([query])
-        try:
+        with calls():
             retriever = HybridRetriever(
                 index,
                 weights=heads,
@@ -107,8 +106,6 @@ def search(
             hits = retriever.search_embedded(
                 query, embedded, k, filter=wanted, offset=offset, per_parent=per_parent or None
             )
-        except ValueError as err:
-            raise CallError(str(err)) from err
         stored = index.embeddings([hit.id for hit in hits], ("sparse", "multi_vector"))
         snippets = {
             hit.id: snippet(
@@ -143,7 +140,5 @@ def _reranker(model: str, depth: int | None, dtype: str) -> Reranker | None:
         return None
     from m3plugins.reranking import CrossEncoderReranker
 
-    try:
+    with calls(OSError):
         return CrossEncoderReranker(model, dtype=dtype).warm_up()  # type: ignore[arg-type]
-    except (ValueError, OSError) as err:
-        raise CallError(str(err)) from err

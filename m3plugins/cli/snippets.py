@@ -51,7 +51,7 @@ def snippet(
 
     The score of a window is that of a document, over the window's tokens alone: the weights of the word pieces it
     shares with the query, and for each token of the query its nearest token vector, where a token counts as much as
-    its sparse weight says, so that "the" is not what a snippet is chosen for. The text is tokenised, nothing is encoded.
+    its sparse weight says, so that "the" is not what a snippet is chosen for. The text is tokenised, not encoded.
 
     Args:
         query: The question.
@@ -166,7 +166,7 @@ def _cut(text: str, start: int, end: int, matches: Sequence[Sequence[int]]) -> S
 def _whole(text: str, start: int, end: int) -> tuple[int, int]:
     """The span with the rest of the words at its ends, in scripts that have letter case: they put spaces between words.
 
-    Example:
+    For example:
         >>> _whole("a hedgehog ran", 2, 6)
         (2, 10)
     """
