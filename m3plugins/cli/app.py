@@ -101,7 +101,11 @@ def _global(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_show_versions, is_eager=True, help="Versions of m3plugins and its integrations."
+            "--version",
+            metavar="",
+            callback=_show_versions,
+            is_eager=True,
+            help="Versions of m3plugins and its integrations.",
         ),
     ] = False,
 ) -> None:

@@ -33,19 +33,27 @@ if TYPE_CHECKING:
 
 
 def delete(
-    ids: Annotated[list[str] | None, typer.Argument(help="Of documents.", metavar="[ID]...")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(help="Of documents.", metavar="ID")] = None,
     engine: EngineName = "milvus",
     uri: Uri = "",
     collection: Collection = "docs",
     model: Annotated[
-        str, typer.Option(show_default=False, help="The index's model; by default the one it names.")
+        str,
+        typer.Option(
+            show_default=False,
+            metavar="MODEL",
+            rich_help_panel="Model",
+            help="The model that made the index; by default the one that the index names.",
+        ),
     ] = "",
     token: Token = "",
     where: Where = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every document; the index stays.")] = False,
-    drop: Annotated[bool, typer.Option("--drop", help="The index with all in it; needs no model.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many it would be, and delete nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before --all and --drop.")] = False,
+    everything: Annotated[bool, typer.Option("--all", metavar="", help="Every document; the index stays.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", metavar="", help="The index with all in it; needs no model.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar="", help="Say how many it would be, and delete nothing.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Do not ask before --all and --drop.")] = False,
     as_json: Json = False,
 ) -> int:
     """Delete documents by id or by filter, all of them, or the index.

@@ -18,7 +18,9 @@ def list_indexes(
     engine: EngineName = "milvus",
     uri: Uri = "",
     token: Token = "",
-    names: Annotated[bool, typer.Option("--names", help="Names alone, one a line, without opening any.")] = False,
+    names: Annotated[
+        bool, typer.Option("--names", metavar="", help="Names alone, one a line, without opening any.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """List the indexes that an engine holds; needs no model.

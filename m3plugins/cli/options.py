@@ -17,11 +17,23 @@ if TYPE_CHECKING:
     from m3plugins.retrieval.engines import Engine
     from m3plugins.retrieval.index import HybridIndex
 
-EngineName = Annotated[str, typer.Option("--engine", help="Where the vectors live; `m3 doctor` lists the engines.")]
+_INDEX, _MODEL = "Index", "Model"  # panels of `--help`
+
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        rich_help_panel=_INDEX,
+        help="Where the vectors live; `m3 doctor` lists the engines.",
+    ),
+]
 Uri = Annotated[
     str,
     typer.Option(
         show_default=False,
+        metavar="ADDRESS",
+        rich_help_panel=_INDEX,
         help="The engine's address: a path for Milvus Lite (by default m3.db), or a server's URL (by default, for "
         "Elasticsearch, http://localhost:9200).",
     ),
@@ -29,21 +41,39 @@ Uri = Annotated[
 Token = Annotated[
     str,
     typer.Option(
-        envvar="M3_TOKEN", show_default=False, help="The server's API key, or user:password; better in the variable."
+        envvar="M3_TOKEN",
+        show_default=False,
+        metavar="KEY",
+        rich_help_panel=_INDEX,
+        help="The server's API key, or user:password; better in the variable.",
     ),
 ]
-Collection = Annotated[str, typer.Option(help="Name of the index.")]
-Model = Annotated[str, typer.Option(help="A hub id (BAAI/bge-m3), a checkpoint folder, or m3-mini (English).")]
-Dtype = Annotated[str, typer.Option(help="Precision of the model: auto (float32), float32, bfloat16 or float16.")]
+Collection = Annotated[str, typer.Option(metavar="NAME", rich_help_panel=_INDEX, help="Name of the index.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="MODEL",
+        rich_help_panel=_MODEL,
+        help="A hub id (BAAI/bge-m3), a checkpoint folder, or m3-mini (English).",
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        metavar="TYPE",
+        rich_help_panel=_MODEL,
+        help="Precision of the model: auto (float32), float32, bfloat16 or float16.",
+    ),
+]
 Where = Annotated[
     list[str] | None,
     typer.Option(
         "--filter",
         metavar="CONDITIONS",
-        help="On metadata: 'year>=2020,lang!=en', or JSON; several options must all hold.",
+        help="Documents whose metadata match: 'year>=2020,lang!=en', or JSON; of several options all must hold.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object and nothing else on stdout.")]
 
 
 def find_engine(name: str) -> Engine:

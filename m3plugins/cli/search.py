@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from m3plugins.reranking import Reranker
 
 _RANKING = "Ranking"
-_OUTPUT = "Output"
 
 
 def search(
@@ -45,37 +44,41 @@ def search(
     token: Token = "",
     dtype: Dtype = "auto",
     where: Where = None,
+    k: Annotated[int, typer.Option("-k", min=1, metavar="N", help="How many hits.")] = 10,
+    offset: Annotated[int, typer.Option(min=0, metavar="N", help="How many of the best to pass over.")] = 0,
+    per_parent: Annotated[
+        int, typer.Option(min=0, metavar="N", help="At most this many passages of one document; 0: all.")
+    ] = 0,
+    why: Annotated[bool, typer.Option("--explain", metavar="", help="Show what the scores are made of.")] = False,
     weights: Annotated[
         str,
         typer.Option(
             rich_help_panel=_RANKING,
-            show_default="dense=1,sparse=0.3,multi_vector=1",
-            help="How much each head's score counts; one that is not named does not.",
+            metavar="WEIGHTS",
+            show_default=False,
+            help="How much each head's score counts; one that is not named does not. By default "
+            "dense=1,sparse=0.3,multi_vector=1.",
         ),
     ] = "",
     fusion: Annotated[
-        str, typer.Option(rich_help_panel=_RANKING, help="weighted: the sum of the scores; rrf: of reciprocal ranks.")
+        str,
+        typer.Option(
+            rich_help_panel=_RANKING, metavar="METHOD", help="weighted: a sum of scores; rrf: of reciprocal ranks."
+        ),
     ] = "weighted",
     rerank: Annotated[
         str,
         typer.Option(
-            metavar="MODEL",
             rich_help_panel=_RANKING,
+            metavar="MODEL",
+            show_default=False,
             help="A cross-encoder that orders the best hits anew: a hub id (BAAI/bge-reranker-v2-m3) or a folder.",
         ),
     ] = "",
     rerank_depth: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=_RANKING, help="How many hits it reads (20).")
+        int | None,
+        typer.Option(min=1, rich_help_panel=_RANKING, metavar="N", help="How many hits it reads, by default 20."),
     ] = None,
-    per_parent: Annotated[
-        int,
-        typer.Option(min=0, rich_help_panel=_RANKING, help="At most this many passages of one document; 0: all."),
-    ] = 0,
-    k: Annotated[int, typer.Option("-k", min=1, rich_help_panel=_OUTPUT, help="How many hits.")] = 10,
-    offset: Annotated[int, typer.Option(min=0, rich_help_panel=_OUTPUT, help="How many of the best to pass over.")] = 0,
-    why: Annotated[
-        bool, typer.Option("--explain", rich_help_panel=_OUTPUT, help="Show what the scores are made of.")
-    ] = False,
     as_json: Json = False,
 ) -> int:
     """Search with all three heads, and show the part of each document that matches.
