@@ -78,7 +78,7 @@ def writing(url: str, encoder: M3Encoder, corpus: Corpus, count: int, rounds: in
     table = Table("", "docs/s", "× helpers.bulk", title=f"writing {count} documents of given embeddings, int8")
     embedded = outputs(corpus, count)
     client = Elasticsearch(url, serializer=OrjsonSerializer(), request_timeout=60)
-    index = ElasticsearchHybridIndex.create(f"m3-bench-{uuid.uuid4().hex}", encoder=encoder, uri=url)
+    index = ElasticsearchHybridIndex.create(f"m3-bench-{uuid.uuid4().hex}", encoder=encoder, uri=url, codec="int8")
     actions = list(bodies(index, count, embedded))
     sent = {"index": index.name, "max_chunk_bytes": CHUNK_BYTES}
 

@@ -75,11 +75,12 @@ def measure(encoder: M3Encoder, texts: Sequence[str], repetitions: int) -> dict[
         runs["bare encode"].append(timed(partial(encode, encoder, texts)))
         with tempfile.TemporaryDirectory() as folder:
             uri = str(Path(folder) / "bare.db")
-            with MilvusHybridIndex.create("docs", encoder=encoder, uri=uri):  # makes the collections
+            with MilvusHybridIndex.create("docs", encoder=encoder, uri=uri, codec="int8"):  # makes the collections
                 client, identity = MilvusClient(uri), Identity.of(encoder, codec="int8")
                 runs["bare insert"].append(timed(partial(insert, identity, outputs, texts, client)))
                 client.close()
-            with MilvusHybridIndex.create("docs", encoder=encoder, uri=Path(folder) / "index.db") as index:
+            target = Path(folder) / "index.db"
+            with MilvusHybridIndex.create("docs", encoder=encoder, uri=target, codec="int8") as index:
                 runs["index.upsert"].append(timed(partial(upsert, index, texts)))
     return {work: (min(wall for wall, _ in times), min(cpu for _, cpu in times)) for work, times in runs.items()}
 

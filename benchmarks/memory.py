@@ -32,7 +32,7 @@ def encode(encoder: M3Encoder, count: int, folder: str) -> None:
 def index(encoder: M3Encoder, count: int, folder: str) -> None:
     from m3plugins_milvus import MilvusHybridIndex
 
-    with MilvusHybridIndex.create("docs", encoder=encoder, uri=f"{folder}/index.db") as made:
+    with MilvusHybridIndex.create("docs", encoder=encoder, uri=f"{folder}/index.db", codec="int8") as made:
         report = made.upsert(Document(id=str(i), text=text) for i, text in enumerate(mixed_texts(count)))
         assert report.written == count
 
@@ -47,7 +47,7 @@ def bare(encoder: M3Encoder, count: int, folder: str) -> None:
     from m3plugins_milvus.rows import to_row
 
     uri = f"{folder}/bare.db"
-    with MilvusHybridIndex.create("docs", encoder=encoder, uri=uri) as made:
+    with MilvusHybridIndex.create("docs", encoder=encoder, uri=uri, codec="int8") as made:
         client = MilvusClient(uri)
         position = 0
         for output in encoder.iter_documents(mixed_texts(count)):

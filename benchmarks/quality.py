@@ -104,14 +104,14 @@ def runs_of(dataset: Dataset, folder: Path, candidates: int, dtype: Dtype) -> di
         "MiniLM dense": minilm(dataset, M3Encoder.from_pretrained("m3-mini", document_max_length=256, dtype=dtype)),
     }
 
-    with MilvusHybridIndex.create("docs", encoder=encoder, uri=folder / "quality.db") as lite:
+    with MilvusHybridIndex.create("docs", encoder=encoder, uri=folder / "quality.db", codec="int8") as lite:
         lite.upsert(documents, embeddings)
         runs |= {f"m3-mini {name}": run for name, run in five_rows(lite, dataset, candidates).items()}
-    exact = InMemoryHybridIndex(encoder=encoder)
+    exact = InMemoryHybridIndex(encoder=encoder, codec=None)
     exact.upsert(documents, embeddings)
     runs |= {f"brute force {name}": run for name, run in five_rows(exact, dataset, len(documents)).items()}
 
-    plain = InMemoryHybridIndex(encoder=untrained(encoder, folder / "untrained"))
+    plain = InMemoryHybridIndex(encoder=untrained(encoder, folder / "untrained"), codec=None)
     plain.upsert(documents)
     return runs | {f"untrained {name}": run for name, run in five_rows(plain, dataset, len(documents)).items()}
 

@@ -45,7 +45,7 @@ def evaluate(
     kind = find_engine(engine) if engine else None
     name = collection or own_name(folder)
     encoder = load_encoder(model, dtype)
-    memory = nullcontext(InMemoryHybridIndex(encoder=encoder))
+    memory = nullcontext(InMemoryHybridIndex(encoder=encoder, codec=None))  # the model is measured, not a codec
     with opened(kind, name, uri or kind.default_uri, encoder, token=token, create=True) if kind else memory as index:
         done = ingest(index, source(folder))
         result = run(index, dataset, candidates=candidates, progress=sys.stderr.isatty())
@@ -72,7 +72,7 @@ def evaluate(
 def own_name(folder: Path) -> str:
     """A name for the folder's index that every engine takes.
 
-    Example:
+    For example:
         >>> own_name(Path("/data/BEIR (v1.0)"))
         'evaluate_beir__v1_0_'
     """

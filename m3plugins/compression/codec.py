@@ -42,6 +42,9 @@ class Codec(Protocol):
 
 CODECS: dict[str, Codec] = {codec.name: codec for codec in (Float16Codec(), Int8Codec(), BinaryCodec())}
 
+DEFAULT_CODEC = BinaryCodec.name
+"""What a new index keeps token vectors by; an index that is there keeps its own."""
+
 
 def get_codec(name: str) -> Codec:
     """The codec of that name.

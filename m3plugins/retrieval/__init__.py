@@ -7,11 +7,13 @@ from m3plugins.retrieval.explanation import Explanation, LexicalMatch, TokenMatc
 from m3plugins.retrieval.index import (
     FailedDocument,
     HybridIndex,
+    IndexExistsError,
     IndexNotFoundError,
     ModelMismatchError,
     UpsertError,
     UpsertReport,
 )
+from m3plugins.retrieval.info import IndexInfo
 from m3plugins.retrieval.memory import InMemoryHybridIndex
 from m3plugins.retrieval.reembedding import ReembedError, ReembedReport
 from m3plugins.retrieval.retriever import HybridRetriever
@@ -26,6 +28,8 @@ __all__ = [
     "HybridIndex",
     "HybridRetriever",
     "InMemoryHybridIndex",
+    "IndexExistsError",
+    "IndexInfo",
     "IndexNotFoundError",
     "LexicalMatch",
     "ModelMismatchError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -12,15 +12,18 @@ from typing_extensions import Self
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import M3Output
 from m3plugins.retrieval.document import Document
+from m3plugins.retrieval.identity import Identity
 from m3plugins.retrieval.index import (
     Ack,
     AnyFilter,
     HybridIndex,
+    IndexExistsError,
     IndexNotFoundError,
     UpsertReport,
     check_ids,
     check_one_of,
 )
+from m3plugins.retrieval.info import IndexInfo
 from m3plugins.retrieval.ingest import ingest
 from m3plugins.retrieval.passages import check_not_embedded, ingest_passages
 from m3plugins.retrieval.reembedding import ReembedReport, reembed
@@ -28,6 +31,9 @@ from m3plugins.retrieval.updating import update_metadata
 from m3plugins.retrieval.writing import Writer
 
 Index = TypeVar("Index", bound=HybridIndex)
+
+_ATTEMPTS = 3
+"""How often to look again for an index that is there when it is made and gone when it is opened."""
 
 
 class EngineIndex(HybridIndex):
@@ -139,6 +145,19 @@ class NamedIndex(WritableIndex):
         """The index's own name, also where it was opened by an alias."""
         raise NotImplementedError
 
+    def checked(self, asked: Identity, given: Collection[str]) -> Self:
+        """The index, or, where an option that was given is not the one that it has, an error; see `check_options`."""
+        try:
+            self.identity.check_options(asked, given, self.name)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def describe(self) -> IndexInfo:
+        """What made the index, how it keeps documents, and how many."""
+        raise NotImplementedError
+
     def reembed(
         self, encoder: M3Encoder, *, into: str, on_ack: Ack | None = None, sample: int = 32
     ) -> Reembedding[Self]:
@@ -179,9 +198,7 @@ class NamedIndex(WritableIndex):
             ValueError: If an alias points at it.
         """
         self._check_open()
-        if aliases := self._aliases():
-            msg = f"the alias {', '.join(aliases)} points at {self.name!r}; swap it to another index first"
-            raise ValueError(msg)
+        check_no_alias(self.name, self._aliases())
         self._drop()
         self.close()
 
@@ -218,6 +235,32 @@ class NamedIndex(WritableIndex):
     def _drop(self) -> None:
         """Deletes it."""
         raise NotImplementedError
+
+
+def check_no_alias(name: str, aliases: Sequence[str]) -> None:
+    """Refuses to drop an index that others find by an alias.
+
+    Raises:
+        ValueError: If one points at it.
+    """
+    if aliases:
+        msg = f"the alias {', '.join(aliases)} points at {name!r}; swap it to another index first"
+        raise ValueError(msg)
+
+
+def opened_or_created(open: Callable[[], Index], create: Callable[[], Index]) -> Index:  # noqa: A002
+    """An index that is opened if it is there, and made otherwise; where others make it meanwhile, theirs is opened.
+
+    Args:
+        open: Opens it, or raises `IndexNotFoundError`.
+        create: Makes it, or raises `IndexExistsError`.
+    """
+    for _ in range(_ATTEMPTS):
+        with suppress(IndexNotFoundError):
+            return open()
+        with suppress(IndexExistsError):
+            return create()
+    return open()
 
 
 def check_bm25(text: str | None, bm25: object, name: str) -> None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, cast
 
+from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.passages import Passages
-from m3plugins.retrieval.index import HybridIndex
+from m3plugins.retrieval.engine import NamedIndex
+from m3plugins.retrieval.info import IndexInfo
 
 GROUP = "m3plugins.engines"
 
 
 class Engine(Protocol):
-    """An index class.
+    """An index class: its instances are `NamedIndex`, these are its class methods.
 
     Attributes:
         default_uri: Where `m3` looks for it unless told.
@@ -32,12 +34,59 @@ class Engine(Protocol):
         encoder: M3Encoder,
         uri: str,
         token: str | None = None,
+        codec: str = DEFAULT_CODEC,
         passages: Passages | None = None,
-    ) -> HybridIndex:
-        """Makes an index of this name."""
+    ) -> NamedIndex:
+        """Makes a new, empty index.
 
-    def open(self, name: str, *, encoder: M3Encoder, uri: str, token: str | None = None) -> HybridIndex:
-        """Opens an index that was made before."""
+        Raises:
+            IndexExistsError: If there is something of that name.
+        """
+
+    def open(self, name: str, *, encoder: M3Encoder, uri: str, token: str | None = None) -> NamedIndex:
+        """Opens an index that was made before, by its name or an alias.
+
+        Raises:
+            IndexNotFoundError: If there is none.
+            ModelMismatchError: If its vectors are not the encoder's.
+        """
+
+    def open_or_create(
+        self,
+        name: str,
+        *,
+        encoder: M3Encoder,
+        uri: str,
+        token: str | None = None,
+        codec: str | None = None,
+        passages: Passages | None = None,
+    ) -> NamedIndex:
+        """Opens an index if it is there and makes it otherwise, whoever else does so at the same time.
+
+        Options that are None are those that the index has, or those of `create` by default.
+
+        Raises:
+            ModelMismatchError: If its vectors are not the encoder's.
+            ValueError: If it has another codec, or other passages, than are asked for.
+        """
+
+    def list_indexes(self, *, uri: str, token: str | None = None) -> list[str]:
+        """The names of the engine's indexes, sorted: nothing else that is there, and no aliases."""
+
+    def describe_index(self, name: str, *, uri: str, token: str | None = None) -> IndexInfo:
+        """What `NamedIndex.describe` says of an index, without its model.
+
+        Raises:
+            IndexNotFoundError: If there is none.
+        """
+
+    def drop_index(self, name: str, *, uri: str, token: str | None = None) -> None:
+        """Deletes an index and all in it, without its model.
+
+        Raises:
+            IndexNotFoundError: If there is none.
+            ValueError: If an alias points at it.
+        """
 
 
 def engines() -> dict[str, EntryPoint]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from typing_extensions import Self
@@ -20,6 +20,8 @@ class Identity:
     """Of an index; engines add their own options.
 
     Attributes:
+        model: Its name, for people: models of one name may differ, and those of two names be equal. "" if an older
+            version made the index, which recorded none.
         fingerprint: Of the model: weights, heads, tokenizer, pooling.
         dim: Width of the dense vectors.
         multi_vector_dim: Width of the token vectors.
@@ -38,6 +40,7 @@ class Identity:
     settings: Mapping[str, str]
     codec: str = ""
     passages: Mapping[str, int] | None = None
+    model: str = field(default="", compare=False)
 
     @classmethod
     def of(cls, encoder: M3Encoder, *, codec: str = "", passages: Passages | None = None, **options: Any) -> Self:
@@ -75,9 +78,11 @@ class Identity:
             ModelMismatchError: If the vectors are another model's.
         """
         if encoder.fingerprint != self.fingerprint:
+            made_by = repr(self.model) if self.model else "a model whose name was not recorded"
             msg = (
-                f"index {name!r} holds vectors of the model {self.fingerprint}, the encoder is {encoder.fingerprint}; "
-                "open it with the model it was made with, or index the documents again under another name"
+                f"index {name!r} holds vectors of {made_by} ({_short(self.fingerprint)}), the encoder is "
+                f"{encoder.model!r} ({_short(encoder.fingerprint)}); open it with the model that made it, or have "
+                "its reembed make a second index by the other one"
             )
             raise ModelMismatchError(msg)
         current = dict(encoder.settings)
@@ -88,6 +93,27 @@ class Identity:
                     f"{key}={current.get(key)!r}; scores may differ slightly",
                     stacklevel=4,
                 )
+
+    def check_options(self, asked: Identity, given: Collection[str], name: str) -> None:
+        """Compares the index with what was asked for.
+
+        Args:
+            asked: What an index with the options asked for would be.
+            given: Names of the options that were given: no other one is compared.
+            name: Of the index.
+
+        Raises:
+            ValueError: If one differs.
+        """
+        for option in given:
+            attribute = "cut" if option == "passages" else option
+            stored, wanted = getattr(self, attribute), getattr(asked, attribute)
+            if stored != wanted:
+                msg = (
+                    f"the index {name!r} is there and has {option}={stored!r}, got {wanted!r}; leave {option} out to "
+                    "keep what it has, or choose another name"
+                )
+                raise ValueError(msg)
 
     def check_length(self, encoder: M3Encoder) -> None:
         """Documents of one index are all cut at the same length.
@@ -103,8 +129,13 @@ class Identity:
             raise ValueError(msg)
 
 
+def _short(fingerprint: str) -> str:
+    return f"{fingerprint[:12]}…"
+
+
 def _facts(encoder: M3Encoder) -> dict[str, Any]:
     return {
+        "model": encoder.model,
         "fingerprint": encoder.fingerprint,
         "dim": encoder.dim,
         "multi_vector_dim": encoder.multi_vector_dim,

@@ -39,6 +39,10 @@ class IndexNotFoundError(ValueError):
     """There is no index of that name, or none of ours."""
 
 
+class IndexExistsError(ValueError):
+    """There is something of that name already."""
+
+
 def check_ids(ids: Sequence[str]) -> list[str]:
     """The distinct ids, in their order.
 
@@ -120,10 +124,9 @@ class UpsertError(ValueError):
 class HybridIndex(Protocol):
     """Documents with their three representations, in some engine.
 
-    Engines derive from it, which gives them the async twins, and have the class methods
-    `create(name, *, encoder, uri, ...)` and `open(name, *, encoder, uri, ...)`; the latter raises
-    `ModelMismatchError` where the stored vectors are not the encoder's and `IndexNotFoundError` where
-    there is none. All methods are safe to call from several threads.
+    Engines derive from it, which gives them the async twins. Those whose indexes have names register a class
+    that is an `m3plugins.retrieval.engines.Engine`, too: it makes, opens, lists, describes and drops them. All
+    methods are safe to call from several threads.
 
     An index made with `passages` stores the passages of each document, under the ids `{id}#0`, `{id}#1`, ...
     and with `parent_id` the document's id. Then `upsert`, `delete(ids)` and `update_metadata` speak of

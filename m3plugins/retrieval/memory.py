@@ -11,7 +11,9 @@ from typing import Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from m3plugins.compression import DEFAULT_CODEC, Codec, get_codec
 from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate, Digest, Document
@@ -22,26 +24,31 @@ from m3plugins.retrieval.index import AnyFilter, FailedDocument, check_ids
 from m3plugins.retrieval.writing import REPLACED, Batch, Writer
 from m3plugins.scoring.dense import dense_scores
 from m3plugins.scoring.heads import HeadScores, Leg, check_query, head_scores
+from m3plugins.scoring.multi_vector import mean_of_maxima
+from m3plugins.scoring.products import dot_products
 from m3plugins.scoring.sparse import sparse_scores
 
 
 class InMemoryHybridIndex(WritableIndex):
     """A `HybridIndex` in the process's memory: every score by brute force, nothing on disk.
 
-    Embeddings are kept in columns; a read after writes first joins them, in time linear in the index.
-    It has no BM25.
+    Dense and sparse embeddings are kept in columns; a read after writes first joins them, in time linear in
+    the index. It has no BM25.
 
     Args:
         encoder: Encodes the documents, and the queries.
+        codec: How token vectors are kept: "float16", "int8" or "binary"; None keeps them as they are, float32.
         passages: How to cut documents into what is stored; None stores them as they are.
     """
 
     _reopen = "make a new InMemoryHybridIndex"
 
-    def __init__(self, *, encoder: M3Encoder, passages: Passages | None = None) -> None:
+    def __init__(
+        self, *, encoder: M3Encoder, codec: str | None = DEFAULT_CODEC, passages: Passages | None = None
+    ) -> None:
         super().__init__(encoder)
-        self._identity = Identity.of(encoder, passages=passages)
-        self._store = _Store()
+        self._identity = Identity.of(encoder, codec=codec or "", passages=passages)
+        self._store = _Store(get_codec(codec) if codec else _Float32())
 
     @property
     def identity(self) -> Identity:
@@ -59,14 +66,13 @@ class InMemoryHybridIndex(WritableIndex):
         return self._store.get(check_ids(ids))
 
     def embeddings(self, ids: Sequence[str], heads: Iterable[str] = HEADS) -> dict[str, M3Output]:
-        """The embeddings of these documents, in this order; unknown ids are left out."""
+        """The embeddings of these documents, in this order, token vectors as the codec kept them."""
         self._check_open()
         kept = check_heads(heads)
-        columns, rows = self._store.find(check_ids(ids))
+        columns, found = self._store.find(check_ids(ids))
         if columns is None:
             return {}
-        columns = columns.select(kept)
-        return {i: columns[row] for i, row in rows.items()}
+        return {i: self._output(item, columns).select(kept) for i, item in found.items()}
 
     def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
         """How many documents there are, or match."""
@@ -91,7 +97,7 @@ class InMemoryHybridIndex(WritableIndex):
             columns = self._store.columns()
             stored = [self._store.items[i] for i in self._store.matching(filter)]
         if with_embeddings and columns is not None:
-            return ((item.document, columns[item.row]) for item in stored)
+            return ((item.document, self._output(item, columns)) for item in stored)
         return (item.document for item in stored)
 
     def candidates(
@@ -126,13 +132,20 @@ class InMemoryHybridIndex(WritableIndex):
         wanted = check_ids(ids)
         check_query(query)
         _check_no_text(text)
-        columns, rows = self._store.find(wanted)
-        if columns is None or not rows:
+        columns, found = self._store.find(wanted)
+        if columns is None or not found:
             return {}
+        rows = [item.row for item in found.values()]
         if len(rows) > len(columns) // 2:  # cheaper than copying the rows out
-            scores = head_scores(query, columns)
-            return {i: scores[row] for i, row in rows.items()}
-        return dict(zip(rows, head_scores(query, columns.take(list(rows.values()))), strict=True))
+            every = head_scores(query, columns)
+            scores = [every[row] for row in rows]
+        else:
+            scores = head_scores(query, columns.take(rows))
+        if query.multi_vector is not None:
+            codec, vectors = self._store.codec, query.multi_vector.vectors
+            late = [mean_of_maxima(codec.products(item.vectors, vectors)) for item in found.values()]
+            scores = [replace(score, multi_vector=one) for score, one in zip(scores, late, strict=True)]
+        return dict(zip(found, scores, strict=True))
 
     def drop(self) -> None:
         """Forgets every document and closes the index."""
@@ -142,6 +155,11 @@ class InMemoryHybridIndex(WritableIndex):
         """Frees the memory; any further call raises `ValueError`."""
         self._closed = True
         self._store.end(self._check_open)
+
+    def _output(self, item: _Stored, columns: M3Output) -> M3Output:
+        """All embeddings of one document."""
+        vectors = self._store.codec.decode(item.vectors, self._identity.multi_vector_dim)
+        return replace(columns[item.row], multi_vector=MultiVectorEmbeddings.from_list([vectors]))
 
     def _deleting(self) -> threading.RLock:
         return self._store.lock
@@ -155,12 +173,32 @@ class _Stored:
     document: Document
     digest: Digest
     row: int
+    vectors: bytes
+
+
+class _Float32:
+    """Token vectors as they are, in the place of a codec."""
+
+    name = ""
+
+    def bytes_per_token(self, dim: int) -> int:
+        return 4 * dim
+
+    def encode(self, vectors: NDArray[np.float32]) -> bytes:
+        return vectors.tobytes()
+
+    def decode(self, data: bytes, dim: int) -> NDArray[np.float32]:
+        return np.frombuffer(data, np.float32).reshape(-1, dim)
+
+    def products(self, data: bytes, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        return dot_products(self.decode(data, queries.shape[1]), queries)
 
 
 class _Store:
-    """Documents by id, and their embeddings in columns: the `Writer` of this engine."""
+    """Documents and token vectors by id, the other embeddings in columns: the `Writer` of this engine."""
 
-    def __init__(self) -> None:
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
         self.lock = threading.RLock()
         self.items: dict[str, _Stored] = {}
         self._check_open: Callable[[], None] = lambda: None
@@ -179,12 +217,16 @@ class _Store:
             self._check_open, self.items, self._parts = check, {}, []
 
     def write(self, batch: Batch) -> None:
+        multi_vector = batch.embeddings.multi_vector
+        assert multi_vector is not None  # ingest stores all heads
+        encoded = [self.codec.encode(vectors) for vectors in multi_vector]
         with self.lock:
             self._check_open()
             first = sum(map(len, self._parts))
-            for row, (document, digest) in enumerate(zip(batch.documents, batch.digests, strict=True), start=first):
-                self.items[document.id] = _Stored(_own(document), digest, row)
-            self._parts.append(batch.embeddings)
+            stored = zip(batch.documents, batch.digests, encoded, strict=True)
+            for row, (document, digest, vectors) in enumerate(stored, start=first):
+                self.items[document.id] = _Stored(_own(document), digest, row, vectors)
+            self._parts.append(batch.embeddings.select(["dense", "sparse"]))
 
     def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> list[FailedDocument]:
         failed = []
@@ -192,7 +234,7 @@ class _Store:
             for document, digest in zip(documents, digests, strict=True):
                 stored = self.items.get(document.id)
                 if stored is not None and stored.digest.content == digest.content:
-                    self.items[document.id] = _Stored(_own(document), digest, stored.row)
+                    self.items[document.id] = replace(stored, document=_own(document), digest=digest)
                 else:
                     failed.append(FailedDocument(document.id, REPLACED))
         return failed
@@ -214,13 +256,13 @@ class _Store:
     def flush(self) -> None:
         """Nothing to do: what is written is there."""
 
-    def find(self, ids: Sequence[str]) -> tuple[M3Output | None, dict[str, int]]:
-        """All embeddings, and the rows of these documents in them."""
+    def find(self, ids: Sequence[str]) -> tuple[M3Output | None, dict[str, _Stored]]:
+        """The columns, and these documents, whose rows are theirs."""
         with self.lock:
-            return self.columns(), {i: self.items[i].row for i in ids if i in self.items}
+            return self.columns(), {i: self.items[i] for i in ids if i in self.items}
 
     def columns(self) -> M3Output | None:
-        """All embeddings joined, less those of replaced and deleted documents; None where there are none."""
+        """Dense and sparse embeddings joined, less those of documents that are gone; None where there are none."""
         if not self.items:
             self._parts = []
             return None

@@ -71,7 +71,8 @@ def _retrieval(trainer: SelfDistillationTrainer, dataset: Dataset, prefix: str) 
     from m3plugins.evaluation import evaluate
     from m3plugins.retrieval.memory import InMemoryHybridIndex
 
-    index = InMemoryHybridIndex(encoder=live_encoder(trainer.model, trainer.encoder))
+    # No codec: it is the model that is measured.
+    index = InMemoryHybridIndex(encoder=live_encoder(trainer.model, trainer.encoder), codec=None)
     report = index.upsert(dataset.documents())
     if report.failed:
         name, reason = report.failed[0]

@@ -11,10 +11,11 @@ NAMES = {
     "m3plugins.encoding": """EmbeddingMemo EncoderOptions HEADS Head M3Encoder M3Output MultiVectorEmbeddings Passages
         SparseEmbeddings SparseVector shared_encoder""",
     "m3plugins.scoring": "HeadScores LEGS Leg dense_scores head_scores multi_vector_scores sparse_scores",
-    "m3plugins.compression": "BinaryCodec CODECS Codec Float16Codec Int8Codec get_codec",
+    "m3plugins.compression": "BinaryCodec CODECS DEFAULT_CODEC Codec Float16Codec Int8Codec get_codec",
     "m3plugins.fusion": "HybridWeights best_first ranks reciprocal_rank_fusion weighted_sum",
-    "m3plugins.retrieval": """Candidate Document Explanation FailedDocument Heading Hit HybridIndex
-        HybridRetriever InMemoryHybridIndex IndexNotFoundError LexicalMatch ModelMismatchError ReembedError ReembedReport Reembedding
+    "m3plugins.retrieval": """Candidate Document Explanation FailedDocument Heading Hit HybridIndex HybridRetriever
+        InMemoryHybridIndex IndexExistsError IndexInfo
+        IndexNotFoundError LexicalMatch ModelMismatchError ReembedError ReembedReport Reembedding
         TokenMatch UpsertError UpsertReport explain filters""",
     "m3plugins.loaders": "Page SUFFIXES installed load",
     "m3plugins.reranking": "CrossEncoderReranker M3Reranker Reranker",

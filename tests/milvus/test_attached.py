@@ -127,7 +127,7 @@ def empty(scratch):
 
 @pytest.fixture(scope="module")
 def oracle(encoder, documents):
-    index = InMemoryHybridIndex(encoder=encoder)
+    index = InMemoryHybridIndex(encoder=encoder, codec=None)
     index.upsert(documents)
     return index
 

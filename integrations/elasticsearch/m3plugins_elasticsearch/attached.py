@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from elasticsearch import Elasticsearch
 
 from m3plugins import Document, M3Encoder
+from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.output import M3Output
 from m3plugins.retrieval.document import Digest
 from m3plugins.retrieval.index import Ack, AnyFilter, UpsertReport
@@ -75,7 +76,7 @@ class AttachedIndex(ReadableIndex):
             client: A client of your own, in place of `uri`; it stays open.
             client_options: Of `elasticsearch.Elasticsearch`.
             codec: How token vectors are stored, as in `ElasticsearchHybridIndex.create`; by default as they are,
-                "int8" at first.
+                "binary" at first.
             dense_index: As in `ElasticsearchHybridIndex.create`; by default as it is, "int8_hnsw" at first.
             patience: Seconds for which a write goes on while Elasticsearch is busy or away.
 
@@ -102,7 +103,7 @@ class AttachedIndex(ReadableIndex):
                 if fault := probe(connection).fault:
                     raise ValueError(fault)
                 identity = Identity.asked(
-                    encoder, codec=codec or "int8", dense_index=dense_index or "int8_hnsw", fields=paths
+                    encoder, codec=codec or DEFAULT_CODEC, dense_index=dense_index or "int8_hnsw", fields=paths
                 )
                 if OURS in described["mappings"].get("properties", {}):
                     msg = (

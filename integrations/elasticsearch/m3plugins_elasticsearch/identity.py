@@ -8,6 +8,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.identity import Identity as Index
@@ -52,7 +53,7 @@ class Identity(Index):
         cls,
         encoder: M3Encoder,
         *,
-        codec: str = "int8",
+        codec: str = DEFAULT_CODEC,
         dense_index: str | Mapping[str, Any] = "int8_hnsw",
         passages: Passages | None = None,
         bm25: str | Mapping[str, Any] | None = None,

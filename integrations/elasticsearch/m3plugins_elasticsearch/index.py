@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from elasticsearch import Elasticsearch
 
 from m3plugins import M3Encoder
+from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.passages import Passages
-from m3plugins.retrieval.engine import NamedIndex
+from m3plugins.retrieval.engine import NamedIndex, opened_or_created
 from m3plugins.retrieval.index import AnyFilter
+from m3plugins.retrieval.info import IndexInfo
 from m3plugins_elasticsearch import lifecycle
 from m3plugins_elasticsearch.capabilities import probe
 from m3plugins_elasticsearch.client import Connection, connect
@@ -23,7 +27,7 @@ from m3plugins_elasticsearch.store import Store
 
 
 class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
-    """A `HybridIndex` in Elasticsearch; make one with `create` or `open`.
+    """A `HybridIndex` in Elasticsearch; make one with `create`, `open` or `open_or_create`.
 
     Native filters are queries of Elasticsearch's own (`{"term": {"metadata.lang": "en"}}`) over the fields `id`,
     `parent_id`, `metadata` and, with BM25, `content`.
@@ -56,7 +60,7 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
         token: str | None = None,
         client: Elasticsearch | None = None,
         client_options: Mapping[str, Any] | None = None,
-        codec: str = "int8",
+        codec: str = DEFAULT_CODEC,
         dense_index: str | Mapping[str, Any] = "int8_hnsw",
         passages: Passages | None = None,
         bm25: str | Mapping[str, Any] | None = None,
@@ -74,7 +78,7 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
             token: An API key, or "user:password".
             client: A client of your own, in place of `uri`; it stays open.
             client_options: Of `elasticsearch.Elasticsearch`, such as `ca_certs`.
-            codec: How token vectors are stored: "float16", "int8" or "binary".
+            codec: How token vectors are stored: "binary" (1 bit a dimension), "int8" or "float16".
             dense_index: Type of the dense index, or all its `index_options`: "int8_hnsw", "hnsw", "int4_hnsw",
                 "bbq_hnsw", or "flat", "int8_flat", "int4_flat", "bbq_flat", which compare with every document. All
                 keep the whole vectors too, by which every score is computed.
@@ -90,7 +94,8 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
             patience: Seconds for which a write goes on while Elasticsearch is busy or away.
 
         Raises:
-            ValueError: If there is an index of that name, or an option is not possible.
+            IndexExistsError: If there is an index of that name.
+            ValueError: If an option is not possible.
             ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
         """
         identity = Identity.asked(
@@ -156,19 +161,112 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
     @classmethod
     def _open(cls, connection: Connection, name: str, encoder: M3Encoder, refresh: bool) -> ElasticsearchHybridIndex:
         try:
-            name, described = lifecycle.find(connection, name)
-            identity = lifecycle.stored_identity(name, described)
-            if identity is None or identity.fields is not None:
-                msg = (
-                    f"the index {name!r} was not made by ElasticsearchHybridIndex.create; use AttachedIndex.attach, or "
-                    "choose another name"
-                )
-                raise ValueError(msg)
+            name, identity = lifecycle.own(connection, name)
             identity.check(encoder, name)
             return cls(connection, name, identity, encoder, refresh)
         except BaseException:
             connection.close()
             raise
+
+    @classmethod
+    def open_or_create(
+        cls,
+        name: str,
+        *,
+        encoder: M3Encoder,
+        uri: str | None = None,
+        token: str | None = None,
+        client: Elasticsearch | None = None,
+        client_options: Mapping[str, Any] | None = None,
+        codec: str | None = None,
+        dense_index: str | Mapping[str, Any] | None = None,
+        passages: Passages | None = None,
+        bm25: str | Mapping[str, Any] | None = None,
+        metadata_fields: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        refresh: bool = True,
+        patience: float = 120.0,
+    ) -> ElasticsearchHybridIndex:
+        """Opens an index if it is there, and makes it otherwise, whoever else does so at the same time.
+
+        The arguments are those of `open` and of `create`. An option that is None is what the index has, or the
+        default of `create`; `settings` are of an index that is made.
+
+        Raises:
+            ModelMismatchError: If the index holds another model's vectors.
+            ValueError: If it has another option than one that is given, or is not of ours.
+            ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
+        """
+        options = {
+            "codec": codec,
+            "dense_index": dense_index,
+            "passages": passages,
+            "bm25": bm25,
+            "metadata": metadata_fields,
+        }
+        given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
+        asked = Identity.asked(encoder, **given)
+        there: dict[str, Any] = {
+            "encoder": encoder,
+            "uri": uri,
+            "token": token,
+            "client": client,
+            "client_options": client_options,
+            "refresh": refresh,
+            "patience": patience,
+        }
+
+        def create() -> ElasticsearchHybridIndex:
+            made: dict[str, Any] = {**given, "metadata_fields": metadata_fields}
+            made.pop("metadata", None)
+            return cls.create(name, **there, **made, settings=settings)
+
+        return opened_or_created(partial(cls.open, name, **there), create).checked(asked, given)
+
+    @classmethod
+    def list_indexes(
+        cls, *, uri: str | None = None, token: str | None = None, client: Elasticsearch | None = None
+    ) -> list[str]:
+        """The names of the indexes that `create` made, sorted.
+
+        Raises:
+            ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
+        """
+        with closing(connect(uri, token, client=client)) as connection:
+            return lifecycle.names(connection)
+
+    @classmethod
+    def describe_index(
+        cls, name: str, *, uri: str | None = None, token: str | None = None, client: Elasticsearch | None = None
+    ) -> IndexInfo:
+        """What `describe` says of an index, without its model.
+
+        Raises:
+            IndexNotFoundError: If there is no such index.
+            ValueError: If the index is not of ours.
+            ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
+        """
+        with closing(connect(uri, token, client=client)) as connection:
+            return lifecycle.describe(connection, *lifecycle.own(connection, name))
+
+    @classmethod
+    def drop_index(
+        cls, name: str, *, uri: str | None = None, token: str | None = None, client: Elasticsearch | None = None
+    ) -> None:
+        """Deletes an index and all in it, without its model.
+
+        Raises:
+            IndexNotFoundError: If there is no such index.
+            ValueError: If the index is not of ours, or an alias points at it.
+            ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
+        """
+        with closing(connect(uri, token, client=client)) as connection:
+            lifecycle.drop_named(connection, name)
+
+    def describe(self) -> IndexInfo:
+        """What made the index, how it keeps documents, and how many searches see."""
+        self._check_open()
+        return lifecycle.describe(self._connection, self.name, self.identity)
 
     @property
     def writer(self) -> Store:

@@ -8,7 +8,9 @@ from typing import Any
 
 from elasticsearch import BadRequestError, NotFoundError
 
-from m3plugins.retrieval.index import IndexNotFoundError
+from m3plugins.retrieval.engine import check_no_alias
+from m3plugins.retrieval.index import IndexExistsError, IndexNotFoundError
+from m3plugins.retrieval.info import IndexInfo
 from m3plugins_elasticsearch.client import Connection, errors, explain
 from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import OURS
@@ -24,7 +26,8 @@ def create(connection: Connection, name: str, identity: Identity, settings: Mapp
     """Makes an index and its alias for writing, in one step.
 
     Raises:
-        ValueError: If there is an index or an alias of that name, or Elasticsearch takes an option for wrong.
+        IndexExistsError: If there is an index or an alias of that name.
+        ValueError: If Elasticsearch takes an option for wrong.
     """
     mappings, settings = own_mapping(identity), own_settings(identity, settings)
     aliases = {WRITE_ALIAS + name: {"is_hidden": True}}
@@ -35,8 +38,8 @@ def create(connection: Connection, name: str, identity: Identity, settings: Mapp
         except BadRequestError as err:
             if err.error in _EXISTS:
                 msg = f"there is an index {name!r} already; open it with ElasticsearchHybridIndex.open, or drop it"
-            else:
-                msg = f"cannot create {name!r}: {explain(err)}; change that option"
+                raise IndexExistsError(msg) from err
+            msg = f"cannot create {name!r}: {explain(err)}; change that option"
             raise ValueError(msg) from err
 
 
@@ -74,6 +77,62 @@ def stored_identity(name: str, described: Mapping[str, Any]) -> Identity | None:
     """What the mapping says of the vectors; None if they are not ours."""
     stored = described["mappings"].get("_meta", {}).get(META)
     return None if stored is None else Identity.from_dict(stored, name)
+
+
+def own(connection: Connection, name: str) -> tuple[str, Identity]:
+    """The true name of an index of ours (`name` may be an alias), and what made it.
+
+    Raises:
+        IndexNotFoundError: If there is none.
+        ValueError: If it is not of ours.
+    """
+    name, described = find(connection, name)
+    identity = stored_identity(name, described)
+    if identity is None or identity.fields is not None:
+        msg = (
+            f"the index {name!r} was not made by ElasticsearchHybridIndex.create; use AttachedIndex.attach, or "
+            "choose another name"
+        )
+        raise ValueError(msg)
+    return name, identity
+
+
+def names(connection: Connection) -> list[str]:
+    """The names of the indexes of ours."""
+    ask = connection.client.indices.get_mapping
+    found = connection.manage("list the indexes", lambda: ask(filter_path=f"*.mappings._meta.{META}.fields")).body
+    return sorted(name for name, index in found.items() if index["mappings"]["_meta"][META]["fields"] is None)
+
+
+def describe(connection: Connection, name: str, identity: Identity) -> IndexInfo:
+    """What an index is, and what searches of it see."""
+    client = connection.client
+
+    def count(query: dict[str, Any] | None = None) -> int:
+        found = connection.read(f"count in {name!r}", lambda: client.count(index=name, query=query))
+        return int(found["count"])
+
+    return IndexInfo.of(
+        identity,
+        name=name,
+        engine="elasticsearch",
+        aliases=tuple(aliases(connection, name)),
+        stored=count(),
+        first_passages=0 if identity.cut is None else count({"wildcard": {"id": "*#0"}}),
+        format=identity.format,
+    )
+
+
+def drop_named(connection: Connection, name: str) -> None:
+    """Deletes an index of ours.
+
+    Raises:
+        IndexNotFoundError: If there is none.
+        ValueError: If an alias points at it, or it is not of ours.
+    """
+    name, _ = own(connection, name)
+    check_no_alias(name, aliases(connection, name))
+    drop(connection, name)
 
 
 def add_fields(connection: Connection, name: str, described: Mapping[str, Any], identity: Identity) -> None:

@@ -54,6 +54,11 @@ class Connection:
         """Whether this is Milvus Lite."""
         return self.capabilities.lite
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether no other process can be there: a file of Milvus Lite is for one."""
+        return not is_server(self.address.uri)
+
     @contextmanager
     def calls(self, doing: str) -> Iterator[None]:
         """`errors`, and no call to Lite after it failed to write a file.

@@ -9,6 +9,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.identity import Identity as Index
@@ -42,7 +43,7 @@ class Identity(Index):
         cls,
         encoder: M3Encoder,
         *,
-        codec: str = "int8",
+        codec: str = DEFAULT_CODEC,
         passages: Passages | None = None,
         dense_index: Mapping[str, Any] | None = None,
         tenant: str | None = None,

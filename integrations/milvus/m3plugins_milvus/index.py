@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,13 @@ from threading import RLock
 from typing import Any, Literal, overload
 
 from m3plugins import Document, M3Encoder
+from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate
-from m3plugins.retrieval.engine import NamedIndex, check_bm25
+from m3plugins.retrieval.engine import NamedIndex, check_bm25, opened_or_created
 from m3plugins.retrieval.index import AnyFilter, check_ids
+from m3plugins.retrieval.info import IndexInfo
 from m3plugins.scoring.heads import LEGS, HeadScores, Leg, check_query
 from m3plugins_milvus import lifecycle, reading
 from m3plugins_milvus.address import is_server
@@ -31,7 +34,7 @@ from m3plugins_milvus.store import Store
 
 
 class MilvusHybridIndex(NamedIndex):
-    """A `HybridIndex` in Milvus; make one with `create` or `open`.
+    """A `HybridIndex` in Milvus; make one with `create`, `open` or `open_or_create`.
 
     Native filters are expressions in Milvus' own language over the fields `id`, `title`, `text`,
     `parent_id` and `metadata` (`'metadata["year"] > 2020'`).
@@ -66,7 +69,7 @@ class MilvusHybridIndex(NamedIndex):
         encoder: M3Encoder,
         uri: str | Path,
         token: str | None = None,
-        codec: str = "int8",
+        codec: str = DEFAULT_CODEC,
         dense_index: Mapping[str, Any] | None = None,
         passages: Passages | None = None,
         tenant: str | None = None,
@@ -81,7 +84,7 @@ class MilvusHybridIndex(NamedIndex):
             uri: A path that ends in `.db` (Milvus Lite), or a server's URL
                 (`https://host:19530/database`).
             token: The server's API key, or "user:password".
-            codec: How token vectors are stored: "float16", "int8" or "binary".
+            codec: How token vectors are stored: "binary" (1 bit a dimension), "int8" or "float16".
             dense_index: `index_type` and `params` of the dense index; FLAT (exact) by default.
             passages: How to cut documents into what is stored and found; None stores them as they are.
             tenant: A metadata field that every document has, by which Milvus partitions the documents:
@@ -93,7 +96,8 @@ class MilvusHybridIndex(NamedIndex):
                 miss what was written a moment ago. Everything else is read strongly.
 
         Raises:
-            ValueError: If there is a collection of that name, or an option is not possible.
+            IndexExistsError: If there is a collection of that name.
+            ValueError: If an option is not possible.
             MilvusIndexError: If Milvus refuses or cannot be reached.
         """
         identity = Identity.asked(
@@ -138,9 +142,7 @@ class MilvusHybridIndex(NamedIndex):
             ValueError: If the collection is not of ours.
             MilvusIndexError: If Milvus refuses or cannot be reached.
         """
-        if not is_server(uri) and not Path(lite_path(uri)).exists():
-            raise lifecycle.not_found(name, str(uri))  # connecting would make an empty one
-        return cls._open(connect(uri, token), name, encoder, consistency)
+        return cls._open(_connect_to(name, uri, token), name, encoder, consistency)
 
     @classmethod
     def _open(
@@ -153,6 +155,79 @@ class MilvusHybridIndex(NamedIndex):
         except BaseException:
             connection.close()
             raise
+
+    @classmethod
+    def open_or_create(
+        cls,
+        name: str,
+        *,
+        encoder: M3Encoder,
+        uri: str | Path,
+        token: str | None = None,
+        codec: str | None = None,
+        dense_index: Mapping[str, Any] | None = None,
+        passages: Passages | None = None,
+        tenant: str | None = None,
+        bm25: str | Mapping[str, Any] | None = None,
+        consistency: Consistency = "Strong",
+    ) -> MilvusHybridIndex:
+        """Opens an index if it is there, and makes it otherwise, whoever else does so at the same time.
+
+        The arguments are those of `open` and of `create`. An option that is None is what the index has, or the
+        default of `create`.
+
+        Raises:
+            ModelMismatchError: If the index holds another model's vectors.
+            ValueError: If it has another option than one that is given, or the collection is not of ours.
+            MilvusIndexError: If Milvus refuses or cannot be reached.
+        """
+        options = {"dense_index": dense_index, "passages": passages, "tenant": tenant, "bm25": bm25, "codec": codec}
+        given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
+        asked = Identity.asked(encoder, **given)
+        there: dict[str, Any] = {"encoder": encoder, "uri": uri, "token": token, "consistency": consistency}
+        index = opened_or_created(partial(cls.open, name, **there), partial(cls.create, name, **there, **given))
+        return index.checked(asked, given)
+
+    @classmethod
+    def list_indexes(cls, *, uri: str | Path, token: str | None = None) -> list[str]:
+        """The names of the indexes that `create` made, sorted; a path where there is no file has none.
+
+        Raises:
+            MilvusIndexError: If Milvus refuses or cannot be reached.
+        """
+        if not _is_there(uri):
+            return []
+        with closing(connect(uri, token)) as connection:
+            return lifecycle.names(connection)
+
+    @classmethod
+    def describe_index(cls, name: str, *, uri: str | Path, token: str | None = None) -> IndexInfo:
+        """What `describe` says of an index, without its model.
+
+        Raises:
+            IndexNotFoundError: If there is no such index.
+            ValueError: If the collection is not of ours.
+            MilvusIndexError: If Milvus refuses or cannot be reached.
+        """
+        with closing(_connect_to(name, uri, token)) as connection:
+            return lifecycle.describe(connection, *lifecycle.open(connection, name))
+
+    @classmethod
+    def drop_index(cls, name: str, *, uri: str | Path, token: str | None = None) -> None:
+        """Deletes an index and all in it, without its model.
+
+        Raises:
+            IndexNotFoundError: If there is no such index.
+            ValueError: If the collection is not of ours, or an alias points at it.
+            MilvusIndexError: If Milvus refuses or cannot be reached.
+        """
+        with closing(_connect_to(name, uri, token)) as connection:
+            lifecycle.drop_named(connection, name)
+
+    def describe(self) -> IndexInfo:
+        """What made the index, how it keeps documents, and how many."""
+        self._check_open()
+        return lifecycle.describe(self._connection, self.name, self.identity)
 
     @property
     def identity(self) -> Identity:
@@ -292,10 +367,7 @@ class MilvusHybridIndex(NamedIndex):
         return lifecycle.aliases(self._store.documents)
 
     def _drop(self) -> None:
-        with self._lock:
-            Identity.drop(self._store.blocks)
-            self._store.documents.drop()
-            self._store.blocks.drop()
+        lifecycle.drop(self._store.documents, self._store.blocks)
 
     def _deleting(self) -> RLock:
         return self._lock
@@ -313,3 +385,15 @@ class MilvusHybridIndex(NamedIndex):
 
     def _plan(self, filter: AnyFilter | None) -> Plan:  # noqa: A002
         return compile_filter(filter, self._store.identity.tenant)
+
+
+def _is_there(uri: str | Path) -> bool:
+    """Whether there can be an index: at a server, or in a file that there is."""
+    return is_server(uri) or Path(lite_path(uri)).exists()
+
+
+def _connect_to(name: str, uri: str | Path, token: str | None) -> Connection:
+    """A connection to an index that should be there: to a path without a file, it would make an empty one."""
+    if not _is_there(uri):
+        raise lifecycle.not_found(name, str(uri))
+    return connect(uri, token)

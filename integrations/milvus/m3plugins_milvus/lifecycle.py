@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 
 import numpy as np
 from pymilvus import CollectionSchema
+from pymilvus.exceptions import MilvusException
 from pymilvus.milvus_client.index import IndexParams
 
 from m3plugins import Document
 from m3plugins.encoding.output import M3Output
 from m3plugins.encoding.sparse import SparseEmbeddings
-from m3plugins.retrieval.index import IndexNotFoundError
+from m3plugins.retrieval.engine import check_no_alias
+from m3plugins.retrieval.index import IndexExistsError, IndexNotFoundError
+from m3plugins.retrieval.info import IndexInfo
 from m3plugins.retrieval.writing import Batch
 from m3plugins_milvus import repair, requests, schema
-from m3plugins_milvus.client import Connection, MilvusIndexError, errors
+from m3plugins_milvus.client import Connection, MilvusIndexError, errors, writer_lock
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.identity import Identity
 from m3plugins_milvus.rows import key_of, to_row
 from m3plugins_milvus.schema import BLOCKS_SUFFIX
 
+PATIENCE_S = 30.0
+"""How long another process may take to make an index, before what it left is taken for what a killed one left."""
+
+_PAUSE_S = 0.2
 _KNOWN = {"a": 1.0, "b": 0.5, "c": 0.125}
 """The rows of `_check_sparse`, and their scores."""
 
@@ -29,23 +37,33 @@ def create(connection: Connection, name: str, identity: Identity) -> None:
     """Makes the two collections and, last, the identity that says that they are complete.
 
     Raises:
-        ValueError: If there is a collection of that name, or the dense index is none that Lite has.
+        IndexExistsError: If there is a collection of that name.
+        ValueError: If the dense index is none that Lite has.
     """
     schema.check_name(name)
     possible, asked = connection.capabilities.dense_indexes, identity.dense_index["index_type"]
     if possible and asked not in possible:
         msg = f"dense_index on Milvus Lite must be one of {', '.join(possible)}, got {asked!r}"
         raise ValueError(msg)
-    documents, blocks = Collection(connection, name), Collection(connection, name + BLOCKS_SUFFIX)
+    with writer_lock(connection, name):
+        _create(*_collections(connection, name), identity)
+
+
+def _create(documents: Collection, blocks: Collection, identity: Identity) -> None:
+    connection = documents.connection
     if connection.lite:
         for collection in (documents, blocks):
             repair.remove_unfinished(connection.address.uri, collection.name)
-    if _is_debris(documents, blocks):
+    waited_for = time.monotonic() + (0 if connection.exclusive else PATIENCE_S)
+    while unfinished := _is_unfinished(documents, blocks):
+        if time.monotonic() >= waited_for or _is_dropped(blocks):
+            break
+        time.sleep(_PAUSE_S)
+    if unfinished:
         _drop(documents, blocks)
     for collection in (documents, blocks):
         if _exists(collection):
-            msg = f"there is a collection {collection.name!r} already; open it with MilvusHybridIndex.open, or drop it"
-            raise ValueError(msg)
+            raise _already(collection)
     made: list[Collection] = []  # another process may be making the same
     try:
         _make(blocks, schema.blocks_schema(), schema.blocks_index(), made)
@@ -71,15 +89,58 @@ def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A0
     with errors(f"look for {name!r}"):
         if client.has_collection(name):
             name = client.describe_collection(name)["collection_name"]
-    documents, blocks = Collection(connection, name), Collection(connection, name + BLOCKS_SUFFIX)
+    documents, blocks = _collections(connection, name)
     identity = _identity(blocks) if _exists(documents) else None
     if identity is None:
-        if not _exists(documents) or _is_debris(documents, blocks):
+        if not _exists(documents) or _is_unfinished(documents, blocks):
             raise not_found(name, connection.uri)
         msg = f"the collection {name!r} was not made by MilvusHybridIndex.create; choose another name, or attach to it"
         raise ValueError(msg)
     documents.load()
     return name, identity
+
+
+def names(connection: Connection) -> list[str]:
+    """The names of the indexes that there are, by their collections' fields: nothing is loaded."""
+    with errors("list the collections"):
+        there = set(connection.client.list_collections())
+    pairs = [_collections(connection, name) for name in sorted(there) if name + BLOCKS_SUFFIX in there]
+    return [documents.name for documents, blocks in pairs if _are_ours(documents, blocks)]
+
+
+def describe(connection: Connection, name: str, identity: Identity) -> IndexInfo:
+    """What an index is, and what it holds."""
+    documents, _ = _collections(connection, name)
+    return IndexInfo.of(
+        identity,
+        name=name,
+        engine="milvus",
+        aliases=tuple(sorted(aliases(documents))),
+        stored=documents.count(),
+        first_passages=0 if identity.cut is None else documents.count('id like "%#0"'),
+        format=identity.format,
+    )
+
+
+def drop(documents: Collection, blocks: Collection) -> None:
+    """Deletes both; whatever a killed drop leaves is no index."""
+    with writer_lock(documents.connection, documents.name):
+        Identity.drop(blocks)
+        documents.drop()
+        blocks.drop()
+
+
+def drop_named(connection: Connection, name: str) -> None:
+    """Deletes an index.
+
+    Raises:
+        IndexNotFoundError: If there is none.
+        ValueError: If an alias points at it, or it is not of ours.
+    """
+    name, _ = open(connection, name)
+    documents, blocks = _collections(connection, name)
+    check_no_alias(name, aliases(documents))
+    drop(documents, blocks)
 
 
 def swap(documents: Collection, alias: str) -> str | None:
@@ -118,18 +179,37 @@ def _exists(collection: Collection) -> bool:
         return bool(collection.connection.client.has_collection(collection.name))
 
 
-def _is_debris(documents: Collection, blocks: Collection) -> bool:
-    """Whether a `create` or `drop` that was killed left these: ours, without an identity or without documents."""
+def _collections(connection: Connection, name: str) -> tuple[Collection, Collection]:
+    return Collection(connection, name), Collection(connection, name + BLOCKS_SUFFIX)
+
+
+def _already(collection: Collection) -> IndexExistsError:
+    return IndexExistsError(
+        f"there is a collection {collection.name!r} already; open it with MilvusHybridIndex.open, or drop it"
+    )
+
+
+def _are_ours(documents: Collection, blocks: Collection) -> bool:
+    return _has_fields(blocks, schema.blocks_schema()) and _has_fields(documents, schema.documents_schema(1))
+
+
+def _is_dropped(blocks: Collection) -> bool:
+    return _is_loadable(blocks) and Identity.is_dropped(blocks)
+
+
+def _is_unfinished(documents: Collection, blocks: Collection) -> bool:
+    """Whether these are ours, without an identity or without documents.
+
+    They are being made, or being dropped, or a process was killed at that.
+    """
     if not _has_fields(blocks, schema.blocks_schema()):
         return False
     if not _exists(documents):
         return True
-    if not _has_fields(documents, schema.documents_schema(1)) or _identity(blocks) is not None:
+    if not _are_ours(documents, blocks) or _identity(blocks) is not None:
         return False
-    if _is_loadable(blocks) and Identity.is_dropped(blocks):
+    if _is_dropped(blocks):
         return True
-    if not documents.connection.lite:
-        return False  # another process may be making them
     with errors(f"list the indexes of {documents.name!r}"):
         if not {"dense", "sparse"} <= set(documents.connection.client.list_indexes(documents.name)):
             return True  # nothing is stored before there are both
@@ -166,7 +246,12 @@ def _drop(*collections: Collection) -> None:
 def _make(collection: Collection, fields: CollectionSchema, index: IndexParams, made: list[Collection]) -> None:
     client = collection.connection.client
     with errors(f"create {collection.name!r}"):
-        client.create_collection(**requests.create(collection.name, fields, index))
+        try:
+            client.create_collection(**requests.create(collection.name, fields, index))
+        except MilvusException as err:
+            if "already exist" in str(err) or "duplicate collection" in str(err):
+                raise _already(collection) from err
+            raise
         made.append(collection)
         described = client.describe_collection(collection.name)
     schema.check_created(described, fields)

@@ -14,7 +14,7 @@ EVERYTHING = {"candidates": 100, "multi_vector_depth": 100}
 
 def in_memory(index: HybridIndex) -> InMemoryHybridIndex:
     """The same documents with the embeddings that the index holds (so the codec's error is in both)."""
-    oracle = InMemoryHybridIndex(encoder=index.encoder)
+    oracle = InMemoryHybridIndex(encoder=index.encoder, codec=None)
     stored = list(index.scan(with_embeddings=True))
     oracle.upsert([document for document, _ in stored], embeddings=[output for _, output in stored])
     return oracle
@@ -118,7 +118,8 @@ class RankingSuite(CandidatesSuite):
 
     @pytest.mark.parametrize(("codec", "tolerance"), [("float16", 2e-3), ("binary", 1.0)])
     def test_every_codec_scores_what_it_kept(self, make, encoder, codec, tolerance):
-        index, exact, documents = make(codec=codec), InMemoryHybridIndex(encoder=encoder), random_documents(12)
+        index, exact = make(codec=codec), InMemoryHybridIndex(encoder=encoder, codec=None)
+        documents = random_documents(12)
         index.upsert(documents)
         exact.upsert(documents)
         query, ids = encoder.encode_queries(["The quick brown fox"]), [document.id for document in documents]

@@ -25,7 +25,7 @@ TEXTS = st.lists(WORDS, max_size=40).map(" ".join)
 
 
 def index_of(encoder: M3Encoder, *documents: Document) -> InMemoryHybridIndex:
-    index = InMemoryHybridIndex(encoder=encoder)
+    index = InMemoryHybridIndex(encoder=encoder, codec=None)
     index.upsert(documents)
     return index
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3plugins import Document, HybridIndex, InMemoryHybridIndex, M3Encoder, M3Output
+from m3plugins.compression import get_codec
 from m3plugins.retrieval import FailedDocument, UpsertError, filters, ingest, memory, streaming
 from m3plugins.retrieval.ingest import check_embedding
 from tests.tiny import SENTENCES
@@ -240,7 +241,7 @@ class Refusing(memory._Store):
 
 def test_an_engine_that_fails_a_document_has_it_reported_and_not_acknowledged(encoder):
     acked = []
-    report = ingest.ingest(DOCUMENTS, None, encoder=encoder, writer=Refusing(), on_ack=acked.extend)
+    report = ingest.ingest(DOCUMENTS, None, encoder=encoder, writer=Refusing(get_codec("binary")), on_ack=acked.extend)
     assert (report.written, report.failed) == (11, [FailedDocument("d5", "refused")])
     assert "d5" not in acked
 
@@ -262,7 +263,7 @@ def test_the_next_batch_is_encoded_while_the_last_one_is_written(encoder, monkey
 
     monkeypatch.setattr(streaming, "WINDOW", 6)
     monkeypatch.setattr(M3Encoder, "iter_documents", iter_documents)
-    assert ingest.ingest(DOCUMENTS, None, encoder=encoder, writer=Waiting()).written == 12
+    assert ingest.ingest(DOCUMENTS, None, encoder=encoder, writer=Waiting(get_codec("binary"))).written == 12
 
 
 def test_a_document_that_changes_and_changes_back_is_as_it_was(index):

@@ -32,7 +32,7 @@ def documents() -> list[Document]:
 
 @pytest.fixture(scope="module")
 def index(encoder: M3Encoder, documents: list[Document]) -> InMemoryHybridIndex:
-    index = InMemoryHybridIndex(encoder=encoder)
+    index = InMemoryHybridIndex(encoder=encoder, codec=None)
     index.upsert(documents)
     return index
 

@@ -64,7 +64,7 @@ def test_the_metrics_are_those_of_the_saved_model(tiny: Path, tmp_path: Path, co
     run.train()
     metrics = run.evaluate()
     run.save_model(str(tmp_path / "saved"))
-    index = InMemoryHybridIndex(encoder=M3Encoder.from_pretrained(tmp_path / "saved"))
+    index = InMemoryHybridIndex(encoder=M3Encoder.from_pretrained(tmp_path / "saved"), codec=None)
     index.upsert(collection.documents())
     rows = evaluate(index, collection, measures=("nDCG@10",)).means()
     names = {"dense": "dense", "sparse": "sparse", "multi_vector": "multi-vector", "ds": "D+S", "all": "All"}

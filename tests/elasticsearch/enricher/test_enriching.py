@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from m3plugins import HybridRetriever
-from m3plugins.compression import get_codec
+from m3plugins.compression import DEFAULT_CODEC, get_codec
 from m3plugins.retrieval import filters
 from m3plugins_elasticsearch.enricher import Enricher
 from m3plugins_elasticsearch.rows import rounded
@@ -24,7 +24,7 @@ def test_a_backfill_makes_an_index_that_ranks_as_brute_force_over_fresh_embeddin
     report = Enricher(index).run_once()
     assert (report.enriched, report.completed, report.dead_letters) == (60, True, 0)
     fresh = encoder.encode_documents([document.content for document in documents])
-    codec = get_codec("int8")
+    codec = get_codec(DEFAULT_CODEC)
     stored = index.embeddings([document.id for document in documents])
     for row, document in enumerate(documents):
         kept = stored[document.id]

@@ -58,7 +58,7 @@ def test_our_own_fields_are_not_read_but_for_what_documents_are_compared_by(owne
     Enricher(attach()).run_once()
     found = [change for page in changes() for change in page]
     assert all(change.source.keys() == {"body", "views"} for change in found)
-    assert all(change.held == "all" and change.digest and change.model.endswith("/int8/8192") for change in found)
+    assert all(change.held == "all" and change.digest and change.model.endswith("/binary/8192") for change in found)
 
 
 def test_the_children_of_nested_fields_are_no_changes(owner, changes):

@@ -31,7 +31,10 @@ def enrich(
     ] = None,
     title: Annotated[str, typer.Option(help="Path of the title, if there is one.")] = "",
     model: Model = "m3-mini",
-    codec: Annotated[str, typer.Option(help="Of the token vectors: int8, binary or float16.")] = "int8",
+    codec: Annotated[
+        str,
+        typer.Option(help="Of the token vectors: binary, int8 or float16; by default as it is, binary the first time."),
+    ] = "",
     once: Annotated[bool, typer.Option("--once", help="Enrich what is there, and end.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Enrich what is there and what comes, as a service.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Compare every document with its vectors.")] = False,
@@ -116,7 +119,9 @@ def _attached(
     fields = {"text": text, "title": title} if text else None
     encoder = load_encoder(model, dtype)
     try:
-        index = AttachedIndex.attach(name, encoder=encoder, fields=fields, uri=uri, token=token or None, codec=codec)
+        index = AttachedIndex.attach(
+            name, encoder=encoder, fields=fields, uri=uri, token=token or None, codec=codec or None
+        )
     except ValueError as err:
         raise CallError(str(err)) from err
     with index:
