@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +25,7 @@ from m3plugins.cli.options import (
     opened,
     without_credentials,
 )
+from m3plugins.cli.printing import complain, print_json, say
 from m3plugins.cli.progress import progress
 from m3plugins.cli.pruning import check_prunable, prune
 from m3plugins.cli.seen import Seen
@@ -47,8 +47,8 @@ class Ingested:
         unchanged: Documents that were there already.
         failed: What could not be read and what could not be stored.
         truncated: Texts that are longer than the model reads.
-        documents: What the index now holds: documents, or passages if it cuts them.
-        passages: The same, if it cuts them; else None.
+        documents: How many the index now holds.
+        passages: In how many passages it holds them; None if it keeps them whole.
         pruned: Documents that were removed, since the source has them no more; None if that was not asked for.
         skipped: Files that were passed over, by ending.
         seconds: Time taken.
@@ -112,46 +112,44 @@ def index(
     if pruning:
         check_prunable(path, documents)
     if documents.wanting:
-        typer.echo(
-            f"m3: {counted(documents.wanting)} are skipped for want of a package; "
-            'pip install "m3plugins[loaders]" and run this again',
-            err=True,
+        complain(
+            f"{counted(documents.wanting)} will be skipped for want of a package; "
+            'pip install "m3plugins[loaders]" and run this again'
         )
     uri, encoder = uri or kind.default_uri, load_encoder(model, dtype)
-    with (
-        opened(kind, collection, uri, encoder, token=token, create=True, passages=cut, codec=codec) as target,
-        resumable(),
-    ):
+    with opened(kind, collection, uri, encoder, token=token, create=True, codec=codec or None, passages=cut) as target:
         done = ingest(target, documents, pruning=pruning)
+        info = target.describe()
+        done = replace(done, documents=info.documents, passages=info.passage_count)
     if as_json:
         summary = {**asdict(done), "seconds": round(done.seconds, 2), "documents_per_second": round(done.rate, 1)}
-        typer.echo(json.dumps(summary, ensure_ascii=False))
+        print_json(summary)
     else:
         _tell(done, f"{collection} at {without_credentials(uri)}")
     report_failed(done.failed)
     if pruning and done.pruned is None:
-        typer.echo("m3: nothing was pruned, since not all of the source could be read or it has no documents", err=True)
+        complain("nothing was pruned, since not all of the source could be read and stored, or it has no documents")
         return 1
     return 1 if done.failed else 0
 
 
 def _tell(done: Ingested, where: str) -> None:
-    holds = f"{done.documents} documents" if done.passages is None else f"{done.passages} passages"
-    typer.echo(
+    passages = "" if done.passages is None else f" in {done.passages} passages"
+    say(
         f"{where}: {done.written} written, {done.unchanged} unchanged, {len(done.failed)} failed "
-        f"in {done.seconds:.1f} s ({done.rate:.0f} docs/s); {holds} in all"
+        f"in {done.seconds:.1f} s ({done.rate:.0f} docs/s); {done.documents} documents{passages} in all"
     )
     if done.pruned is not None:
-        typer.echo(f"pruned {done.pruned} documents that are gone from the source")
+        say(f"pruned {done.pruned} documents that are gone from the source")
     if done.skipped:
-        typer.echo(f"skipped {sum(done.skipped.values())} files: {counted(done.skipped)}")
+        say(f"skipped {sum(done.skipped.values())} files: {counted(done.skipped)}")
     if done.truncated and done.passages is None:
-        typer.echo(
+        say(
             f"{done.truncated} texts are longer than the model reads: only their beginning can be found; "
-            "--passages 200 and another --collection cut them"
+            "index them again with --passages 200 and another --collection"
         )
     elif done.truncated:
-        typer.echo(f"{done.truncated} passages with their titles are longer than the model reads; take less --passages")
+        say(f"{done.truncated} passages are longer, with their titles, than the model reads; take smaller --passages")
 
 
 def _passages(size: int, overlap: int) -> Passages | None:
@@ -182,14 +180,13 @@ def ingest(index: HybridIndex, documents: Source, *, pruning: bool = False) -> I
             report = index.upsert(readable(), on_ack=lambda ids: advance(len(ids)))
         failed = rejected + [Rejected(failure.id, failure.reason) for failure in report.failed]
         pruned = prune(index, seen, documents.folder) if pruning and not failed and len(seen) else None
-    holds = index.count()
     return Ingested(
         written=report.written,
         unchanged=report.unchanged,
         failed=failed,
         truncated=report.truncated,
-        documents=holds,
-        passages=None if index.passages is None else holds,
+        documents=index.count(),
+        passages=None,
         pruned=pruned,
         skipped=documents.skipped,
         seconds=time.monotonic() - started,
@@ -199,8 +196,8 @@ def ingest(index: HybridIndex, documents: Source, *, pruning: bool = False) -> I
 def report_failed(failed: list[Rejected]) -> None:
     """The failures on stderr, the first few of them by name."""
     for item in failed[:_LISTED]:
-        typer.echo(f"m3: {item.place}: {item.reason}", err=True)
+        complain(f"{item.place}: {item.reason}")
     if len(failed) > _LISTED:
-        typer.echo(f"m3: … and {len(failed) - _LISTED} more; --json lists them all", err=True)
+        complain(f"… and {len(failed) - _LISTED} more; --json lists them all")
     if failed:
-        typer.echo(f"m3: {len(failed)} documents were not indexed; correct them and run this again", err=True)
+        complain(f"{len(failed)} documents were not indexed; correct them and run this again")

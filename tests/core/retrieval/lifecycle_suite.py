@@ -59,7 +59,9 @@ class LifecycleSuite:
         made: list[NamedIndex] = []
 
         def open_or_create(**options):
-            made.append(self.engine.open_or_create(options.pop("name", name), **where, **{"encoder": encoder, **options}))
+            made.append(
+                self.engine.open_or_create(options.pop("name", name), **where, **{"encoder": encoder, **options})
+            )
             return made[-1]
 
         yield open_or_create
