@@ -26,6 +26,9 @@ _SETTINGS = {
     "halt_level": 5,
 }
 
+_ERROR = 3
+"""Level of messages about what has no place in the document, which they quote."""
+
 
 def parse(data: bytes) -> Page:
     """The text; no file is included and nothing raw. The title is the first section's.
@@ -56,9 +59,9 @@ def _blocks(tree: nodes.document) -> Iterator[nodes.TextElement]:
     for node in tree.findall(nodes.TextElement):
         if isinstance(node, nodes.Inline | nodes.Invisible) or _inside_text(node):
             continue
-        message = isinstance(node.parent, nodes.system_message)
-        if message and (not isinstance(node, nodes.literal_block) or node.astext().startswith(".. raw::")):
-            continue  # docutils' own words, and what is meant for another format
+        message = node.parent if isinstance(node.parent, nodes.system_message) else None
+        if message and not (isinstance(node, nodes.literal_block) and message["level"] >= _ERROR):
+            continue  # docutils' own words, or text that it could read all the same
         yield node
 
 
