@@ -73,7 +73,10 @@ class Passages:
             encoder: The encoder that is to read the passages.
             headings: Where in the text headings start.
         """
-        longest = encoder.document_layout.text_tokens
+        layout = encoder.document_layout
+        longest = layout.text_tokens
+        if layout.prompt:
+            longest -= len(encoder.tokenizer.encode(layout.prompt, add_special_tokens=False))
         if self.size > longest:
             msg = (
                 f"size must be at most {longest}, the tokens of text that {encoder.model} reads of a document, "
