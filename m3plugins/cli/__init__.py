@@ -8,7 +8,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command and exits with 0 (done), 1 (the work failed) or 2 (the call was wrong).
+    """Runs the command and exits with 0 (done), 1 (the work failed), 2 (the call was wrong) or 130 (Ctrl-C).
 
     Args:
         arguments: What was typed after `m3`; None takes it from the command line.
@@ -20,4 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         msg = 'm3: the command needs typer and rich; pip install "m3plugins[cli]"'
         raise SystemExit(msg) from err
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     raise SystemExit(run(arguments))

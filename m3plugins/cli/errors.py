@@ -1,7 +1,13 @@
-"""The error of a wrong call."""
+"""How a verb ends that cannot do, or go on with, what was asked."""
 
 
 class CallError(ValueError):
     """What was asked cannot be done as asked: exit code 2. The message says why and what to ask instead."""
 
     exit_code = 2
+
+
+class Interrupted(Exception):
+    """Ctrl-C: exit code 130, 128 and the number of the signal as shells have it. The message says how to go on."""
+
+    exit_code = 130

@@ -107,7 +107,7 @@ def _count_documents(index: HybridIndex) -> int:
 def own_name(folder: Path) -> str:
     """A name for the folder's index that every engine takes.
 
-    Example:
+    For example:
         >>> own_name(Path("/data/BEIR (v1.0)"))
         'evaluate_beir__v1_0_'
     """

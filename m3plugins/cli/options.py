@@ -17,11 +17,23 @@ if TYPE_CHECKING:
     from m3plugins.retrieval.engines import Engine
     from m3plugins.retrieval.index import HybridIndex
 
-EngineName = Annotated[str, typer.Option("--engine", help="Where the vectors live; `m3 doctor` lists the engines.")]
+_INDEX, _MODEL = "Index", "Model"  # panels of `--help`
+
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        rich_help_panel=_INDEX,
+        help="Where the vectors live; `m3 doctor` lists the engines.",
+    ),
+]
 Uri = Annotated[
     str,
     typer.Option(
         show_default=False,
+        metavar="ADDRESS",
+        rich_help_panel=_INDEX,
         help="The engine's address: a path for Milvus Lite (by default m3.db), or a server's URL (by default, for "
         "Elasticsearch, http://localhost:9200).",
     ),
@@ -29,13 +41,39 @@ Uri = Annotated[
 Token = Annotated[
     str,
     typer.Option(
-        envvar="M3_TOKEN", show_default=False, help="The server's API key, or user:password; better in the variable."
+        envvar="M3_TOKEN",
+        show_default=False,
+        metavar="KEY",
+        rich_help_panel=_INDEX,
+        help="The server's API key, or user:password; better in the variable.",
     ),
 ]
-Collection = Annotated[str, typer.Option(help="Name of the index.")]
-Model = Annotated[str, typer.Option(help="A hub id (BAAI/bge-m3), a checkpoint folder, or m3-mini (English).")]
-Dtype = Annotated[str, typer.Option(help="Precision of the model: auto (float32), float32, bfloat16 or float16.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+Collection = Annotated[str, typer.Option(metavar="NAME", rich_help_panel=_INDEX, help="Name of the index.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="MODEL",
+        rich_help_panel=_MODEL,
+        help="A hub id (BAAI/bge-m3), a checkpoint folder, or m3-mini (English).",
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        metavar="TYPE",
+        rich_help_panel=_MODEL,
+        help="Precision of the model: auto (float32), float32, bfloat16 or float16.",
+    ),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        metavar="CONDITIONS",
+        help="Documents whose metadata match: 'year>=2020,lang!=en', or JSON; of several options all must hold.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object and nothing else on stdout.")]
 
 
 def find_engine(name: str) -> Engine:
@@ -48,15 +86,27 @@ def find_engine(name: str) -> Engine:
         raise CallError(str(err)) from err
 
 
-def load_encoder(model: str, dtype: str = "auto", *, document_max_length: int | None = None) -> M3Encoder:
-    """The encoder, loaded now; an unknown model or precision is a wrong call."""
+@contextmanager
+def calls(*others: type[Exception]) -> Iterator[None]:
+    """A `ValueError`, or an error of the other kinds, is that of a wrong call."""
+    try:
+        yield
+    except (ValueError, *others) as err:
+        raise CallError(str(err)) from err
+
+
+def load_encoder(
+    model: str, dtype: str = "auto", *, document_max_length: int | None = None, weights: bool = True
+) -> M3Encoder:
+    """The encoder, with its weights loaded now unless told; an unknown model or precision is a wrong call."""
     from m3plugins.encoding.encoder import M3Encoder
 
-    try:
+    with calls(FileNotFoundError):
         encoder = M3Encoder.from_pretrained(model, dtype=dtype, document_max_length=document_max_length)  # type: ignore[arg-type]
-        return encoder.warm_up()
-    except (ValueError, FileNotFoundError) as err:
-        raise CallError(str(err)) from err
+        if weights:
+            return encoder.warm_up()
+        encoder.checkpoint.check()
+        return encoder
 
 
 def without_credentials(uri: str) -> str:

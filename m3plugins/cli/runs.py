@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from m3plugins.cli.errors import CallError
+from m3plugins.cli.errors import CallError, Interrupted
 
 if TYPE_CHECKING:
     from m3plugins.training import SelfDistillationTrainer
@@ -60,8 +60,9 @@ def run(trainer: SelfDistillationTrainer, output: Path, *, resume: bool, as_json
     except KeyboardInterrupt:
         if trainer.is_world_process_zero():
             kept = newest(output / CHECKPOINTS)
-            typer.echo(f"m3: interrupted; the same call with --resume goes on from {kept or 'the start'}", err=True)
-        return 1
+            msg = f"interrupted; the same call with --resume goes on from {kept or 'the start'}"
+            raise Interrupted(msg) from None
+        raise
     if trainer.is_world_process_zero():
         _report(trainer, output, before, seconds=seconds, as_json=as_json)
     return 0
