@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -123,24 +123,16 @@ def opened(
     *,
     token: str = "",
     create: bool = False,
+    codec: str | None = None,
     passages: Passages | None = None,
 ) -> Iterator[HybridIndex]:
-    """The index, closed at the end; made first, with these passages, if there is none and `create` says so."""
-    from m3plugins.retrieval.index import IndexNotFoundError
-
+    """The index, closed at the end; made first, with this codec and these passages, if there is none and `create`."""
+    where: dict[str, Any] = {"encoder": encoder, "uri": uri, "token": token or None}
     try:
-        try:
-            index = engine.open(collection, encoder=encoder, uri=uri, token=token or None)
-            if passages is not None and index.passages != passages:
-                index.close()
-                msg = (
-                    f"the index {collection!r} has passages={index.passages}, not {passages}; name another --collection"
-                )
-                raise CallError(msg)
-        except IndexNotFoundError:
-            if not create:
-                raise
-            index = engine.create(collection, encoder=encoder, uri=uri, token=token or None, passages=passages)
+        if create:
+            index = engine.open_or_create(collection, **where, codec=codec, passages=passages)
+        else:
+            index = engine.open(collection, **where)
     except ValueError as err:
         raise CallError(str(err)) from err
     try:

@@ -1,23 +1,63 @@
-"""From what a user names (a folder, a hub id, "m3-mini") to a checkpoint folder."""
+"""From what a user names (a folder, a hub id, "m3-mini") to a folder of files."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from m3plugins.encoding.checkpoint import Checkpoint
 
-_HUB_FILES = [
-    "config.json",
-    "model*.safetensors*",
-    "pytorch_model*.bin*",
+BUNDLED = ("m3-mini",)
+"""Models that come with the package, by name."""
+
+_KNOWN = {name.rpartition("/")[2]: name for name in (*BUNDLED, "BAAI/bge-m3", "BAAI/bge-reranker-v2-m3")}
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_M3_FILES = (
     "sparse_linear.*",
     "colbert_linear.*",
-    "tokenizer*",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "1_Pooling/config.json",
-]
+    "modules.json",
+    "config_sentence_transformers.json",
+    "*_Pooling/config.json",
+)
+_MODEL_FILES = ("config.json", "tokenizer*", "*.model", "*_tokens*.json", "vocab.*", "merges.txt")
+
+
+def local_folder(model: object, *, bundled: Sequence[str] = ()) -> Path | None:
+    """The folder that is named; None for a bundled model or a hub id, whose files are to be had later.
+
+    Nothing is loaded and no hub is asked, so that a name that cannot be right is refused as soon as it is given.
+
+    Args:
+        model: A folder, a hub id or the name of a bundled model.
+        bundled: The names of bundled models that may be meant.
+
+    Raises:
+        TypeError: If it is neither a string nor a path.
+        ValueError: If it is a URL.
+        FileNotFoundError: If it is no folder, and can be nothing else.
+    """
+    if not isinstance(model, str | os.PathLike):
+        msg = f"model must be the name of a model or a folder, got {type(model).__name__}"
+        raise TypeError(msg)
+    name, folder = os.fspath(model), Path(model)
+    if "://" in name:
+        msg = f"model must be a folder or a hub id, got the URL {name}; this version has no remote backend"
+        raise ValueError(msg)
+    if name and folder.is_dir():
+        return folder
+    if isinstance(model, str) and (name in bundled or _HUB_ID.fullmatch(name)):
+        return None
+    if name and folder.exists():
+        fix = "it is a file; give the folder that holds it"
+    elif (near := get_close_matches(folder.name.lower(), _KNOWN, n=1)) and _KNOWN[near[0]] != name:
+        fix = f"did you mean {_KNOWN[near[0]]!r}?"
+    else:
+        fix = "it is no folder here, and a hub id is owner/name, such as BAAI/bge-m3; check the spelling"
+    msg = f"no model {name!r}: {fix}"
+    raise FileNotFoundError(msg)
 
 
 def locate(model: str | Path, revision: str | None = None) -> Checkpoint:
@@ -30,28 +70,39 @@ def locate(model: str | Path, revision: str | None = None) -> Checkpoint:
     Raises:
         FileNotFoundError: If there is no such model, or it is no M3 checkpoint.
     """
-    if str(model) == "m3-mini" and not Path(model).is_dir():
+    folder = local_folder(model, bundled=BUNDLED)
+    if folder is None and model in BUNDLED:
         from m3plugins.encoding.mini import assemble
 
         folder = assemble()
-    elif Path(model).is_dir():
-        folder = Path(model)
-    else:
-        folder = _download(str(model), revision)
-    checkpoint = Checkpoint(folder)
+    checkpoint = Checkpoint(folder or download(str(model), revision, further=_M3_FILES))
     checkpoint.check()
     return checkpoint
 
 
-def _download(model: str, revision: str | None) -> Path:
+def download(model: str, revision: str | None = None, *, further: Sequence[str] = ()) -> Path:
+    """The folder with a hub's model, from the hub's cache if it is there: safetensors, or else PyTorch's own format.
+
+    Args:
+        model: A hub id.
+        revision: Branch, tag or commit.
+        further: Patterns of files to have, beside the weights, the configuration and the tokenizer.
+
+    Raises:
+        FileNotFoundError: If the hub does not give it.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    files = [*_MODEL_FILES, *further]
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=_HUB_FILES))
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=[*files, "model*.safetensors*"]))
+        if not any(folder.glob("model*.safetensors")):
+            folder = Path(snapshot_download(model, revision=revision, allow_patterns=[*files, "pytorch_model*.bin*"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as err:
         msg = (
             f"no model {model!r}: it is no folder here and could not be had from the hub ({type(err).__name__}); "
-            "check the name and the network, or give a checkpoint folder"
+            "check the name and the network, or give a folder"
         )
         raise FileNotFoundError(msg) from err
+    return folder

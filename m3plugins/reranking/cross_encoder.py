@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from m3plugins.encoding.batching import token_budget_batches
 from m3plugins.encoding.checkpoint import max_sequence_length
-from m3plugins.encoding.options import Dtype
+from m3plugins.encoding.locate import download, local_folder
+from m3plugins.encoding.options import Dtype, EncoderOptions
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +27,8 @@ logger = logging.getLogger(__name__)
 class CrossEncoderReranker:
     """Scores texts with a transformers sequence-classification model of one label, e.g. bge-reranker-v2-m3.
 
-    The score is the model's logit, unbounded; with `normalize` its sigmoid, in (0, 1). Nothing is
-    loaded until it is used, or `warm_up()` is called.
+    The score is the model's logit, unbounded; with `normalize` its sigmoid, in (0, 1). Nothing is loaded until it is
+    used, or `warm_up()` is called; only a folder is looked for at once.
 
     Args:
         model: A hub id such as "BAAI/bge-reranker-v2-m3", or a folder.
@@ -38,7 +39,9 @@ class CrossEncoderReranker:
         batch_tokens: Padded tokens per forward pass.
 
     Raises:
+        TypeError: If the model is neither a string nor a path.
         ValueError: If an option is out of its range.
+        FileNotFoundError: If the model can only be a folder, and there is none.
     """
 
     def __init__(
@@ -52,9 +55,15 @@ class CrossEncoderReranker:
         batch_tokens: int = 4096,
     ) -> None:
         for name, value in {"max_length": max_length, "batch_tokens": batch_tokens}.items():
-            if value is not None and value < 8:
-                msg = f"{name} must be an integer >= 8, got {value}"
+            if value is None and name == "max_length":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 8:
+                msg = f"{name} must be an integer >= 8, got {value!r}"
                 raise ValueError(msg)
+        EncoderOptions(dtype=dtype, devices=(device,))  # checks them
+        if (folder := local_folder(model)) and not (folder / "config.json").is_file():
+            msg = f"{folder} is not a model's folder: it has no config.json"
+            raise FileNotFoundError(msg)
         self.model = str(model)
         self.max_length = max_length
         self.normalize = normalize
@@ -68,6 +77,7 @@ class CrossEncoderReranker:
         """Loads the tokenizer and the weights now, if that has not happened yet; returns the reranker.
 
         Raises:
+            FileNotFoundError: If there is no such model.
             ValueError: If the model does not score pairs with one label, or lacks weights.
         """
         self._load()
@@ -134,10 +144,11 @@ def _load(name: str, dtype: Dtype, device: str, max_length: int | None) -> _Load
 
     from m3plugins.encoding.backends.torch import quiet, torch_device, torch_dtype
 
-    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    folder = local_folder(name) or download(name)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with quiet():
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            name, trust_remote_code=False, output_loading_info=True
+            folder, trust_remote_code=False, local_files_only=True, output_loading_info=True
         )
     if missing := sorted(report["missing_keys"]):
         msg = f"a cross-encoder must bring all its weights, {name} lacks {missing[0]}; use a reranker model"

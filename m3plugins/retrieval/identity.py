@@ -79,10 +79,11 @@ class Identity:
         """
         if encoder.fingerprint != self.fingerprint:
             made_by = repr(self.model) if self.model else "a model whose name was not recorded"
+            encoders = f"{encoder.name!r} ({_short(encoder.fingerprint)})"
+            encoders += ": weights, prompts or mcls differ" if self.model == encoder.name else ""
             msg = (
-                f"index {name!r} holds vectors of {made_by} ({_short(self.fingerprint)}), the encoder is "
-                f"{encoder.model!r} ({_short(encoder.fingerprint)}); open it with the model that made it, or have "
-                "its reembed make a second index by the other one"
+                f"index {name!r} holds vectors of {made_by} ({_short(self.fingerprint)}), the encoder is {encoders}; "
+                "open it with the model that made it, or have its reembed make a second index by the other one"
             )
             raise ModelMismatchError(msg)
         current = dict(encoder.settings)
@@ -135,7 +136,7 @@ def _short(fingerprint: str) -> str:
 
 def _facts(encoder: M3Encoder) -> dict[str, Any]:
     return {
-        "model": encoder.model,
+        "model": encoder.name,
         "fingerprint": encoder.fingerprint,
         "dim": encoder.dim,
         "multi_vector_dim": encoder.multi_vector_dim,

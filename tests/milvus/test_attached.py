@@ -212,6 +212,21 @@ def test_native_filters_are_milvus_expressions(index):
         index.count({"eq": {"lang": "en"}})
 
 
+def test_a_native_filter_about_a_field_that_no_row_has_is_refused(client, uri, encoder, index, empty, documents):
+    assert (index.count("even == true"), index.count('$meta["even"] == true')) == (30, 30)  # dynamic
+    for wrong in ("evn == true", '$meta["evn"] == true', "not (evn == true)"):
+        for verb in (index.count, index.scan, lambda wanted: index.delete(filter=wanted)):
+            with pytest.raises(ValueError, match=r"must name fields of the collection \(pk, body, .*got 'evn'"):
+                verb(wrong)
+    assert empty.count("evn == true") == 0  # a collection without rows has no dynamic field yet
+    make(client, "fixed", encoder.dim, dynamic=False, extra=[("meta", DataType.JSON, {})])
+    fill(client, "fixed", encoder, [replace(documents[1], metadata={}, parent_id=None)], meta={"lang": "en"})
+    with attach(client, uri, encoder, "fixed", fields=replace(FIELDS, parent_id=None, metadata="meta")) as fixed:
+        assert fixed.count('meta["lang"] == "en"') == 1
+        with pytest.raises(ValueError, match=r"""got 'lang', .*; metadata are spelt meta\["lang"\]"""):
+            fixed.count('lang == "en"')
+
+
 def test_ties_are_broken_by_id(empty, encoder):
     same = [encoder.encode_documents(["The same fox"])] * 30
     empty.upsert((Document(id=f"{i:02}", text="The same fox") for i in reversed(range(30))), embeddings=same)

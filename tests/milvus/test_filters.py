@@ -11,6 +11,7 @@ from m3plugins.retrieval.filters import matches
 from m3plugins_milvus import MilvusIndexError
 from m3plugins_milvus.facets import bounds, facets
 from m3plugins_milvus.filters import NOTHING, compile_filter
+from m3plugins_milvus.native import field_names
 
 HOSTILE = [
     "",
@@ -148,6 +149,46 @@ def test_deep_filters_work(index, documents):
     for _ in range(60):
         tree = filters.or_(filters.and_(tree))
     assert index.count(tree) == sum(matches(tree, document.metadata) for document in documents)
+
+
+UNKNOWN = [
+    *('lang == "en"', 'not (lang == "en")', 'LANG in ["en"]', "lang is null", "exists lang", "id == lang"),
+    *('json_contains(lang, "a")', '$meta["lang"] == "en"', 'metadata["n"] > 1 and (id == "a" or lang like "e%")'),
+]
+KNOWN = [
+    *('metadata["lang"] == "en"', "metadata['lang'] == 'en'", 'exists metadata["lang"]', 'NOT (id == "lang")'),
+    *('json_contains(metadata["tags"], "lang")', 'id in ["lang", \'lang "x"\']', "token_count > 1e3 or true"),
+    *('id == "a \\" lang == "', "parent_id is not null", 'title == "lang" AND text like "%lang%"'),
+]
+
+
+@pytest.mark.parametrize("expression", UNKNOWN)
+def test_an_expression_about_a_field_that_is_not_there_is_refused_with_how_to_spell_it(index, embedding, expression):
+    told = (
+        r"""\(id, title, text, parent_id, metadata\), got '(?i:lang)', .*; metadata are spelt metadata\["(?i:lang)"\]"""
+    )
+    for verb in (index.count, lambda wanted: list(index.scan(wanted)), lambda wanted: index.delete(filter=wanted)):
+        with pytest.raises(ValueError, match=told):
+            verb(expression)
+    with pytest.raises(ValueError, match=told):
+        index.candidates(embedding, 3, expression)
+
+
+@pytest.mark.parametrize("expression", KNOWN)
+def test_an_expression_about_the_fields_that_there_are_reaches_milvus(index, expression):
+    assert index.count(expression) >= 0
+
+
+def test_names_are_told_from_all_else_in_an_expression():
+    names = {
+        'text_match(text, "fox dog", minimum_should_match=2) and random_sample(0.5)': {"text"},
+        'at > ISO "2025-01-01T00:00:00Z" + INTERVAL "P3D"': {"at"},
+        "a==b and c!=1": {"a", "b", "c"},
+        "1 < a <= 0x1F and b * 2e5 > -3.5": {"a", "b"},
+        "größe > 1": {"größe"},
+        "o[\"p\"]['q'][0] == 1": {"o"},
+    }
+    assert {expression: field_names(expression) for expression in names} == names
 
 
 def test_native_expressions_pass_through(index):

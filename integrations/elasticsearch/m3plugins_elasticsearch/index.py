@@ -197,15 +197,9 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
             ValueError: If it has another option than one that is given, or is not of ours.
             ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
         """
-        options = {
-            "codec": codec,
-            "dense_index": dense_index,
-            "passages": passages,
-            "bm25": bm25,
-            "metadata": metadata_fields,
-        }
+        options = {"codec": codec, "dense_index": dense_index, "passages": passages, "bm25": bm25}
         given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
-        asked = Identity.asked(encoder, **given)
+        asked = Identity.asked(encoder, **given, metadata=metadata_fields)
         there: dict[str, Any] = {
             "encoder": encoder,
             "uri": uri,
@@ -215,13 +209,9 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
             "refresh": refresh,
             "patience": patience,
         }
-
-        def create() -> ElasticsearchHybridIndex:
-            made: dict[str, Any] = {**given, "metadata_fields": metadata_fields}
-            made.pop("metadata", None)
-            return cls.create(name, **there, **made, settings=settings)
-
-        return opened_or_created(partial(cls.open, name, **there), create).checked(asked, given)
+        create = partial(cls.create, name, **there, **given, metadata_fields=metadata_fields, settings=settings)
+        index = opened_or_created(partial(cls.open, name, **there), create)
+        return index.checked(asked, given.keys() | ({"metadata"} if metadata_fields is not None else set()))
 
     @classmethod
     def list_indexes(

@@ -15,7 +15,7 @@ from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.identity import Identity as Index
 from m3plugins_milvus.blocks import block_row
 from m3plugins_milvus.collection import Collection
-from m3plugins_milvus.schema import FLAT
+from m3plugins_milvus.schema import FLAT, documents_schema
 
 FORMAT = 2
 IDENTITY_KEY = "identity"
@@ -37,6 +37,12 @@ class Identity(Index):
     tenant: str | None = None
     bm25: Mapping[str, Any] | None = None
     format: int = FORMAT
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The documents' fields."""
+        made = documents_schema(self.dim, tenant=self.tenant is not None, bm25=self.bm25)
+        return frozenset(field.name for field in made.fields)
 
     @classmethod
     def asked(

@@ -27,9 +27,10 @@ from m3plugins_milvus.client import Connection, connect, lite_path, writer_lock
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.filters import Plan, compile_filter
 from m3plugins_milvus.identity import Identity
+from m3plugins_milvus.native import field_names, unknown_field
 from m3plugins_milvus.requests import Consistency
 from m3plugins_milvus.rows import sparse_row
-from m3plugins_milvus.schema import BLOCKS_SUFFIX, BM25, SPARSE_INDEX
+from m3plugins_milvus.schema import BLOCKS_SUFFIX, BM25, PUBLIC_FIELDS, SPARSE_INDEX
 from m3plugins_milvus.store import Store
 
 
@@ -384,6 +385,10 @@ class MilvusHybridIndex(NamedIndex):
             raise
 
     def _plan(self, filter: AnyFilter | None) -> Plan:  # noqa: A002
+        """The filter compiled; a native one names only fields that there are: Milvus takes any for a dynamic one."""
+        if isinstance(filter, str):
+            for name in sorted(field_names(filter) - self._store.identity.fields):
+                raise unknown_field(name, PUBLIC_FIELDS, "metadata")
         return compile_filter(filter, self._store.identity.tenant)
 
 

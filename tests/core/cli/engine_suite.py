@@ -282,11 +282,11 @@ class EngineCliSuite:
         assert m3("search", "fox", "-k", "2", "--per-parent", "1", "--offset", "2", "--json") == 0
         assert {hit["parent_id"] for hit in [*best, *printed(capsys)["hits"]]} == {"d0", "d1", "d2"}
         assert m3("index", "corpus.jsonl", "--passages", "60") == 2
-        assert "name another --collection" in capsys.readouterr().err
+        assert "leave passages out to keep what it has, or choose another name" in capsys.readouterr().err
 
     def test_passages_of_an_index_without_them_are_a_wrong_call(self, m3, indexed, capsys):
         assert m3("index", "corpus.jsonl", "--passages", "40") == 2
-        told = "has passages=None, not Passages(size=40, overlap=0); name another --collection"
+        told = "has passages=None, got Passages(size=40, overlap=0); leave passages out"
         assert told in capsys.readouterr().err
 
     def test_an_overlap_without_passages_is_a_wrong_call(self, m3, corpus, capsys):
@@ -304,5 +304,5 @@ class EngineCliSuite:
         assert m3("evaluate", ".", "--json", "--engine", self.engine) == 0
         result = printed(capsys)
         assert (result["documents"], result["queries"]) == (len(SENTENCES) + 1, len(SENTENCES))
-        for row in ("dense", "sparse"):  # token vectors are kept in 8 bit there
+        for row in ("dense", "sparse"):  # token vectors are kept by a codec there
             assert result["measures"][row] == pytest.approx(in_memory[row])

@@ -22,12 +22,21 @@ def copy(checkpoint: Path, tmp_path: Path) -> Path:
 def test_a_missing_head_is_refused_not_made_up(copy: Path, head: str):
     (copy / f"{head}.pt").unlink()
     with pytest.raises(FileNotFoundError, match=f"lacks {head}.pt"):
-        M3Encoder.from_pretrained(copy).warm_up()
+        M3Encoder.from_pretrained(copy)
 
 
-def test_a_folder_without_config_is_refused(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="not a checkpoint folder"):
-        M3Encoder.from_pretrained(tmp_path).warm_up()
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("config.json", "not a checkpoint folder"),
+        ("model.safetensors", "has no encoder weights"),
+        ("tokenizer.json", "has no tokenizer"),
+    ],
+)
+def test_a_folder_without_a_needed_file_is_refused_at_once(copy: Path, name: str, message: str):
+    (copy / name).unlink()
+    with pytest.raises(FileNotFoundError, match=message):
+        M3Encoder.from_pretrained(copy)
 
 
 def test_safetensors_twin_is_preferred(copy: Path):
@@ -86,10 +95,63 @@ def test_mean_pooling_leaves_padding_out(copy: Path):
     np.testing.assert_allclose(together, encoder.encode_documents(["fox"]).dense[0], atol=1e-6)
 
 
-def test_other_poolings_are_refused(copy: Path):
-    write_pooling(copy, "pooling_mode_max_tokens")
-    with pytest.raises(ValueError, match="pooling must be cls or mean"):
-        M3Encoder.from_pretrained(copy).warm_up()
+@pytest.mark.parametrize(
+    ("config", "pooling"),
+    [
+        ({"embedding_dimension": 32, "pooling_mode": "mean", "include_prompt": True}, "mean"),  # as version 6 saves it
+        ({"embedding_dimension": 32, "pooling_mode": "cls", "include_prompt": True}, "cls"),
+        ({"pooling_mode": ["mean"]}, "mean"),
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "include_prompt": True}, "mean"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+    ],
+)
+def test_pooling_is_read_in_every_form_that_sentence_transformers_writes(copy: Path, config: dict, pooling: str):
+    write_json(copy / "1_Pooling" / "config.json", config)
+    assert M3Encoder.from_pretrained(copy).checkpoint.pooling == pooling
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"pooling_mode_max_tokens": True}, "max_tokens"),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, "mean_tokens and cls_token"),
+        ({"pooling_mode_mean_tokens": False}, "none"),
+        ({"pooling_mode": "weightedmean"}, "weightedmean"),
+        ({"pooling_mode": "lasttoken"}, "lasttoken"),
+        ({"pooling_mode": ["cls", "max"]}, "cls and max"),
+    ],
+)
+def test_other_poolings_are_refused_by_name(copy: Path, config: dict, named: str):
+    write_json(copy / "1_Pooling" / "config.json", config)
+    with pytest.raises(ValueError, match=f"pooling must be cls or mean, .* asks for {named}"):
+        M3Encoder.from_pretrained(copy)
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        ("models.Transformer", "models.Pooling", "models.Normalize"),
+        (
+            "base.modules.transformer.Transformer",
+            "sentence_transformer.modules.pooling.Pooling",
+            "base.modules.normalize.Normalize",
+        ),
+    ],
+)
+def test_modules_go_by_the_names_of_old_and_new_versions_and_say_where_the_pooling_is(
+    copy: Path, types: tuple[str, ...]
+):
+    paths = ("", "5_Pooling", "6_Normalize")
+    modules = [{"path": path, "type": f"sentence_transformers.{name}"} for path, name in zip(paths, types, strict=True)]
+    write_json(copy / "modules.json", modules)
+    write_json(copy / "5_Pooling" / "config.json", {"pooling_mode": "mean"})
+    assert M3Encoder.from_pretrained(copy).checkpoint.pooling == "mean"
+
+
+def test_a_module_that_changes_the_dense_vector_is_refused_by_name(copy: Path):
+    write_json(copy / "modules.json", [{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}])
+    with pytest.raises(ValueError, match=r"modules\.json has a Dense module too"):
+        M3Encoder.from_pretrained(copy)
 
 
 def test_narrower_multi_vectors_are_read_from_the_head(copy: Path):
@@ -109,5 +171,9 @@ def test_a_pickle_that_runs_code_is_not_run(copy: Path, tmp_path: Path):
 
 
 def write_pooling(folder: Path, mode: str) -> None:
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({mode: True, "word_embedding_dimension": 32}))
+    write_json(folder / "1_Pooling" / "config.json", {mode: True, "word_embedding_dimension": 32})
+
+
+def write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))

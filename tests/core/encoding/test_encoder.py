@@ -140,7 +140,11 @@ def test_bad_texts_are_refused_with_their_position(encoder: M3Encoder, texts, er
         ({"backend": "jax"}, "backend must be"),
         ({"query_max_length": 2}, "query_max_length must be an integer >= 3"),
         ({"document_max_length": True}, "document_max_length must be an integer >= 3"),
+        ({"query_max_length": None}, "query_max_length must be an integer >= 3"),
         ({"devices": []}, "devices must name at least one device"),
+        ({"devices": 0}, "devices must name .* got 0"),
+        ({"devices": "cuda:0,cuda:1"}, "devices must name .* got 'cuda:0,cuda:1'"),
+        ({"revision": 5}, "revision must be a branch, tag or commit, got 5"),
     ],
 )
 def test_bad_options_are_refused_before_anything_loads(options, message):
@@ -154,14 +158,47 @@ def test_unknown_heads_are_refused(encoder: M3Encoder):
 
 
 def test_unknown_model_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(FileNotFoundError, match="give a checkpoint folder"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="check the name and the network, or give a folder"):
         M3Encoder.from_pretrained("no/such-model").warm_up()
 
 
-def test_constructor_loads_nothing():
-    encoder = M3Encoder.from_pretrained("no/such-model")
-    assert "no/such-model" in repr(encoder)
+@pytest.mark.parametrize("model", ["no/such-model", "m3-mini"])
+def test_constructor_loads_nothing(model: str):
+    encoder = M3Encoder.from_pretrained(model)
+    assert encoder.name == model in repr(encoder)
+    assert "checkpoint" not in vars(encoder)
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        ("m3mini", FileNotFoundError, "no model 'm3mini': did you mean 'm3-mini'"),
+        ("bge-m3", FileNotFoundError, "did you mean 'BAAI/bge-m3'"),
+        ("typo", FileNotFoundError, "it is no folder here, and a hub id is owner/name"),
+        ("./tuned", FileNotFoundError, "no model './tuned'"),
+        ("~/tuned", FileNotFoundError, "no model '~/tuned'"),
+        ("/no/such/folder", FileNotFoundError, "no model '/no/such/folder'"),
+        (Path("no/such"), FileNotFoundError, "it is no folder here"),
+        (__file__, FileNotFoundError, "it is a file; give the folder that holds it"),
+        ("", FileNotFoundError, "no model ''"),
+        ("http://localhost:8080", ValueError, "has no remote backend"),
+        (None, TypeError, "got NoneType"),
+    ],
+)
+def test_what_can_be_no_model_is_refused_at_once(model: object, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        M3Encoder.from_pretrained(model)
+
+
+def test_a_folder_that_cannot_do_what_the_options_ask_is_refused_at_once(checkpoint: Path):
+    with pytest.raises(ValueError, match="document_max_length must be at most 8192"):
+        M3Encoder.from_pretrained(checkpoint, document_max_length=9000)
+
+
+def test_its_name_is_the_folders_without_the_path(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(checkpoint)
+    assert {M3Encoder.from_pretrained(folder).name for folder in (checkpoint, ".")} == {checkpoint.name}
 
 
 def test_output_kept_by_the_user_does_not_pin_the_batch(encoder: M3Encoder):

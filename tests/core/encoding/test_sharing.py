@@ -22,7 +22,7 @@ def test_other_options_are_another_encoder(checkpoint: Path, tmp_path: Path):
     one = shared_encoder(checkpoint)
     assert shared_encoder(checkpoint, query_max_length=64) is not one
     assert shared_encoder(checkpoint, dtype="bfloat16") is not one
-    assert shared_encoder(tmp_path) is not one
+    assert shared_encoder(shutil.copytree(checkpoint, tmp_path / "copy")) is not one
 
 
 def test_a_folder_that_was_written_anew_is_another_model(checkpoint: Path, tmp_path: Path):

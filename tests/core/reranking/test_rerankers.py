@@ -93,6 +93,42 @@ def test_an_encoder_without_a_scoring_head_is_no_reranker(checkpoint: Path):
         CrossEncoderReranker(checkpoint).warm_up()
 
 
+def test_without_a_network_an_unknown_cross_encoder_fails_as_an_unknown_encoder_does(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    errors = []
+    for model in (CrossEncoderReranker("no/such-model"), M3Encoder.from_pretrained("no/such-model")):
+        with pytest.raises(FileNotFoundError, match="check the name and the network, or give a folder") as caught:
+            model.warm_up()
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("bge-reranker-v2", "did you mean 'BAAI/bge-reranker-v2-m3'"),
+        ("./none", "no model './none'"),
+        ("m3-mini", "no model 'm3-mini': it is no"),
+    ],
+)
+def test_what_can_be_no_cross_encoder_is_refused_at_once(model: str, message: str):
+    with pytest.raises(FileNotFoundError, match=message):
+        CrossEncoderReranker(model)
+
+
+def test_a_folder_without_a_model_is_refused_at_once(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="not a model's folder: it has no config.json"):
+        CrossEncoderReranker(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_length": 7}, {"max_length": "9"}, {"batch_tokens": None}, {"dtype": "int4"}, {"device": 0}]
+)
+def test_bad_options_are_refused_before_anything_loads(options: dict[str, object]):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        CrossEncoderReranker("no/such-model", **options)
+
+
 def test_both_are_rerankers_and_take_no_texts(encoder: M3Encoder, cross_encoder_folder: Path):
     for reranker in (M3Reranker(encoder), CrossEncoderReranker(cross_encoder_folder)):
         assert isinstance(reranker, Reranker)

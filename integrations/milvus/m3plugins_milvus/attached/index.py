@@ -25,6 +25,7 @@ from m3plugins_milvus.attached.verify import check_model
 from m3plugins_milvus.attached.writing import TableWriter
 from m3plugins_milvus.client import Connection, connect, lite_path, writer_lock
 from m3plugins_milvus.filters import Plan
+from m3plugins_milvus.native import field_names, unknown_field
 from m3plugins_milvus.rows import sparse_row
 
 
@@ -58,6 +59,7 @@ class AttachedIndex(WritableIndex):
         self._computed = ComputedHeads(encoder, reading.unstored(table.layout), cache_bytes)
         self._lock = writer_lock(table.connection, table.name)
         self._writer = TableWriter(table, self._lock)
+        self._dynamic: set[str] = set()  # names of dynamic fields that were seen in a row
         self._kinds = {name: table.layout.kinds[name] for name in table.layout.scalars}
 
     @classmethod
@@ -222,7 +224,17 @@ class AttachedIndex(WritableIndex):
         return sum(self._writer.remove(list(rows)) for rows in self._table.matching(self._plan(filter), []))
 
     def _plan(self, filter: AnyFilter | None) -> Plan:  # noqa: A002
+        if isinstance(filter, str):
+            self._check_fields(filter)
         return plan(filter, {} if self._table.layout.fields.metadata else self._kinds)
+
+    def _check_fields(self, expression: str) -> None:
+        """Refuses an expression about a field that no row has, by which Milvus would find nothing."""
+        layout = self._table.layout
+        for name in sorted(field_names(expression) - layout.kinds.keys() - self._dynamic):
+            if not (layout.dynamic and self._table.has_dynamic(name)):
+                raise unknown_field(name, layout.kinds, layout.fields.metadata)
+            self._dynamic.add(name)
 
 
 def _table(connection: Connection, name: str, fields: Fields, encoder: M3Encoder) -> Table:
