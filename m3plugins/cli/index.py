@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from m3plugins.cli.errors import CallError
-from m3plugins.cli.inputs import Source, source
+from m3plugins.cli.inputs import Source, counted, source
 from m3plugins.cli.options import (
     Collection,
     Dtype,
@@ -26,7 +25,11 @@ from m3plugins.cli.options import (
     opened,
     without_credentials,
 )
+from m3plugins.cli.printing import complain, print_json, say
 from m3plugins.cli.progress import progress
+from m3plugins.cli.pruning import check_prunable, prune
+from m3plugins.cli.seen import Seen
+from m3plugins.compression import CODECS
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.corpus import Rejected
 from m3plugins.retrieval.document import Document
@@ -37,13 +40,28 @@ _LISTED = 10
 
 @dataclass(frozen=True)
 class Ingested:
-    """What became of a source; `failed` has what could not be read and what could not be stored."""
+    """What became of a source.
+
+    Attributes:
+        written: Documents encoded, or given new metadata, and stored.
+        unchanged: Documents that were there already.
+        failed: What could not be read and what could not be stored.
+        truncated: Texts that are longer than the model reads.
+        documents: How many the index now holds.
+        passages: In how many passages it holds them; None if it keeps them whole.
+        pruned: Documents that were removed, since the source has them no more; None if that was not asked for.
+        skipped: Files that were passed over, by ending.
+        seconds: Time taken.
+    """
 
     written: int
     unchanged: int
     failed: list[Rejected]
     truncated: int
     documents: int
+    passages: int | None
+    pruned: int | None
+    skipped: Mapping[str, int]
     seconds: float
 
     @property
@@ -53,15 +71,25 @@ class Ingested:
 
 
 def index(
-    path: Annotated[Path, typer.Argument(help="A BEIR folder, a .jsonl or .csv file, or a folder of .txt and .md.")],
+    path: Annotated[Path, typer.Argument(help="A BEIR folder, a .jsonl or .csv file, or a folder of texts.")],
     engine: EngineName = "milvus",
     uri: Uri = "",
     collection: Collection = "docs",
     model: Model = "m3-mini",
+    codec: Annotated[
+        str,
+        typer.Option(
+            show_default=False,
+            help="Of the token vectors of a new index: binary, int8 or float16; by default the engine's own.",
+        ),
+    ] = "",
     passages: Annotated[
         int, typer.Option(min=0, help="Cut documents into passages of this many tokens, in a new index; 0: do not.")
     ] = 0,
     overlap: Annotated[int, typer.Option(min=0, help="Tokens that a passage repeats of the one before.")] = 0,
+    pruning: Annotated[
+        bool, typer.Option("--prune", help="Then remove from the index what is no longer in PATH (see above).")
+    ] = False,
     token: Token = "",
     dtype: Dtype = "auto",
     as_json: Json = False,
@@ -69,25 +97,59 @@ def index(
     """Index documents; those that are there already, unchanged, are not encoded again.
 
     JSON lines: {"_id": …, "text": …, "title": …, "metadata": {…}}; other keys join the metadata. CSV: a header that
-    names id and text. Folders: the path of a file is its id; hidden folders are left out.
+    names id and text. Of two documents of one id the second fails.
+
+    Folders: .txt, .md, .html and .rst, less what is hidden. The path of a file is its id; its metadata are path,
+    folder, source (PATH itself) and title; a passage's have the heading above it, too.
+
+    --prune removes, of a folder, the documents that its files put there and that are gone; of a .jsonl or .csv, which
+    must then be all that is indexed in the collection but for folders, each document that is not in it.
     """
     documents, kind, cut = source(path), find_engine(engine), _passages(passages, overlap)
+    if codec and codec not in CODECS:
+        msg = f"--codec must be one of {', '.join(CODECS)}, got {codec!r}"
+        raise CallError(msg)
+    if pruning:
+        check_prunable(path, documents)
+    if documents.wanting:
+        complain(
+            f"{counted(documents.wanting)} will be skipped for want of a package; "
+            'pip install "m3plugins[loaders]" and run this again'
+        )
     uri, encoder = uri or kind.default_uri, load_encoder(model, dtype)
-    with opened(kind, collection, uri, encoder, token=token, create=True, passages=cut) as target:
-        done = ingest(target, documents)
+    with opened(kind, collection, uri, encoder, token=token, create=True, codec=codec or None, passages=cut) as target:
+        done = ingest(target, documents, pruning=pruning)
+        info = target.describe()
+        done = replace(done, documents=info.documents, passages=info.passage_count)
     if as_json:
         summary = {**asdict(done), "seconds": round(done.seconds, 2), "documents_per_second": round(done.rate, 1)}
-        typer.echo(json.dumps(summary, ensure_ascii=False))
+        print_json(summary)
     else:
-        typer.echo(
-            f"{collection} at {without_credentials(uri)}: {done.written} written, {done.unchanged} unchanged, "
-            f"{len(done.failed)} failed in {done.seconds:.1f} s ({done.rate:.0f} docs/s); "
-            f"{done.documents} documents in all"
-        )
-        if done.truncated:
-            typer.echo(f"{done.truncated} texts are longer than the model reads: only their beginning can be found")
+        _tell(done, f"{collection} at {without_credentials(uri)}")
     report_failed(done.failed)
+    if pruning and done.pruned is None:
+        complain("nothing was pruned, since not all of the source could be read and stored, or it has no documents")
+        return 1
     return 1 if done.failed else 0
+
+
+def _tell(done: Ingested, where: str) -> None:
+    passages = "" if done.passages is None else f" in {done.passages} passages"
+    say(
+        f"{where}: {done.written} written, {done.unchanged} unchanged, {len(done.failed)} failed "
+        f"in {done.seconds:.1f} s ({done.rate:.0f} docs/s); {done.documents} documents{passages} in all"
+    )
+    if done.pruned is not None:
+        say(f"pruned {done.pruned} documents that are gone from the source")
+    if done.skipped:
+        say(f"skipped {sum(done.skipped.values())} files: {counted(done.skipped)}")
+    if done.truncated and done.passages is None:
+        say(
+            f"{done.truncated} texts are longer than the model reads: only their beginning can be found; "
+            "index them again with --passages 200 and another --collection"
+        )
+    elif done.truncated:
+        say(f"{done.truncated} passages are longer, with their titles, than the model reads; take smaller --passages")
 
 
 def _passages(size: int, overlap: int) -> Passages | None:
@@ -98,31 +160,44 @@ def _passages(size: int, overlap: int) -> Passages | None:
         raise CallError(msg) from err
 
 
-def ingest(index: HybridIndex, documents: Source) -> Ingested:
+def ingest(index: HybridIndex, documents: Source, *, pruning: bool = False) -> Ingested:
     """Streams a source into an index, under a progress bar if someone is watching stderr."""
     started = time.monotonic()
     rejected: list[Rejected] = []
-    with progress("indexing", documents.count) as advance:
+    with Seen() as seen:
+        with progress("indexing", documents.count) as advance:
 
-        def readable() -> Iterator[Document]:
-            for item in documents.read():
-                if isinstance(item, Document):
-                    yield item
-                else:
-                    rejected.append(item)
-                    advance(1)
+            def readable() -> Iterator[Document]:
+                for item in documents.read():
+                    if isinstance(item, Document):
+                        if pruning:
+                            seen.add(item.id)
+                        yield item
+                    else:
+                        rejected.append(item)
+                        advance(1)
 
-        report = index.upsert(readable(), on_ack=lambda ids: advance(len(ids)))
-    failed = rejected + [Rejected(failure.id, failure.reason) for failure in report.failed]
-    seconds = time.monotonic() - started
-    return Ingested(report.written, report.unchanged, failed, report.truncated, index.count(), seconds)
+            report = index.upsert(readable(), on_ack=lambda ids: advance(len(ids)))
+        failed = rejected + [Rejected(failure.id, failure.reason) for failure in report.failed]
+        pruned = prune(index, seen, documents.folder) if pruning and not failed and len(seen) else None
+    return Ingested(
+        written=report.written,
+        unchanged=report.unchanged,
+        failed=failed,
+        truncated=report.truncated,
+        documents=index.count(),
+        passages=None,
+        pruned=pruned,
+        skipped=documents.skipped,
+        seconds=time.monotonic() - started,
+    )
 
 
 def report_failed(failed: list[Rejected]) -> None:
     """The failures on stderr, the first few of them by name."""
     for item in failed[:_LISTED]:
-        typer.echo(f"m3: {item.place}: {item.reason}", err=True)
+        complain(f"{item.place}: {item.reason}")
     if len(failed) > _LISTED:
-        typer.echo(f"m3: … and {len(failed) - _LISTED} more; --json lists them all", err=True)
+        complain(f"… and {len(failed) - _LISTED} more; --json lists them all")
     if failed:
-        typer.echo(f"m3: {len(failed)} documents were not indexed; correct them and run this again", err=True)
+        complain(f"{len(failed)} documents were not indexed; correct them and run this again")

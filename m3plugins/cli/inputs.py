@@ -1,18 +1,23 @@
-"""What `m3 index` reads: JSON lines, CSV, and folders of text files, as streams of documents."""
+"""What `m3 index` reads: JSON lines, CSV, and folders of files, as streams of documents."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from m3plugins import loaders
+from m3plugins.cli import tables
 from m3plugins.cli.errors import CallError
-from m3plugins.retrieval.corpus import Rejected, document_of, read_corpus
+from m3plugins.cli.seen import Seen
+from m3plugins.retrieval.corpus import Rejected, document_of, read_jsonl
 from m3plugins.retrieval.document import Document
 
-TEXT_SUFFIXES = (".txt", ".md")
-_CELL_LIMIT = 1 << 30
+_LINK = "links to folders"
+
+Item = Document | Rejected
 
 
 @dataclass(frozen=True)
@@ -20,12 +25,20 @@ class Source:
     """Documents to come.
 
     Attributes:
-        read: Begins the stream; what holds no document comes as `Rejected`.
+        read: Begins the stream. What holds no document, or one of an id that was there before, comes as `Rejected`.
         count: Counts them, as fast as the format allows.
+        folder: The metadata "source" of all its documents, if they are the files of a folder.
+        skipped: Files that are passed over, by ending.
+        wanting: Those of them that the extra `loaders` would read, by ending.
+        prunable: Whether documents can be gone from it.
     """
 
-    read: Callable[[], Iterator[Document | Rejected]]
+    read: Callable[[], Iterator[Item]]
     count: Callable[[], int]
+    folder: str = ""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    wanting: Mapping[str, int] = field(default_factory=dict)
+    prunable: bool = True
 
 
 def source(path: Path) -> Source:
@@ -34,41 +47,47 @@ def source(path: Path) -> Source:
     Raises:
         CallError: If it is nothing that can be read.
     """
-    if path.is_dir() and (path / "corpus.jsonl").is_file():
-        path = path / "corpus.jsonl"
     if path.is_dir():
-        files = _text_files(path)
-        if not files:
-            msg = f"{path} has no corpus.jsonl and no text files ({', '.join(TEXT_SUFFIXES)})"
-            raise CallError(msg)
-        return Source(lambda: (_read_text(file, path) for file in files), lambda: len(files))
-    if not path.is_file():
+        corpus = path / "corpus.jsonl"
+        return _json_lines(corpus) if corpus.is_file() else _files(path)
+    if not path.exists():
         msg = f"there is no file or folder {path}"
         raise CallError(msg)
-    if path.suffix in (".jsonl", ".ndjson"):
-        return Source(lambda: read_corpus(path), lambda: _count_lines(path))
-    if path.suffix in (".csv", ".tsv"):
-        delimiter = "\t" if path.suffix == ".tsv" else ","
-        _check_header(path, delimiter)
-        return Source(lambda: _read_csv(path, delimiter), lambda: sum(1 for _ in _read_csv(path, delimiter)))
-    if path.suffix in TEXT_SUFFIXES:
-        return Source(lambda: iter([_read_text(path, path.parent)]), lambda: 1)
-    msg = f"{path} must be a BEIR folder, a folder of text files, or a .jsonl, .csv, .tsv, .txt or .md file"
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".ndjson"):
+        return _json_lines(path)
+    if suffix in (".csv", ".tsv"):
+        rows = tables.reader(path)
+        return Source(lambda: _distinct(rows()), lambda: sum(1 for _ in rows()))
+    if suffix in loaders.SUFFIXES:
+        if not loaders.installed(suffix):
+            msg = f'{path} needs a package that is not installed; pip install "m3plugins[loaders]"'
+            raise CallError(msg)
+        return Source(lambda: iter([_load(path, path.parent)]), lambda: 1, prunable=False)
+    msg = (
+        f"{path} must be a BEIR folder, a folder of files, or end in .jsonl, .ndjson, .csv, .tsv, "
+        f"{', '.join(loaders.SUFFIXES)}"
+    )
     raise CallError(msg)
 
 
-def _text_files(folder: Path) -> list[Path]:
-    """Text files in the folder and below, in order; not those in hidden folders."""
-    found = (file for file in folder.rglob("*") if file.suffix in TEXT_SUFFIXES and file.is_file())
-    return sorted(file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+def counted(endings: Mapping[str, int]) -> str:
+    """How many files of which ending, most first.
+
+    Example:
+        >>> counted({".pdf": 3, ".png": 7})
+        '7 .png, 3 .pdf'
+    """
+    return ", ".join(f"{n} {ending}" for ending, n in sorted(endings.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _read_text(file: Path, folder: Path) -> Document | Rejected:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as err:
-        return Rejected(str(file), f"not readable as UTF-8 text: {err}")
-    return document_of({"_id": file.relative_to(folder).as_posix(), "text": text}, str(file))
+def _json_lines(path: Path) -> Source:
+    def rows() -> Iterator[tuple[str, Item]]:
+        for number, row in read_jsonl(path):
+            place = f"{path}:{number}"
+            yield place, row if isinstance(row, Rejected) else document_of(row, place)
+
+    return Source(lambda: _distinct(rows()), lambda: _count_lines(path))
 
 
 def _count_lines(path: Path) -> int:
@@ -76,33 +95,86 @@ def _count_lines(path: Path) -> int:
         return sum(1 for line in file if line.strip())
 
 
-def _check_header(path: Path, delimiter: str) -> None:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        header = next(csv.reader(file, delimiter=delimiter), [])
-    if "text" not in header or not {"_id", "id"} & set(header) or len(set(header)) < len(header):
-        msg = f"the first line of {path} must name its columns, each once, with id and text among them; got {header}"
+def _distinct(items: Iterable[tuple[str, Item]]) -> Iterator[Item]:
+    """Documents with their places, less those of an id that came before."""
+    with Seen() as seen:
+        for place, item in items:
+            before = seen.add(item.id, place) if isinstance(item, Document) else None
+            if before is None:
+                yield item
+            else:
+                yield Rejected(place, f"the id {item.id!r} is at {before} already; give each document an id of its own")
+
+
+def _files(folder: Path) -> Source:
+    found = _Listing.of(folder)
+    if not found.files and not found.faults:
+        msg = f"{folder} has no corpus.jsonl and no text files ({', '.join(loaders.SUFFIXES)})"
+        msg += f'; {counted(found.wanting)} need pip install "m3plugins[loaders]"' if found.wanting else ""
         raise CallError(msg)
 
+    def read() -> Iterator[Item]:
+        yield from found.faults
+        yield from (_load(file, folder) for file in found.files)
 
-def _read_csv(path: Path, delimiter: str) -> Iterator[Document | Rejected]:
-    """Rows as documents; an empty cell is a field that is not there. Bytes that are not UTF-8 fail the row."""
-    csv.field_size_limit(_CELL_LIMIT)  # csv's own limit of 128 KiB is less than a long document
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter)
-        header = next(reader)
-        while True:
-            place = f"{path}:{reader.line_num + 1}"
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as err:
-                yield Rejected(place, f"not CSV: {err}")
-                continue
-            if not row:
-                continue
-            if len(row) != len(header):
-                yield Rejected(place, f"a row needs the header's {len(header)} cells, this one has {len(row)}")
-                continue
-            named = dict(zip(header, row, strict=True))
-            yield document_of({k: v for k, v in named.items() if v or k == "text"}, place)
+    count = len(found.faults) + len(found.files)
+    return Source(read, lambda: count, str(folder.resolve()), +found.skipped, +found.wanting)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What there is in a folder and below that is not hidden.
+
+    Attributes:
+        files: What can be read, in order.
+        faults: Folders that cannot.
+        skipped: Other files, by ending.
+        wanting: Those of them that need the extra `loaders`.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    faults: list[Rejected] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    wanting: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, folder: Path) -> _Listing:
+        found = cls()
+        for parent, folders, names in os.walk(folder, onerror=found._fail):  # leaves links alone: they may lead back
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            found.skipped[_LINK] += sum(Path(parent, name).is_symlink() for name in folders)
+            for name in names:
+                if not name.startswith("."):
+                    found._add(Path(parent, name))
+        found.files.sort()
+        return found
+
+    def _add(self, file: Path) -> None:
+        suffix = file.suffix.lower()
+        known = suffix in loaders.SUFFIXES
+        if known and loaders.installed(suffix):
+            self.files.append(file)
+        else:
+            self.skipped[suffix or "without ending"] += 1
+            self.wanting[suffix] += known
+
+    def _fail(self, err: OSError) -> None:
+        self.faults.append(Rejected(str(err.filename), f"the folder cannot be read: {err.strerror}"))
+
+
+def _load(file: Path, folder: Path) -> Item:
+    """The document of a file: its id is the path within the folder."""
+    place, path = str(file), file.relative_to(folder)
+    try:
+        page = loaders.load(file)
+    except (OSError, ValueError) as err:
+        return Rejected(place, f"cannot be read: {err.strerror}" if isinstance(err, OSError) else str(err))
+    metadata = {"path": path.as_posix(), "folder": path.parent.as_posix(), "source": str(folder.resolve())}
+    if page.title:
+        metadata["title"] = page.title
+    document = Document(id=path.as_posix(), text=page.text, title=page.title, metadata=metadata, headings=page.headings)
+    try:
+        document.check()
+    except ValueError as err:
+        return Rejected(place, str(err))
+    return document

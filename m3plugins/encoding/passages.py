@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _SLAB_CHARACTERS = 8192
 """Characters segmented at a time: sentencex takes quadratic time on a paragraph of many sentences."""
 
+_TINY = 4
+"""Fraction of a passage's size below which a section shares its passage with the next one."""
+
 
 @dataclass(frozen=True)
 class Passages:
@@ -25,11 +28,14 @@ class Passages:
     A passage is a run of whole sentences. Only a sentence of more than `size` tokens is itself cut: ahead
     of a word, or anywhere in a word that is too long as well. Nothing is lost but whitespace around passages.
 
+    A passage ends ahead of a heading, where the text's are known, unless it has less than a quarter of `size`
+    tokens by then.
+
     Attributes:
         size: Tokens of a passage at most, special tokens not counted, as the encoder's tokenizer counts them
             in the passage on its own. Only a single character may have more.
         overlap: Tokens at most with which a passage repeats the end of the one before: as many whole
-            sentences (of a sentence that was cut, words) as leave room for the next one.
+            sentences (of a sentence that was cut, words) as leave room for the next one; nothing ahead of a heading.
     """
 
     size: int
@@ -57,6 +63,16 @@ class Passages:
             ValueError: If the text is not valid Unicode, or the encoder would cut passages of this size.
             ImportError: If the extra `passages` is not installed.
         """
+        return [text[start:end] for start, end in self.spans(text, encoder)]
+
+    def spans(self, text: str, encoder: M3Encoder, headings: Iterable[int] = ()) -> list[tuple[int, int]]:
+        """Where the passages of a text start and end, in order; see `split`.
+
+        Args:
+            text: The text.
+            encoder: The encoder that is to read the passages.
+            headings: Where in the text headings start.
+        """
         layout = encoder.document_layout
         longest = layout.text_tokens
         if layout.prompt:
@@ -69,20 +85,39 @@ class Passages:
             raise ValueError(msg)
         check_text(text)
         _segmenter()  # wanted even where this text needs none, so that its lack shows at once
-        text, tokenizer = text.strip(), encoder.tokenizer
+        return [
+            (section + start, section + end)
+            for section, section_end in self._sections(text, headings, encoder.tokenizer)
+            for start, end in self._cut(text[section:section_end], encoder.tokenizer)
+        ]
+
+    def _sections(self, text: str, headings: Iterable[int], tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:
+        """Parts of a text that begin at a heading, without whitespace around them; none is small but the last."""
+        start, end = _stripped(text, 0, len(text))
+        for heading in sorted(set(headings)):
+            if start < heading < end:
+                section = _stripped(text, start, heading)
+                if _TINY * len(tokenizer.encode(text[slice(*section)], add_special_tokens=False)) >= self.size:
+                    yield section
+                    start = heading
+        yield _stripped(text, start, end)
+
+    def _cut(self, text: str, tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:
+        """Where the passages of a section are, which has no whitespace around it."""
         encoding = tokenizer.encode(text, add_special_tokens=False)
         if len(encoding) <= self.size:
-            return [text]
+            yield 0, len(text)
+            return
         ends = list(accumulate((end for _, end in encoding.offsets), max))
-        return list(self._pack(_Pieces(text, ends, tokenizer, self.size)))
+        yield from self._pack(_Pieces(text, ends, tokenizer, self.size))
 
-    def _pack(self, pieces: _Pieces) -> Iterator[str]:
+    def _pack(self, pieces: _Pieces) -> Iterator[tuple[int, int]]:
         first = last = 0
         while last < len(pieces):
             last = max(last + 1, pieces.last_within(first, self.size))
             while last > first + 1 and pieces.tokens(first, last) > self.size:
                 last -= 1
-            yield pieces.text(first, last)
+            yield pieces.span(first, last)
             if last < len(pieces):
                 first = self._resume(pieces, first + 1, last) if self.overlap else last
 
@@ -121,7 +156,11 @@ class _Pieces:
 
     def text(self, first: int, last: int) -> str:
         """Pieces `first` to `last`, without the latter, on their own."""
-        return self._text[self._bounds[first] : self._bounds[last]].strip()
+        return self._text[slice(*self.span(first, last))]
+
+    def span(self, first: int, last: int) -> tuple[int, int]:
+        """Where `text(first, last)` starts and ends."""
+        return _stripped(self._text, self._bounds[first], self._bounds[last])
 
     def tokens(self, first: int, last: int) -> int:
         """Tokens of `text(first, last)`."""
@@ -147,6 +186,13 @@ class _Pieces:
 
     def _count(self, texts: list[str]) -> list[int]:
         return [len(encoding) for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without whitespace at its ends."""
+    part = text[start:end]
+    start += len(part) - len(part.lstrip())
+    return start, start + len(part.strip())
 
 
 def _segmenter() -> Callable[[str, str], list[dict[str, Any]]]:

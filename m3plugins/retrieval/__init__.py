@@ -1,7 +1,7 @@
 """Documents, the protocol every engine offers, and M3's ranking over it."""
 
 from m3plugins.retrieval import filters
-from m3plugins.retrieval.document import Candidate, Document, Hit
+from m3plugins.retrieval.document import Candidate, Document, Heading, Hit
 from m3plugins.retrieval.engine import Reembedding
 from m3plugins.retrieval.explanation import Explanation, LexicalMatch, TokenMatch, explain
 from m3plugins.retrieval.index import (
@@ -23,6 +23,7 @@ __all__ = [
     "Document",
     "Explanation",
     "FailedDocument",
+    "Heading",
     "Hit",
     "HybridIndex",
     "HybridRetriever",

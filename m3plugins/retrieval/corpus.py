@@ -10,6 +10,8 @@ from typing import Any
 
 from m3plugins.retrieval.document import Document
 
+_SHAPE = '{"_id": "…", "text": "…"}'
+
 
 @dataclass(frozen=True)
 class Rejected:
@@ -53,7 +55,8 @@ def document_of(row: Mapping[str, Any], place: str) -> Document | Rejected:
         identity = str(identity)
     if identity is None or "text" not in fields:
         missing = "text" if identity is not None else "_id (or id)"
-        return Rejected(place, f"a document needs {missing}; this one has {', '.join(sorted(row)) or 'nothing'}")
+        has = ", ".join(sorted(row)) or "nothing"
+        return Rejected(place, f"a document needs {missing}; this one has {has}; write {_SHAPE}")
     text, title, parent_id = fields.pop("text"), fields.pop("title", None), fields.pop("parent_id", None)
     metadata = fields.pop("metadata", None) or {}
     if not isinstance(metadata, Mapping):
@@ -76,7 +79,7 @@ def _parse(line: bytes, place: str) -> dict[str, Any] | Rejected:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as err:
-        return Rejected(place, f"not a line of JSON in UTF-8: {err}")
+        return Rejected(place, f"not a line of JSON in UTF-8: {err}; write one object a line")
     if not isinstance(row, dict):
-        return Rejected(place, f"a line must hold a JSON object, got {type(row).__name__}")
+        return Rejected(place, f"a line must hold a JSON object, got {type(row).__name__}; write {_SHAPE}")
     return row

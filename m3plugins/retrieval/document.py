@@ -26,6 +26,21 @@ class Digest(NamedTuple):
     attributes: str
 
 
+@dataclass(frozen=True)
+class Heading:
+    """A heading in a text.
+
+    Attributes:
+        start: Where its line starts in the text, in characters.
+        end: Where it ends, so that its section's own text begins there.
+        text: The heading, without markup.
+    """
+
+    start: int
+    end: int
+    text: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Document:
     """A text to index, under an id of the caller's.
@@ -36,6 +51,7 @@ class Document:
         metadata: JSON values by field name, for filters and for the reader.
         title: Encoded ahead of the text where there is one.
         parent_id: Id of the document that this one is a passage of.
+        headings: Of the text, in order; passages do not run over them and know theirs. Not stored.
     """
 
     id: str
@@ -43,6 +59,7 @@ class Document:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
     parent_id: str | None = None
+    headings: tuple[Heading, ...] = ()
 
     @property
     def content(self) -> str:

@@ -284,7 +284,7 @@ class _Store:
 
 def _own(document: Document) -> Document:
     """A copy that a change of the caller's metadata does not reach."""
-    return replace(document, metadata=copy.deepcopy(dict(document.metadata)))
+    return replace(document, metadata=copy.deepcopy(dict(document.metadata)), headings=())
 
 
 def _best(ids: Sequence[str], scores: NDArray[np.float32], k: int) -> list[Candidate]:

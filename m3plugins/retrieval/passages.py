@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -25,8 +26,9 @@ def ingest_passages(
     """Streams documents into an engine, each as its passages.
 
     A document's passages have the ids `{id}#0`, `{id}#1`, ..., its title and metadata, and its id as
-    `parent_id`. It is acknowledged once all of them are stored and those it had before are gone, and it
-    fails as a whole: before anything of it is written, wherever that can be known.
+    `parent_id`. The heading that a passage is under joins its title, to be encoded, and is its metadata's
+    "heading". A document is acknowledged once all of its passages are stored and those it had before are
+    gone, and it fails as a whole: before anything of it is written, wherever that can be known.
 
     Args:
         documents: Any iterable.
@@ -68,10 +70,39 @@ def check_not_embedded(embeddings: object) -> None:
 
 def split(document: Document, passages: Passages, encoder: M3Encoder) -> list[Document]:
     """The passages of a document, in order; one at least."""
+    starts = [heading.start for heading in document.headings]
     return [
-        replace(document, id=f"{document.id}#{number}", text=text, parent_id=document.id)
-        for number, text in enumerate(passages.split(document.text, encoder))
+        _under(
+            _nearest(document, bisect_right(starts, start) - 1, start),
+            replace(
+                document, id=f"{document.id}#{n}", text=document.text[start:end], parent_id=document.id, headings=()
+            ),
+        )
+        for n, (start, end) in enumerate(passages.spans(document.text, encoder, starts))
     ]
+
+
+def _nearest(document: Document, position: int, start: int) -> str:
+    """The heading of a passage that starts there, given the position of the one above (-1: none).
+
+    Of headings with nothing in between it is the last.
+    """
+    nearest = document.headings[position].text if position >= 0 else ""
+    end = max(start, document.headings[position].end) if position >= 0 else start
+    for heading in document.headings[position + 1 :]:
+        if document.text[end : heading.start].strip():
+            break
+        nearest, end = heading.text, heading.end
+    return nearest
+
+
+def _under(heading: str, passage: Document) -> Document:
+    """The passage with its heading, which is encoded with it; a "heading" of the caller's own stays."""
+    if not heading:
+        return passage
+    parts = [part for part in (passage.title, heading) if part]
+    title = ": ".join(dict.fromkeys(parts))
+    return replace(passage, title=title, metadata={"heading": heading, **passage.metadata})
 
 
 def _valid(documents: Iterable[Document], writer: Writer, report: UpsertReport) -> Iterator[Document]:

@@ -13,10 +13,11 @@ NAMES = {
     "m3plugins.scoring": "HeadScores LEGS Leg dense_scores head_scores multi_vector_scores sparse_scores",
     "m3plugins.compression": "BinaryCodec CODECS DEFAULT_CODEC Codec Float16Codec Int8Codec get_codec",
     "m3plugins.fusion": "HybridWeights best_first ranks reciprocal_rank_fusion weighted_sum",
-    "m3plugins.retrieval": """Candidate Document Explanation FailedDocument Hit HybridIndex HybridRetriever
+    "m3plugins.retrieval": """Candidate Document Explanation FailedDocument Heading Hit HybridIndex HybridRetriever
         InMemoryHybridIndex IndexExistsError IndexInfo
         IndexNotFoundError LexicalMatch ModelMismatchError ReembedError ReembedReport Reembedding
         TokenMatch UpsertError UpsertReport explain filters""",
+    "m3plugins.loaders": "Page SUFFIXES installed load",
     "m3plugins.reranking": "CrossEncoderReranker M3Reranker Reranker",
     "m3plugins.training": """Batch CheckpointError DatasetError DivergedError Drift Example FrozenEnsemble LiveEnsemble
         LossOptions M3Collator M3Dataset M3Loss M3Model MovingAverage NoisyEnsemble PerHead Probe Representations

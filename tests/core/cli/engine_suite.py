@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from m3plugins import HybridRetriever, HybridWeights
+from m3plugins import HybridRetriever, HybridWeights, loaders
 from m3plugins.cli.app import run
 from m3plugins.reranking import CrossEncoderReranker
 from tests.core.reranking.test_rerankers import save_cross_encoder
@@ -80,6 +80,83 @@ class EngineCliSuite:
         assert capsys.readouterr().err.count("\n") == 1
         assert m3("index", "corpus.jsonl", "--json") == 0
         assert printed(capsys)["unchanged"] == indexed["written"]
+
+    def test_of_one_id_twice_the_first_is_indexed_and_both_places_are_told(self, m3, corpus, capsys):
+        corpus.write_text(corpus.read_text() + '{"_id": "d1", "text": "again"}\n')
+        assert m3("index", "corpus.jsonl", "--json") == 1
+        told = printed(capsys)
+        assert told["written"] == told["documents"] == len(SENTENCES) + 1
+        (failed,) = told["failed"]
+        assert failed["place"] == f"corpus.jsonl:{len(SENTENCES) + 2}" and "corpus.jsonl:2 already" in failed["reason"]
+
+    def test_a_codec_is_that_of_a_new_index_and_another_is_refused(self, m3, corpus, name, reopen, capsys):
+        assert m3("index", "corpus.jsonl", "--codec", "float16") == 0
+        with reopen(name) as index:
+            assert index.identity.codec == "float16"
+        assert m3("index", "corpus.jsonl", "--codec", "float16") == 0
+        assert m3("index", "corpus.jsonl", "--codec", "binary") == 2
+        assert m3("index", "corpus.jsonl", "--codec", "float8") == 2
+        assert "--codec must be one of" in capsys.readouterr().err
+
+    @pytest.fixture
+    def notes(self, tmp_path: Path) -> Path:
+        for name, text in {"a.md": "# Foxes\n\nThey run.", "sub/b.txt": "dogs", "c.png": "no text"}.items():
+            (tmp_path / "notes" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "notes" / name).write_text(text)
+        return tmp_path / "notes"
+
+    def test_files_have_their_places_as_metadata_and_the_skipped_are_told(self, m3, notes, capsys):
+        assert m3("index", "notes") == 0
+        assert "skipped 1 files: 1 .png" in capsys.readouterr().out
+        assert m3("search", "foxes", "--json", "--filter", '{"eq": {"folder": "."}}') == 0
+        (hit,) = printed(capsys)["hits"]
+        assert hit["metadata"] == {"path": "a.md", "folder": ".", "title": "Foxes", "source": str(notes.resolve())}
+
+    # m3 index --prune
+
+    @pytest.mark.parametrize("cut", [[], ["--passages", "40"]])
+    def test_files_that_are_gone_are_pruned_and_nothing_of_other_sources(self, m3, notes, corpus, cut, capsys):
+        (notes.parent / "others").mkdir()
+        (notes.parent / "others" / "o.txt").write_text("another folder")
+        for source in ("corpus.jsonl", "others", "notes"):
+            assert m3("index", source, "--json", *cut) == 0
+            before = printed(capsys)["documents"]
+        (notes / "sub" / "b.txt").unlink()
+        assert m3("index", "notes", "--prune", "--json") == 0
+        told = printed(capsys)
+        assert (told["pruned"], told["documents"], told["unchanged"]) == (1, before - 1, 1)
+        assert m3("index", "notes", "--prune") == 0
+        assert "pruned 0 documents" in capsys.readouterr().out
+
+    def test_lines_that_are_gone_are_pruned_but_no_files(self, m3, notes, corpus, indexed, capsys):
+        assert m3("index", "notes") == 0
+        write(corpus, SENTENCES[:2])
+        capsys.readouterr()
+        assert m3("index", "corpus.jsonl", "--prune", "--json") == 0
+        told = printed(capsys)
+        assert (told["pruned"], told["documents"]) == (len(SENTENCES) - 1, 2 + 2)
+
+    @pytest.mark.parametrize("content", ["not json\n", "", '{"_id": "x", "text": "t"}\n{"_id": "y"}\n'])
+    def test_nothing_is_pruned_unless_all_was_read(self, m3, corpus, indexed, content, capsys):
+        corpus.write_text(content)
+        assert m3("index", "corpus.jsonl", "--prune", "--json") == 1
+        out, err = capsys.readouterr()
+        told = json.loads(out)
+        assert told["pruned"] is None and told["documents"] == indexed["documents"] + told["written"]
+        assert "nothing was pruned" in err
+
+    def test_one_file_of_text_cannot_be_pruned(self, m3, notes, capsys):
+        assert m3("index", "notes/a.md", "--prune") == 2
+        assert "--prune takes a folder" in capsys.readouterr().err
+
+    def test_a_missing_extra_is_told_first_and_nothing_is_pruned_without_it(self, m3, notes, monkeypatch, capsys):
+        monkeypatch.setattr(loaders, "installed", lambda suffix: suffix == ".md")
+        assert m3("index", "notes", "--json") == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)["skipped"] == {".png": 1, ".txt": 1}
+        assert err.splitlines()[0].startswith("m3: 1 .txt will be skipped") and "m3plugins[loaders]" in err
+        assert m3("index", "notes", "--prune") == 2
+        assert "must read all of notes; 1 .txt need" in capsys.readouterr().err
 
     # m3 search
 
@@ -274,9 +351,9 @@ class EngineCliSuite:
         write(tmp_path / "corpus.jsonl", [" ".join(SENTENCES[:3]), "a short one", " ".join(SENTENCES[3:6])])
         assert m3("index", "corpus.jsonl", "--passages", "40", "--overlap", "8", "--json") == 0
         done = printed(capsys)
-        assert done["written"] == 3 < done["documents"]
+        assert done["written"] == done["documents"] == 3 < done["passages"]
         assert m3("search", "fox", "-k", "99", "--json") == 0
-        assert len(printed(capsys)["hits"]) == done["documents"]
+        assert len(printed(capsys)["hits"]) == done["passages"]
         assert m3("search", "fox", "-k", "2", "--per-parent", "1", "--json") == 0
         best = printed(capsys)["hits"]
         assert m3("search", "fox", "-k", "2", "--per-parent", "1", "--offset", "2", "--json") == 0

@@ -127,6 +127,40 @@ def test_without_overlap_the_passages_are_the_text(counter: Counter, text: str, 
     assert "".join("".join(Passages(size).split(text, counter)).split()) == "".join(text.split())
 
 
+@given(text=texts, passages=settings(), data=st.data())
+def test_with_headings_the_spans_still_cover_all_but_whitespace(counter: Counter, text: str, passages: Passages, data):
+    headings = data.draw(st.lists(st.integers(0, len(text)), max_size=8))
+    spans = passages.spans(text, counter, headings)
+    assert spans == sorted(spans)
+    covered = {at for start, end in spans for at in range(start, end)}
+    assert {at for at, character in enumerate(text) if not character.isspace()} <= covered
+    for start, end in spans:
+        assert text[start:end] == text[start:end].strip()
+        assert counter.tokens(text[start:end]) <= passages.size or end - start == 1
+
+
+@given(text=texts, passages=settings(), data=st.data())
+def test_a_passage_runs_over_a_heading_only_after_less_than_a_quarter(
+    counter: Counter, text: str, passages: Passages, data
+):
+    for heading in (headings := data.draw(st.lists(st.integers(0, len(text)), max_size=8))):
+        for start, end in passages.spans(text, counter, headings):
+            if start < heading < end:
+                assert 4 * counter.tokens(text[start:heading].strip()) < passages.size or any(
+                    start < other < heading for other in headings
+                )
+
+
+def test_sections_are_passages_and_small_ones_share_one(unigram: Counter):
+    sections = [f"# {name}\n{sentence}" for name, sentence in zip("ABCD", SENTENCES[:4], strict=True)]
+    text = "\n\n".join(sections)
+    headings = [text.index(section) for section in sections]
+    size = 2 * max(map(unigram.tokens, sections))
+    assert [text[a:b] for a, b in Passages(size, size // 2).spans(text, unigram, headings)] == sections
+    assert len(Passages(4 * size).spans(text, unigram, headings)) < len(sections)
+    assert Passages(size).spans(text, unigram) != Passages(size).spans(text, unigram, headings)
+
+
 @given(order=st.permutations(SENTENCES), size=st.integers(32, 120), overlap=st.integers(0, 31))
 def test_overlap_has_at_most_that_many_tokens(counter: Counter, order: list[str], size: int, overlap: int):
     parts = Passages(size, overlap).split(" ".join(order), counter)

@@ -5,7 +5,7 @@ import pytest
 from m3plugins import Document, HybridRetriever, HybridWeights, InMemoryHybridIndex
 from m3plugins.encoding import Passages
 from m3plugins.reranking import M3Reranker
-from m3plugins.retrieval import memory
+from m3plugins.retrieval import Heading, memory
 from tests.tiny import SENTENCES
 
 LONG = " ".join(SENTENCES[:4])
@@ -30,6 +30,48 @@ def test_a_document_is_stored_as_its_passages(index, encoder):
     assert index.count() > 1
     for passage in index.scan():
         assert (passage.title, passage.metadata, passage.parent_id) == ("Fox", {"n": 1}, "a")
+
+
+def under_headings(*sections, **fields):
+    """A document of sections, each a heading's line and a body."""
+    text, headings = "", []
+    for title, body in sections:
+        headings.append(Heading(len(text), len(text) + len(title), title))
+        text += f"{title}\n{body}\n"
+    return Document(id="a", text=text, headings=tuple(headings), **fields)
+
+
+def test_a_passage_has_the_heading_above_it_in_title_and_metadata(index):
+    document = under_headings(
+        ("Guide", ""), ("Foxes", SENTENCES[0]), ("Dogs", LONG), title="Animals", metadata={"n": 1}
+    )
+    index.upsert([document])
+    found = {d.id: d for d in index.scan()}
+    first, *others = [found[f"a#{n}"] for n in range(len(found))]
+    assert (first.title, first.metadata) == ("Animals: Foxes", {"n": 1, "heading": "Foxes"})
+    assert first.text.startswith("Guide") and len(others) > 1
+    assert {(d.title, d.metadata["heading"]) for d in others} == {("Animals: Dogs", "Dogs")}
+
+
+def test_a_heading_of_the_callers_own_stays_and_one_like_the_title_is_not_said_twice(index):
+    index.upsert([under_headings(("Foxes", SENTENCES[0]), title="Foxes", metadata={"heading": "mine"})])
+    assert {(d.title, d.metadata["heading"]) for d in index.scan()} == {("Foxes", "mine")}
+
+
+def test_text_above_the_first_heading_is_under_none(index):
+    document = Document(
+        id="a", text=f"{LONG}\nFoxes\n{LONG}", headings=(Heading(len(LONG) + 1, len(LONG) + 6, "Foxes"),)
+    )
+    index.upsert([document])
+    headings = [d.metadata.get("heading") for d in sorted(index.scan(), key=lambda d: int(d.id[2:]))]
+    assert headings[0] is None and headings[-1] == "Foxes"
+    assert headings == sorted(headings, key=lambda heading: heading is not None)
+
+
+def test_headings_are_not_stored(encoder):
+    index = InMemoryHybridIndex(encoder=encoder)
+    index.upsert([under_headings(("Foxes", LONG))])
+    assert index.get(["a"])[0].headings == () and index.get(["a"])[0].metadata == {}
 
 
 def test_what_is_there_already_is_not_encoded_again(index):

@@ -1,0 +1,57 @@
+"""Documents that a source has no more: away with them, and with nothing else."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+from m3plugins.cli.errors import CallError
+from m3plugins.cli.inputs import Source, counted
+from m3plugins.cli.seen import Seen
+from m3plugins.retrieval import filters
+from m3plugins.retrieval.document import Document
+from m3plugins.retrieval.index import HybridIndex
+
+_BATCH = 256
+
+
+def check_prunable(path: Path, source: Source) -> None:
+    """Refuses, before any work, what cannot tell which documents are gone.
+
+    Raises:
+        CallError: If the source is one file of text, or some of its files need the extra `loaders`.
+    """
+    if source.wanting:
+        msg = f'--prune must read all of {path}; {counted(source.wanting)} need pip install "m3plugins[loaders]"'
+        raise CallError(msg)
+    if not source.prunable:
+        msg = f"--prune takes a folder, .jsonl or .csv, of which documents can be gone; {path} is one document"
+        raise CallError(msg)
+
+
+def prune(index: HybridIndex, seen: Seen, folder: str) -> int:
+    """Removes the documents that the source put into the index and has no more.
+
+    Args:
+        index: Where they are.
+        seen: The ids of all that the source has now.
+        folder: The "source" of its documents; "" if it is a corpus, which the index is made of but for folders.
+
+    Returns:
+        How many documents were removed.
+    """
+    ours = filters.eq("source", folder) if folder else None
+    with Seen() as gone:
+        for stored in index.scan(ours):
+            owner = stored.parent_id if index.passages is not None and stored.parent_id is not None else stored.id
+            if owner not in seen and (folder or not _is_file(stored, owner)):
+                gone.add(owner)
+        ids = iter(gone)
+        while batch := list(islice(ids, _BATCH)):
+            index.delete(batch)
+        return len(gone)
+
+
+def _is_file(stored: Document, owner: str) -> bool:
+    """Whether a folder's file put it there."""
+    return stored.metadata.get("path") == owner and {"folder", "source"} <= stored.metadata.keys()
