@@ -1,4 +1,4 @@
-"""An Elasticsearch node of the tests' own, from the archive that `M3_TEST_ES_ZIP` names."""
+"""An Elasticsearch node of the tests' own, from the archive that `M3_TEST_ES_ZIP` names: 8.19 or 9.x."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,9 @@ SECURITY = {
     "xpack.security.transport.ssl.enabled": "false",
 }
 """Settings of a node that asks who you are."""
+
+JAVA = {8: 17, 9: 21}
+"""The oldest Java on which a node of each major version runs."""
 
 HEAP = "512m"
 STARTING_S = 180
@@ -155,9 +159,8 @@ class Node:
 
     def environment(self) -> dict[str, str]:
         """What its programs need to know."""
-        java = os.environ.get("JAVA_HOME") or str(Path(shutil.which("java") or "java").resolve().parent.parent)
         return {
-            "ES_JAVA_HOME": java,
+            "ES_JAVA_HOME": str(self._java),
             "ES_JAVA_OPTS": f"-Xms{HEAP} -Xmx{HEAP}",
             "ES_PATH_CONF": str(self.folder / "conf"),
             "ES_TMPDIR": str(self.folder / "tmp"),
@@ -188,6 +191,8 @@ class Node:
         with zipfile.ZipFile(archive) as contents:
             contents.extractall(self.folder)
         (unpacked,) = (child for child in self.folder.iterdir() if child.is_dir())
+        self.version = tuple(map(int, re.findall(r"\d+", unpacked.name)))  # the folder is elasticsearch-9.5.3
+        self._java = java_home(JAVA[self.version[0]], java_homes())
         self.home = unpacked.rename(self.folder / "home")
         for script in [*(self.home / "bin").iterdir(), *self.home.glob("modules/*/bin/*"), *self.home.glob("lib/**/*")]:
             script.chmod(0o755)
@@ -206,3 +211,36 @@ class Node:
             return err.code == 401  # with security
         except OSError:
             return False
+
+
+def java_homes() -> Iterator[Path]:
+    """The homes of the Javas of this machine: first those that the environment names, then those that are installed."""
+    yield from (Path(home) for name in ("ES_JAVA_HOME", "JAVA_HOME") if (home := os.environ.get(name)))
+    if java := shutil.which("java"):
+        yield Path(java).resolve().parent.parent
+    for pattern in ("/usr/lib/jvm/*", "/Library/Java/JavaVirtualMachines/*/Contents/Home"):
+        yield from (Path(home) for home in sorted(glob(pattern)))
+
+
+def java_home(least: int, homes: Iterable[Path]) -> Path:
+    """The first of these Javas that is new enough.
+
+    Raises:
+        RuntimeError: If none is.
+    """
+    found: dict[Path, int] = {}
+    for home in homes:
+        if (home / "bin" / "java").exists():
+            found[home] = java_version(home)
+            if found[home] >= least:
+                return home
+    seen = ", ".join(f"{version} in {home}" for home, version in found.items()) or "none"
+    msg = f"this Elasticsearch needs Java {least} or newer; install one, or name its home in JAVA_HOME; found: {seen}"
+    raise RuntimeError(msg)
+
+
+def java_version(home: Path) -> int:
+    """The major version of the Java in a folder, as it says itself; 0 if it does not run."""
+    done = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "(\d+)', done.stderr)
+    return int(found[1]) if found and done.returncode == 0 else 0

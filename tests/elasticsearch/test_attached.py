@@ -24,6 +24,8 @@ from m3plugins_elasticsearch.rows import our_fields
 from tests.core.retrieval.ranking_suite import QUERIES, in_memory
 from tests.tiny import random_documents, save_checkpoint
 
+pytestmark = pytest.mark.elasticsearch9
+
 FIELDS = {"text": "article.body", "title": "headline"}
 MAPPING = {
     "_meta": {"owner": "them", "nested": {"list": [1, None]}},

@@ -23,6 +23,8 @@ from tests.elasticsearch.test_attached import FIELDS, enrich
 from tests.elasticsearch.test_attached import make as make_theirs
 from tests.tiny import SENTENCES, random_documents
 
+pytestmark = pytest.mark.elasticsearch9
+
 
 @pytest.fixture
 def in_memory(encoder: M3Encoder) -> Make:

@@ -10,6 +10,8 @@ from m3plugins.retrieval.filters import matches
 from m3plugins_elasticsearch.facets import CUT, EXACT, facets
 from m3plugins_elasticsearch.filters import Plan, check_fields, compile_filter, field_names
 
+pytestmark = pytest.mark.elasticsearch9
+
 HOSTILE = [
     *("", " ", "a", "A", "ab", '"', "'", "\\", '\\"', "*", "?", "a*", "\\*", "a?b", "**", "a\nb", "\r", "\u2028"),
     *("\x00", "a\x00", "\x00\x00", "\t\b\f\x00\x1f", "é", "e\u0301", "狐", "🦊", "\ud7ff", "\ue000", "\uffff"),

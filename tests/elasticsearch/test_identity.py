@@ -16,6 +16,8 @@ from m3plugins_elasticsearch.mapping import META, VECTORS, check_name
 from tests.elasticsearch.conftest import Create
 from tests.tiny import random_documents, save_checkpoint
 
+pytestmark = pytest.mark.elasticsearch9
+
 
 @pytest.fixture(scope="module")
 def client(es_url):

@@ -14,6 +14,8 @@ from tests.core.retrieval.index_suite import StoredIndexSuite, assert_only_itsel
 from tests.elasticsearch.conftest import Create
 from tests.tiny import SENTENCES, random_documents
 
+pytestmark = pytest.mark.elasticsearch9
+
 
 class TestIndex(StoredIndexSuite):
     def weights_as_kept(self, values):

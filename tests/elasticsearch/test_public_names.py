@@ -9,7 +9,7 @@ from m3plugins.retrieval.engines import GROUP, load_engine
 NAMES = (
     "AsyncM3EmbeddingService AsyncM3RetrievalStrategy AttachedIndex Capabilities ElasticsearchHybridIndex "
     "ElasticsearchIndexError EnrichReport Enricher M3EmbeddingService M3RetrievalStrategy Metrics Reembedding "
-    "VerifyReport"
+    "VerifyReport check_versions"
 )
 
 

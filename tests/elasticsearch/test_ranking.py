@@ -9,6 +9,8 @@ from tests.core.retrieval.ranking_suite import QUERIES, RankingSuite, assert_sam
 from tests.elasticsearch.conftest import Create
 from tests.tiny import random_documents, save_checkpoint
 
+pytestmark = pytest.mark.elasticsearch9
+
 
 class TestRanking(RankingSuite):
     exhaustive = ("sparse",)

@@ -12,6 +12,8 @@ from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import Layout
 from tests.elasticsearch.proxy import Proxy, proxied
 
+pytestmark = pytest.mark.elasticsearch9
+
 LIMIT = 200_000
 TOKENS = [*[10] * 60, *[1000] * 8, *[10] * 5, 4000, *[1000] * 3, 2000, *[10] * 30]
 IDS = [f"{number:03}" for number in range(len(TOKENS))]

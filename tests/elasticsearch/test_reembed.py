@@ -6,6 +6,8 @@ from elasticsearch import Elasticsearch
 from tests.core.retrieval.reembed_suite import ReembedSuite, by_id
 from tests.tiny import random_documents
 
+pytestmark = pytest.mark.elasticsearch9
+
 
 class TestReembed(ReembedSuite):
     @pytest.fixture

@@ -13,6 +13,7 @@ from elasticsearch.helpers.vectorstore import AsyncVectorStore, VectorStore
 from m3plugins import HybridWeights, M3Encoder, SparseEmbeddings
 from m3plugins.encoding.loaded import LoadedModel
 from m3plugins.scoring import dense_scores, sparse_scores
+from m3plugins_elasticsearch import check_versions
 from m3plugins_elasticsearch.strategy import (
     AsyncM3EmbeddingService,
     AsyncM3RetrievalStrategy,
@@ -40,7 +41,7 @@ class Stored:
         vectors = [hit["_source"]["vector_field"] for hit in hits]
         self.dense = np.array([vector["dense"] for vector in vectors], np.float32)
         self.sparse = SparseEmbeddings.from_dicts(
-            [vector["sparse"] for vector in vectors], vocab_size=encoder.vocab_size
+            [vector.get("sparse", {}) for vector in vectors], vocab_size=encoder.vocab_size
         )
         self.encoder = encoder
 
@@ -115,9 +116,12 @@ def test_stored_token_weights_are_rounded_not_cut(client, es_name, encoder):
 @pytest.mark.parametrize("filter", [[], GERMAN], ids=["all", "filtered"])
 @pytest.mark.parametrize("window", [1, 5, 20])
 def test_beyond_the_window_a_document_has_its_sparse_part_only(client, es_name, encoder, window, filter):
+    """Before Elasticsearch 9; since then every document is in the window of a flat index."""
     store = make(client, es_name, encoder, window=window, dense_index="flat")
     fill(store)
     stored = Stored(client, es_name, encoder)
+    if check_versions(client).version >= (9,):
+        window = len(TEXTS)
     passing = np.array([METADATA[IDS.index(id)]["lang"] == "de" or not filter for id in stored.ids])
     for weights in (HybridWeights(), LEXICAL):
         store.retrieval_strategy.weights = weights
@@ -140,6 +144,16 @@ def test_beyond_the_window_a_document_has_its_sparse_part_only(client, es_name, 
             )
             hits = client.search(index=es_name, size=len(TEXTS), **body)["hits"]["hits"]
             assert found(hits) == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.parametrize("dense_index", ["flat", "hnsw", "int8_flat", "int8_hnsw", "int4_flat", "int4_hnsw"])
+def test_every_index_but_flat_keeps_to_the_window_on_every_server(client, es_name, encoder, dense_index):
+    store = make(client, es_name, encoder, window=5, weights=DENSE_ONLY, dense_index=dense_index)
+    fill(store)
+    body = {"query_vector": store.embedding_service.embed_query("fox"), "vector_field": "vector_field", "k": 1}
+    query = store.retrieval_strategy.es_query(query=None, text_field="text_field", num_candidates=1, **body)
+    everything = dense_index == "flat" and check_versions(client).version >= (9,)
+    assert len(client.search(index=es_name, size=1000, **query)["hits"]["hits"]) == (len(TEXTS) if everything else 5)
 
 
 def test_more_candidates_widen_the_window(client, es_name, encoder):
@@ -188,7 +202,8 @@ def test_without_the_dense_head_only_what_shares_a_token_is_found(client, es_nam
 def test_a_document_without_tokens_is_stored_and_found(client, es_name, encoder):
     store = make(client, es_name, encoder)
     store.add_texts(["", SENTENCES[0]], ids=["empty", "fox"])
-    assert client.get(index=es_name, id="empty")["_source"]["vector_field"]["sparse"] == {}
+    source = client.get(index=es_name, id="empty", source_includes="vector_field")["_source"]
+    assert source["vector_field"]["dense"] and not source["vector_field"].get("sparse")
     assert found(store.search(query=SENTENCES[0])).keys() == {"fox", "empty"}
 
 
@@ -292,6 +307,8 @@ def test_importing_and_making_one_loads_no_model_and_no_framework():
     code = """
 import sys
 from m3plugins_elasticsearch.strategy import M3EmbeddingService, M3RetrievalStrategy
+
+pytestmark = pytest.mark.elasticsearch9
 M3RetrievalStrategy("m3-mini"), M3EmbeddingService("m3-mini")
 print([name for name in ("torch", "transformers", "langchain_core", "llama_index") if name in sys.modules])
 """

@@ -10,6 +10,8 @@ from tests.core.retrieval.verbs_suite import Bm25Suite, StoredVerbsSuite, digest
 from tests.elasticsearch.conftest import Create
 from tests.tiny import random_documents, save_checkpoint
 
+pytestmark = pytest.mark.elasticsearch9
+
 
 class TestVerbs(StoredVerbsSuite):
     pass

@@ -12,6 +12,7 @@ from m3plugins_elasticsearch.strategy import (
     M3EmbeddingService,
     M3RetrievalStrategy,
 )
+from m3plugins_elasticsearch.versions import check_versions
 
 __all__ = [
     "AsyncM3EmbeddingService",
@@ -27,4 +28,5 @@ __all__ = [
     "Metrics",
     "Reembedding",
     "VerifyReport",
+    "check_versions",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from elasticsearch import ApiError, UnsupportedProductError
 
-from m3plugins_elasticsearch.client import MANAGE_PATIENCE_S, Connection, errors, persist
+from m3plugins_elasticsearch.client import MANAGE_PATIENCE_S, Connection, errors, is_too_new, persist
 
 MINIMUM = (8, 19)
 """The first with `rescore_vector` and with unpruned sparse vectors."""
@@ -63,7 +63,8 @@ def _asked(call: Callable[[], Any]) -> dict[str, Any]:
     try:
         return dict(persist(call, MANAGE_PATIENCE_S).body)
     except ApiError as err:
-        if isinstance(err, UnsupportedProductError) or err.meta.status in (401, 429) or err.meta.status >= 500:
+        refused = err.meta.status in (401, 429) or err.meta.status >= 500
+        if refused or isinstance(err, UnsupportedProductError) or is_too_new(err):
             raise
         return {}
 

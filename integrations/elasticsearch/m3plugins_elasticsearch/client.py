@@ -21,6 +21,8 @@ from elasticsearch import (
     SerializationError,
     TransportError,
     UnsupportedProductError,
+    __version__,
+    __versionstr__,
 )
 from elasticsearch import ConnectionError as CannotConnect
 from elasticsearch.serializer import OrjsonSerializer
@@ -227,6 +229,21 @@ def errors(doing: str) -> Iterator[None]:
         raise ElasticsearchIndexError(msg) from err
 
 
+@contextmanager
+def matching_versions() -> Iterator[None]:
+    """Names a client that is newer than its cluster; other errors stay the client's own.
+
+    Raises:
+        ElasticsearchIndexError: If it is.
+    """
+    try:
+        yield
+    except ApiError as err:
+        if not is_too_new(err):
+            raise
+        raise ElasticsearchIndexError(explain(err)) from err
+
+
 def explain(err: ApiError | TransportError) -> str:
     """What went wrong, and what to do."""
     if not isinstance(err, ApiError):
@@ -244,11 +261,21 @@ def explain(err: ApiError | TransportError) -> str:
         return "Elasticsearch refuses the credentials; pass token (an API key, or user:password)"
     if status == 403 and _LICENCE in reason:
         return f"{reason}; nothing of m3plugins needs that: search through HybridRetriever, which the Basic licence has"
-    if "media_type_header_exception" in reason:
-        return f"{reason}; client and cluster must be of one major version: pip install 'elasticsearch<9' for 8.x"
+    if is_too_new(err):
+        return (
+            f"the Python client, elasticsearch {__versionstr__}, is newer than the cluster, and a client may be older "
+            f"than its cluster but not newer: pip install 'elasticsearch<{__version__[0]}'"
+        )
     if status == 413:
         return "the request is over the node's http.max_content_length; raise it there"
     return f"{with_fix(reason)} (HTTP {status})"
+
+
+def is_too_new(err: ApiError) -> bool:
+    """Whether the cluster does not know the client's major version. A HEAD request's answer has no body to say it."""
+    if err.body:
+        return "media_type_header_exception" in str(err.body)
+    return err.meta.status == 400 and "compatible-with" not in err.meta.headers.get("content-type", "compatible-with")
 
 
 def with_fix(reason: str) -> str:

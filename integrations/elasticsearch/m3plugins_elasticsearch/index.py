@@ -24,6 +24,7 @@ from m3plugins_elasticsearch.layout import Layout
 from m3plugins_elasticsearch.readable import ReadableIndex
 from m3plugins_elasticsearch.reading import Reader
 from m3plugins_elasticsearch.store import Store
+from m3plugins_elasticsearch.versions import checks
 
 
 class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
@@ -42,6 +43,8 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
 
     default_uri = "http://localhost:9200"
     _reopen = "open it again with ElasticsearchHybridIndex.open"
+
+    checks = staticmethod(checks)
 
     def __init__(
         self, connection: Connection, name: str, identity: Identity, encoder: M3Encoder, refresh: bool

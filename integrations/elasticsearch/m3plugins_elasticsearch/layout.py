@@ -33,9 +33,11 @@ class Layout:
         return cls(f"{OURS}.", tuple(fields["text"]), fields["title"])
 
     @property
-    def unread(self) -> list[str]:
-        """What of a document's source no reader asks for."""
-        return [self.prefix.rstrip(".")] if self.prefix else ["revision", "attributes", "token_count", "truncated"]
+    def source(self) -> dict[str, list[str]]:
+        """What a reader asks of a document's source, by name: from 9.2 on vectors are left out of it otherwise."""
+        if self.prefix:
+            return {"includes": ["*"], "excludes": [self.prefix.rstrip(".")]}
+        return {"includes": ["text", "title", "parent_id", "metadata"]}
 
     def field(self, name: str) -> str:
         """The path of one of our fields."""

@@ -14,7 +14,15 @@ from m3plugins.retrieval.info import IndexInfo
 from m3plugins_elasticsearch.client import Connection, errors, explain
 from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import OURS
-from m3plugins_elasticsearch.mapping import META, WRITE_ALIAS, check_name, our_properties, own_mapping, own_settings
+from m3plugins_elasticsearch.mapping import (
+    META,
+    WRITE_ALIAS,
+    check_name,
+    our_properties,
+    own_mapping,
+    own_settings,
+    unsaid,
+)
 
 _SERVERS = ("uuid", "version", "creation_date", "provided_name", "blocks", "routing", "resize", "history")
 """Settings that Elasticsearch makes, and those of a moment."""
@@ -25,6 +33,9 @@ _EXISTS = ("resource_already_exists_exception", "invalid_index_name_exception")
 def create(connection: Connection, name: str, identity: Identity, settings: Mapping[str, Any] | None) -> None:
     """Makes an index and its alias for writing, in one step.
 
+    Our own settings are left out where the server says that it does not know them: which version it is, a user of one
+    index may not ask.
+
     Raises:
         IndexExistsError: If there is an index or an alias of that name.
         ValueError: If Elasticsearch takes an option for wrong.
@@ -32,9 +43,20 @@ def create(connection: Connection, name: str, identity: Identity, settings: Mapp
     mappings, settings = own_mapping(identity), own_settings(identity, settings)
     aliases = {WRITE_ALIAS + name: {"is_hidden": True}}
 
-    with errors(f"create {check_name(name)!r}"):
+    def make(ours: Mapping[str, Any]) -> None:
         try:  # once: that it is there would not say whose it is
-            connection.client.indices.create(index=name, mappings=mappings, settings=settings, aliases=aliases)
+            connection.client.indices.create(
+                index=name, mappings=mappings, settings={**settings, **ours}, aliases=aliases
+            )
+        except BadRequestError as err:
+            known = {setting: value for setting, value in ours.items() if f"[{setting}]" not in str(err.body)}
+            if known == ours:
+                raise
+            make(known)
+
+    with errors(f"create {check_name(name)!r}"):
+        try:
+            make(unsaid(settings))
         except BadRequestError as err:
             if err.error in _EXISTS:
                 msg = f"there is an index {name!r} already; open it with ElasticsearchHybridIndex.open, or drop it"

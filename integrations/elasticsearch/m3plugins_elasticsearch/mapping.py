@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from m3plugins_elasticsearch.identity import Identity
@@ -20,6 +20,16 @@ MAX_ANALYZED = 4_000
 
 VECTORS = ("dense", "sparse", "sparse_weights", "token_vectors")
 """Kept in doc values and in the indexes alone: in the source they would be most of every read."""
+
+SETTINGS: Mapping[str, Any] = {
+    "index.dense_vector.hnsw_enable_early_termination": False,
+    "index.mapping.exclude_source_vectors": True,
+}
+"""What a server that knows these settings (some from 9.2 on) is told, whatever its defaults are.
+
+Ending the search of a graph early costs recall (benchmarks/elastic_recall.py). Vectors are read from doc values, never
+from the source; a server that can rebuild them keeps no second copy for its recovery.
+"""
 
 _UNSEARCHED: Mapping[str, Any] = {"type": "keyword", "index": False}
 
@@ -102,6 +112,25 @@ def own_settings(identity: Identity, settings: Mapping[str, Any] | None) -> dict
     analysis = settings.get("analysis", {})
     analyzers = {**analysis.get("analyzer", {}), _analyzer_name(identity.bm25): dict(identity.bm25)}
     return {**settings, "analysis": {**analysis, "analyzer": analyzers}}
+
+
+def unsaid(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `SETTINGS` about which a user's settings say nothing, however these are nested.
+
+    Example:
+        >>> list(unsaid({"mapping": {"exclude_source_vectors": False}}))
+        ['index.dense_vector.hnsw_enable_early_termination']
+    """
+    said = set(_paths(settings))
+    return {name: value for name, value in SETTINGS.items() if not said & {name, name.removeprefix("index.")}}
+
+
+def _paths(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
 
 
 def _analyzer_name(bm25: str | Mapping[str, Any]) -> str:

@@ -91,10 +91,11 @@ class Reader:
         if not ids:
             return []
         client, doing = self.connection.client, f"read from {self.name!r}"
-        excluded = None if source else self.layout.unread
+        wanted = {"includes": list(source)} if source else self.layout.source
+        by_name = {f"source_{part}": paths for part, paths in wanted.items()}
 
         def ask() -> ObjectApiResponse[Any]:
-            answer = client.mget(index=self.name, ids=ids, source_includes=source, source_excludes=excluded)
+            answer = client.mget(index=self.name, ids=ids, **by_name)
             for item in answer["docs"]:
                 if "error" in item and item["error"].get("type") != _ROUTED:
                     raise item_error(item, answer.meta)
@@ -110,7 +111,7 @@ class Reader:
                     index=self.name,
                     query={"ids": {"values": missing}},
                     size=len(missing),
-                    source={"includes": source} if source else {"excludes": excluded},
+                    source=wanted,
                     allow_partial_search_results=False,
                 ),
             )
@@ -150,7 +151,7 @@ class Reader:
                     size=size,
                     seq_no_primary_term=True,
                     docvalue_fields=values,
-                    source={"excludes": self.layout.unread} if source or plan.check else False,
+                    source=self.layout.source if source or plan.check else False,
                     allow_partial_search_results=False,
                 )
             except ApiError as err:

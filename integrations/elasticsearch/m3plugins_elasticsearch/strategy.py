@@ -132,11 +132,17 @@ class M3RetrievalStrategy(M3Fields, RetrievalStrategy):
     A document has this score if it is one of the `window` nearest in its shard, or one of the `window` nearest of those
     that share the query's weighty tokens. Any other has only its sparse part, and so comes late. Where a shard has no
     more than `window` documents the order is M3's own for all of them; of 5,183 abstracts (SciFact) the ten best were
-    M3's own for every one of 100 queries, and for 98 with the weights 0.15 / 0.5.
+    M3's own for every one of 100 queries, and for 98 with the weights 0.15 / 0.5. Elasticsearch 9.5 keeps to the window
+    in every index but "flat": there all documents that pass the filter are in it, so that all have this score, whatever
+    the window, and a search is a scan of them. Elasticsearch 8.19 keeps to it in "flat" too.
 
     The store must be given `M3EmbeddingService`, which writes both vectors. A search by a vector goes by the dense
     head. A store's MMR, which reads one vector a document, does not work; `ElasticsearchHybridIndex` has that, and
-    the multi-vector head.
+    the multi-vector head. From Elasticsearch 9.2 on, a source comes without its vectors unless they are named.
+
+    The store makes the index and asks nothing of the cluster: `check_versions(client)` says whether they go together,
+    and from 9.5 on `custom_index_settings={"index.dense_vector.hnsw_enable_early_termination": False}` of the store
+    has the graph of a dense index searched to its end.
 
     Args:
         encoder: An encoder; or the name of a model, whose encoder is shared with all who name it.
@@ -163,7 +169,10 @@ class M3RetrievalStrategy(M3Fields, RetrievalStrategy):
 
 
 class AsyncM3RetrievalStrategy(M3Fields, AsyncRetrievalStrategy):
-    """`M3RetrievalStrategy` for `AsyncVectorStore`; with `AsyncM3EmbeddingService`."""
+    """`M3RetrievalStrategy` for `AsyncVectorStore`; with `AsyncM3EmbeddingService`.
+
+    The client's `AsyncElasticsearch` needs aiohttp: `pip install "m3plugins-elasticsearch[async]"`.
+    """
 
 
 class M3EmbeddingService(EmbeddingService):

@@ -71,7 +71,8 @@ class Owner:
         self.client.update(index=self.name, id=id, doc=fields)
 
     def source(self, id: str) -> dict[str, Any]:  # noqa: A002
-        return dict(self.client.get(index=self.name, id=id)["_source"])
+        """The whole document; a newer server leaves out vectors that are not asked for."""
+        return dict(self.client.get(index=self.name, id=id, source_includes="*")["_source"])
 
     def m3(self, id: str) -> dict[str, Any]:  # noqa: A002
         """What the enricher wrote, with the sparse weights as the object that they are."""

@@ -14,6 +14,8 @@ from m3plugins_elasticsearch.enricher.letters import DeadLetters, Letter
 from m3plugins_elasticsearch.enricher.shards import Shard, positions
 from tests.elasticsearch.enricher.conftest import Owner, until, watching
 
+pytestmark = pytest.mark.elasticsearch9
+
 POINT = {"lat": 1.0, "lon": 2.0}
 
 

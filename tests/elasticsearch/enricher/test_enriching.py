@@ -14,6 +14,8 @@ from tests.core.retrieval.ranking_suite import QUERIES, assert_same_hits, in_mem
 from tests.elasticsearch.enricher.conftest import HEADS, Owner
 from tests.tiny import random_documents
 
+pytestmark = pytest.mark.elasticsearch9
+
 
 def test_a_backfill_makes_an_index_that_ranks_as_brute_force_over_fresh_embeddings(owner, attach, encoder):
     owner.make(shards=3)

@@ -6,6 +6,8 @@ from m3plugins_elasticsearch.enricher import Enricher, feed
 from m3plugins_elasticsearch.enricher.feed import Feed
 from m3plugins_elasticsearch.enricher.shards import positions
 
+pytestmark = pytest.mark.elasticsearch9
+
 
 @pytest.fixture
 def changes(owner, attach):

@@ -17,6 +17,8 @@ from m3plugins_elasticsearch.enricher.session import LeaseLostError, Session
 from m3plugins_elasticsearch.enricher.shards import positions
 from tests.elasticsearch.enricher.conftest import Owner, Witness, until, watching
 
+pytestmark = pytest.mark.elasticsearch9
+
 
 @pytest.mark.parametrize("shards", [1, 3])
 def test_two_workers_share_even_one_shard_and_no_text_is_encoded_twice(owner, attach, encoder, shards):

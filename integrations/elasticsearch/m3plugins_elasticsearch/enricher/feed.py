@@ -109,7 +109,7 @@ class Feed:
         """The next hits; of a page that cannot be read only the first, without its source if it is to blame."""
         layout = self.reader.layout
         wanted = {
-            "source": {"excludes": layout.unread},
+            "source": layout.source,
             "docvalue_fields": [layout.field(name) for name in _KEPT],
             "seq_no_primary_term": True,
         }
