@@ -66,6 +66,14 @@ def test_matches_are_those_of_the_words_that_are_shared(encoder: M3Encoder):
     assert "hedgehog" in {text[start:end] for start, end in part.matches}
 
 
+def test_a_prompt_is_read_and_not_shown(checkpoint):
+    encoder = M3Encoder.from_pretrained(checkpoint, document_prompt="passage: ", query_prompt="query: ")
+    for text in (f"   {SENTENCES[0]}", NOISE * 12 + SENTENCES[0] + NOISE * 12):
+        part = found(encoder, "lazy dog", Document(id="a", text=text), HybridWeights(dense=0, multi_vector=0))
+        assert part.text == text[part.start : part.end] and "lazy dog" in part.text
+        assert "dog" in " ".join(text[start:end] for start, end in part.matches)
+
+
 @pytest.mark.parametrize("text", ["", " \n", "a", "  fox  ", SENTENCES[0]])
 @pytest.mark.parametrize("title", ["", " ", "T"])
 def test_a_short_text_is_shown_whole(encoder: M3Encoder, text: str, title: str):
