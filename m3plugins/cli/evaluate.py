@@ -7,7 +7,7 @@ import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from m3plugins.cli.errors import CallError
 from m3plugins.cli.index import ingest, report_failed
 from m3plugins.cli.inputs import source
 from m3plugins.cli.options import Dtype, Json, Model, Token, Uri, find_engine, load_encoder, opened
+
+if TYPE_CHECKING:
+    from m3plugins.retrieval.index import HybridIndex
 
 _LONGEST = 128
 
@@ -29,11 +32,22 @@ def evaluate(
     uri: Uri = "",
     collection: Annotated[str, typer.Option(help="Index to use; by default one of the collection's own.")] = "",
     candidates: Annotated[int, typer.Option(min=1, help="Documents that dense and sparse propose each.")] = 200,
+    keep_identical: Annotated[
+        bool,
+        typer.Option(
+            "--keep-identical-ids",
+            help="Keep the document that has the query's own id, which is left out as BEIR does; for a collection "
+            "that numbers queries and documents alike.",
+        ),
+    ] = False,
     token: Token = "",
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> int:
-    """Measure dense, sparse, multi-vector, dense + sparse and all three on a collection with judgements."""
+    """Measure dense, sparse, multi-vector, dense + sparse and all three on a collection with judgements.
+
+    An index of passages is measured by documents: each ranks where its best passage does.
+    """
     from m3plugins.evaluation import Dataset
     from m3plugins.evaluation import evaluate as run
     from m3plugins.retrieval.memory import InMemoryHybridIndex
@@ -48,18 +62,32 @@ def evaluate(
     memory = nullcontext(InMemoryHybridIndex(encoder=encoder, codec=None))  # the model is measured, not a codec
     with opened(kind, name, uri or kind.default_uri, encoder, token=token, create=True) if kind else memory as index:
         done = ingest(index, source(folder))
-        result = run(index, dataset, candidates=candidates, progress=sys.stderr.isatty())
-    foreign = done.documents > done.written + done.unchanged
+        documents = _count_documents(index)
+        result = run(
+            index,
+            dataset,
+            candidates=candidates,
+            ignore_identical_ids=not keep_identical,
+            progress=sys.stderr.isatty(),
+        )
+    foreign = documents > done.written + done.unchanged
     if foreign:
-        typer.echo(f"m3: {name} holds {done.documents} documents, not these alone; name another --collection", err=True)
+        typer.echo(f"m3: {name} holds {documents} documents, not these alone; name another --collection", err=True)
+    if result.identical_ids:
+        typer.echo(
+            f"m3: {result.identical_ids} of {result.queries} queries found a document of their own id, which is left "
+            "out as BEIR does; --keep-identical-ids keeps it",
+            err=True,
+        )
     report_failed(done.failed)
     means = result.means()
     if as_json:
         about = {"collection": str(folder), "split": split, "model": model, "engine": engine or "memory"}
-        counts = {"documents": done.documents, "queries": result.queries, "candidates": candidates}
+        counts = {"documents": documents, "queries": result.queries, "candidates": candidates}
+        counts["identical_ids"] = result.identical_ids
         typer.echo(json.dumps({**about, **counts, "measures": means, "failed": len(done.failed)}, ensure_ascii=False))
     else:
-        typer.echo(f"{folder.name} ({split}): {result.queries} queries, {done.documents} documents, {model}")
+        typer.echo(f"{folder.name} ({split}): {result.queries} queries, {documents} documents, {model}")
         table = Table(box=None, pad_edge=False)
         for column in ("", *next(iter(means.values()))):
             table.add_column(column, justify="right" if column else "left")
@@ -67,6 +95,13 @@ def evaluate(
             table.add_row(row, *(f"{value:.4f}" for value in values.values()))
         Console().print(table)
     return 1 if done.failed or foreign else 0
+
+
+def _count_documents(index: HybridIndex) -> int:
+    """How many documents there are, however many passages they are stored as."""
+    if index.passages is None:
+        return index.count()
+    return len({passage.parent_id for passage in index.scan()})
 
 
 def own_name(folder: Path) -> str:

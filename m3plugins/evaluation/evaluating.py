@@ -38,11 +38,13 @@ class Evaluation:
     Attributes:
         queries: How many queries were run.
         candidates: How many documents each head proposed, and the multi-vector head ranked.
+        identical_ids: How many queries found a document of their own id, which was left out.
         rows: By name, in the order of `ROWS`.
     """
 
     queries: int
     candidates: int
+    identical_ids: int
     rows: Mapping[str, Row]
 
     def means(self) -> dict[str, dict[str, float]]:
@@ -57,13 +59,15 @@ def evaluate(
     measures: Sequence[str] = MEASURES,
     k: int = 100,
     candidates: int = 200,
+    ignore_identical_ids: bool = True,
     progress: bool = False,
 ) -> Evaluation:
     """Runs a collection's queries and measures dense, sparse, multi-vector, D+S and All.
 
     Queries are encoded once for all rows. The multi-vector head proposes no documents: its row (and All)
     re-ranks what dense and sparse propose, as in the paper, which re-ranks 200; where `candidates`
-    reaches the size of the corpus, every row is exact.
+    reaches the size of the corpus, every row is exact. An index made with `passages` is measured by documents:
+    each ranks where its best passage does.
 
     Args:
         index: Holds the collection's documents, under the collection's ids.
@@ -71,6 +75,8 @@ def evaluate(
         measures: Names that ir-measures knows.
         k: Length of a ranking; no measure should look deeper.
         candidates: See `rank_rows`.
+        ignore_identical_ids: Leave out, for each query, the document of the query's own id, as BEIR does: in ArguAna
+            and Quora it is the query itself. False for a collection that numbers queries and documents alike (CACM).
         progress: Show a progress bar.
 
     Raises:
@@ -81,10 +87,14 @@ def evaluate(
             msg = f"{name} must be a positive integer, got {value}"
             raise ValueError(msg)
     found: dict[str, dict[str, list[str]]] = {row: {} for row in ROWS}
+    identical: set[str] = set()
     embedded = (query for output in index.encoder.iter_queries(dataset.queries.values()) for query in output)
     pairs = zip(dataset.queries, embedded, strict=True)
     for query_id, query in tqdm(pairs, "searching", len(dataset.queries), unit="query", disable=not progress):
-        for row, ids in rank_rows(index, query, k=k, candidates=candidates).items():
-            found[row][query_id] = ids
+        ignored = query_id if ignore_identical_ids else None
+        for row, ids in rank_rows(index, query, k=k + (ignored is not None), candidates=candidates).items():
+            found[row][query_id] = [i for i in ids if i != ignored][:k]
+            if ignored in ids[:k]:
+                identical.add(query_id)
     rows = {name: Row(name, ROWS[name], run, measure(run, dataset.qrels, measures)) for name, run in found.items()}
-    return Evaluation(len(dataset.queries), candidates, rows)
+    return Evaluation(len(dataset.queries), candidates, len(identical), rows)

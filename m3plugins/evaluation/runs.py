@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 from m3plugins.encoding.output import M3Output
-from m3plugins.fusion import HybridWeights, best_first, weighted_sum
+from m3plugins.fusion import HybridWeights
 from m3plugins.retrieval.index import HybridIndex
-from m3plugins.scoring.heads import HeadScores
+from m3plugins.retrieval.pool import Documents, Pool, rank
+from m3plugins.retrieval.ranking import Family
 
 Run = Mapping[str, Sequence[str]]
 """Document ids by query id, best first."""
@@ -27,32 +27,36 @@ def rank_rows(index: HybridIndex, query: M3Output, *, k: int, candidates: int) -
     """Ranks the documents of an index for one query, once for each of `ROWS`.
 
     The same rankings that a `HybridRetriever` with these weights gives, where `multi_vector_depth` is
-    `candidates` too, but every document is scored once for all rows.
+    `candidates` too, but every document is scored once for all rows. Of an index made with `passages` it ranks
+    the documents that they are of, each by its best passage (MaxP: Dai and Callan, SIGIR 2019), as `per_parent=1` does.
 
     Args:
         index: Where to search.
         query: Embeddings of one text, all heads.
         k: How many documents a ranking holds at most.
-        candidates: How many documents the dense and the sparse head propose each, and how many of their
-            union, by the D+S score, the multi-vector head ranks. At the size of the corpus, that is exact.
+        candidates: How many documents (or passages) the dense and the sparse head propose each, and how many of their
+            union, by the D+S score, the multi-vector head ranks. At the size of the index, that is exact.
 
     Returns:
         Document ids by row, best first; equal scores by id.
     """
-    first_stage = query.select(("dense", "sparse"))
-    proposed: dict[str, list[str]] = {
-        head: [candidate.id for candidate in found]
-        for head, found in index.candidates(first_stage, max(candidates, k)).items()
-    }
-    union = list(dict.fromkeys(i for ids in proposed.values() for i in ids))
-    scores = index.score(first_stage, union)
-    shortlist = _best(scores, scores, ROWS["D+S"])[: max(candidates, k)]
-    late = index.score(query.select(("multi_vector",)), shortlist)
-    scores = {i: replace(s, multi_vector=late[i].multi_vector) if i in late else s for i, s in scores.items()}
-    pools = {**proposed, "D+S": union}
-    return {row: _best(pools.get(row, late), scores, weights)[:k] for row, weights in ROWS.items()}
+    pool, documents = Pool(index, query, ("dense", "sparse")), Documents(index)
+    cut = index.passages is not None
+    found: dict[str, list[str]] = {}
+    for row, weights in ROWS.items():
+        ranked = rank(
+            pool,
+            documents.families if cut else _alone,
+            weights=weights,
+            count=k,
+            candidates=max(candidates, k),
+            multi_vector_depth=max(candidates, k),
+            per_parent=1 if cut else None,
+        )
+        found[row] = [documents[item.id].parent_id or item.id if cut else item.id for item in ranked]
+    return found
 
 
-def _best(ids: Iterable[str], scores: Mapping[str, HeadScores], weights: HybridWeights) -> list[str]:
-    # One that was deleted meanwhile has no scores.
-    return best_first({i: weighted_sum(scores[i], weights) for i in ids if i in scores})
+def _alone(ids: Sequence[str]) -> dict[str, Family]:
+    """Of documents that are not passages, without asking the index."""
+    return {i: ("id", i) for i in ids}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 from m3plugins.encoding.output import HEADS, Head
 from m3plugins.scoring.heads import LEGS, HeadScores, Leg
@@ -23,6 +25,7 @@ class HybridWeights:
             usual), so a weight that suits is small, about 0.02.
 
     Raises:
+        TypeError: If a weight is not a number.
         ValueError: If a weight is negative or not finite, or those of M3's heads are all 0.
     """
 
@@ -32,10 +35,13 @@ class HybridWeights:
     bm25: float = 0.0
 
     def __post_init__(self) -> None:
-        for head in LEGS:
-            weight = getattr(self, head)
-            if not (math.isfinite(weight) and weight >= 0):
-                msg = f"weight of {head} must be a finite number >= 0, got {weight}"
+        for leg in LEGS:
+            weight = getattr(self, leg)
+            if isinstance(weight, bool) or not isinstance(weight, Real):
+                msg = f"weight of {leg} must be a number, got {weight!r}; 0 leaves {leg} out"
+                raise TypeError(msg)
+            if not 0 <= float(weight) < math.inf:
+                msg = f"weight of {leg} must be a finite number >= 0, got {weight}"
                 raise ValueError(msg)
         if not self.heads:
             msg = f"at least one of the heads {', '.join(HEADS)} must have a weight > 0; bm25 joins them"
@@ -50,6 +56,22 @@ class HybridWeights:
     def legs(self) -> tuple[Leg, ...]:
         """All scores that count: the heads, and "bm25" if it does."""
         return tuple(leg for leg in LEGS if getattr(self, leg) > 0)
+
+
+def check_weights(weights: HybridWeights | None) -> HybridWeights:
+    """The weights themselves, or the default ones for None.
+
+    Raises:
+        TypeError: If they are anything else.
+    """
+    if weights is None:
+        return HybridWeights()
+    if not isinstance(weights, HybridWeights):
+        given = weights if isinstance(weights, Mapping) else {"dense": 1, "sparse": 0.3, "multi_vector": 1}
+        shown = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        msg = f"weights must be a HybridWeights, got {weights!r}; write HybridWeights({shown})"
+        raise TypeError(msg)
+    return weights
 
 
 def weighted_sum(scores: HeadScores, weights: HybridWeights) -> float:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.memo import EmbeddingMemo
 from m3plugins.fusion import HybridWeights, weighted_sum
+from m3plugins.fusion.weighted import check_weights
 from m3plugins.scoring.heads import HeadScores, head_scores
 
 
@@ -26,7 +27,7 @@ class M3Reranker:
 
     def __init__(self, encoder: M3Encoder | EmbeddingMemo, *, weights: HybridWeights | None = None) -> None:
         self.encoder = encoder
-        self.weights = weights or HybridWeights()
+        self.weights = check_weights(weights)
 
     def score(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
         """Weighted scores, shape (n,), float32."""

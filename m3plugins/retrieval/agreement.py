@@ -9,6 +9,8 @@ from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.fusion import ranks
 from m3plugins.retrieval.document import Hit
 from m3plugins.retrieval.index import AnyFilter, HybridIndex
+from m3plugins.retrieval.pool import Pool
+from m3plugins.retrieval.ranking import listed
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,11 @@ def agreement(
         candidates: Documents that the dense and the sparse head propose each.
         filter: The search's.
     """
-    proposed = index.candidates(query.select(("dense", "sparse")), candidates, filter)
-    scores = index.score(query, list({candidate.id for found in proposed.values() for candidate in found}))
-    by_head: dict[Head, dict[str, int]] = {}
-    for head in HEADS:
-        column = {i: value for i, s in scores.items() if (value := getattr(s, head)) is not None}
-        if head == "sparse":
-            column = {i: value for i, value in column.items() if value > 0}
-        by_head[head] = dict(zip(column, ranks(list(column.values())), strict=True))
+    pool = Pool(index, query, ("dense", "sparse"), filter=filter)
+    pool.propose(candidates)
+    scores = pool.late_scores(pool.scores)
+    columns = {head: listed(scores, head) for head in HEADS}
+    by_head = {head: dict(zip(column, ranks(list(column.values())), strict=True)) for head, column in columns.items()}
     return Agreement(
         union=len(scores),
         ranks=by_head,

@@ -9,6 +9,7 @@ from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import HEADS, M3Output
 from m3plugins.encoding.tokenizing import Layout
 from m3plugins.fusion import HybridWeights
+from m3plugins.fusion.weighted import check_weights
 from m3plugins.retrieval.document import Hit
 from m3plugins.retrieval.index import HybridIndex
 from m3plugins.scoring.heads import LEGS, Leg, check_query
@@ -114,7 +115,7 @@ def explain(
     if stored is None or [document.content for document in index.get([hit.id])] != [hit.document.content]:
         msg = f"document {hit.id!r} was deleted or changed since it was found; search again"
         raise ValueError(msg)
-    weights = weights or HybridWeights()
+    weights = check_weights(weights)
     scores = {leg: getattr(hit.scores, leg) for leg in LEGS}
     return Explanation(
         query=query,

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from numbers import Real
+from typing import get_args
 
 import numpy as np
 
-from m3plugins.encoding.output import Head, M3Output
-from m3plugins.fusion import HybridWeights, best_first, reciprocal_rank_fusion, weighted_sum
+from m3plugins.encoding.output import M3Output
+from m3plugins.fusion import HybridWeights, best_first
+from m3plugins.fusion.weighted import check_weights
 from m3plugins.reranking.protocol import Reranker
 from m3plugins.retrieval.document import Hit
 from m3plugins.retrieval.index import AnyFilter, HybridIndex
-from m3plugins.scoring.heads import HeadScores
-
-_REACH = (1, 4, 16)
-"""Times the candidates, until there are passages of enough parents."""
-
-
-@dataclass(frozen=True)
-class _Ranked:
-    id: str
-    score: float
-    scores: HeadScores
-
-
-@dataclass(frozen=True)
-class _Ranking:
-    best: list[_Ranked]
-    may_grow: bool
-    """Whether asking for more candidates could add to it."""
+from m3plugins.retrieval.pool import Documents, Pool, rank
+from m3plugins.retrieval.ranking import Fusion, proposing
 
 
 @dataclass(frozen=True)
@@ -51,6 +37,9 @@ class _Options:
         if isinstance(self.offset, bool) or not isinstance(self.offset, int | np.integer) or self.offset < 0:
             msg = f"offset must be an integer >= 0, got {self.offset!r}"
             raise ValueError(msg)
+        if self.min_score is not None and (not isinstance(self.min_score, Real) or math.isnan(self.min_score)):
+            msg = f"min_score must be a number or None, got {self.min_score!r}"
+            raise TypeError(msg)
 
 
 class HybridRetriever:
@@ -58,14 +47,16 @@ class HybridRetriever:
 
     Dense and sparse candidates are joined and scored exactly on both heads; the best
     `multi_vector_depth` of them, by the weighted dense + sparse score, are also scored by their token
-    vectors, and only those go on to fusion and to the reranker. Where `candidates` and
-    `multi_vector_depth` reach the size of the corpus, this is brute force.
+    vectors, and only those go on to fusion and to the reranker. (Where multi-vector counts and dense does not, both
+    heads still propose, and what has no weight counts by its default one in that choice: dense 1, sparse 0.3.)
+    Where `candidates` and `multi_vector_depth` reach the size of the corpus, this is brute force.
 
     Args:
         index: Where to search.
         weights: How much each head counts; a head of weight 0 is not used.
-        fusion: "weighted" (the raw weighted sum) or "rrf" (reciprocal ranks of the heads with a
-            weight > 0, k = 60, whatever the weights).
+        fusion: "weighted" (the raw weighted sum) or "rrf" (weighted reciprocal ranks: the sum over the legs of
+            weight / (60 + rank), by the exact ranks among all candidates; where its sparse or BM25 score is 0,
+            a document is absent from that leg's list).
         candidates: Documents that each of the dense and sparse heads (and BM25, if its weight is > 0)
             proposes, or k if that is more.
         multi_vector_depth: Documents scored by their token vectors, or k if that is more.
@@ -73,6 +64,7 @@ class HybridRetriever:
         rerank_depth: Documents to rerank, or k if that is more; with a reranker only those are returned.
 
     Raises:
+        TypeError: If an option is of the wrong kind.
         ValueError: If an option is out of its range.
     """
 
@@ -81,20 +73,26 @@ class HybridRetriever:
         index: HybridIndex,
         *,
         weights: HybridWeights | None = None,
-        fusion: Literal["weighted", "rrf"] = "weighted",
+        fusion: Fusion = "weighted",
         candidates: int = 100,
         multi_vector_depth: int = 100,
         reranker: Reranker | None = None,
         rerank_depth: int = 20,
     ) -> None:
-        if fusion not in ("weighted", "rrf"):
+        if not isinstance(index, HybridIndex):
+            msg = f"index must be a HybridIndex, such as InMemoryHybridIndex(encoder=encoder), got {index!r}"
+            raise TypeError(msg)
+        if reranker is not None and (isinstance(reranker, type) or not isinstance(reranker, Reranker)):
+            msg = f"reranker must have score(query, texts), as M3Reranker(encoder) has, got {reranker!r}"
+            raise TypeError(msg)
+        if fusion not in get_args(Fusion):
             msg = f'fusion must be "weighted" or "rrf", got {fusion!r}'
             raise ValueError(msg)
         options = {"candidates": candidates, "multi_vector_depth": multi_vector_depth, "rerank_depth": rerank_depth}
         for name, value in options.items():
             _check_positive(name, value)
         self.index = index
-        self.weights = weights or HybridWeights()
+        self.weights = check_weights(weights)
         self.fusion = fusion
         self.candidates = candidates
         self.multi_vector_depth = multi_vector_depth
@@ -115,7 +113,8 @@ class HybridRetriever:
         """The best k documents for a query, best first; equal scores (within 1e-6) by id.
 
         Args:
-            query: The question.
+            query: The question. With an empty one every document is found, in the order of what the model makes of
+                no text.
             k: How many documents to return at most.
             filter: Only documents whose metadata match.
             weights: In place of the retriever's own.
@@ -125,14 +124,16 @@ class HybridRetriever:
                 considers more documents.
             per_parent: How many passages of one parent to return at most, the best ones; 1 gives each
                 parent's best passage. A document without a parent is its own. Where few parents have all
-                the best passages, up to 16 times as many candidates are looked at.
+                the best passages, 4 and then 16 times as many candidates are looked at, as long as that
+                finds more parents.
 
         Raises:
+            TypeError: If the query is not a string, or an option is of the wrong kind.
             ValueError: If `k` or `per_parent` is not positive, `offset` is negative, or a page is beyond
                 what is reranked.
         """
-        options = _Options(k, filter, weights or self.weights, min_score, offset, per_parent)
-        return self._search_many([query], options)[0]
+        options = self._options(k, filter, weights, min_score, offset, per_parent)
+        return self._search_many([_check_query("query", query)], options)[0]
 
     def search_many(
         self,
@@ -149,9 +150,8 @@ class HybridRetriever:
         if isinstance(queries, str):
             msg = "search_many takes a list of queries; use search for one"
             raise TypeError(msg)
-        return self._search_many(
-            list(queries), _Options(k, filter, weights or self.weights, min_score, offset, per_parent)
-        )
+        options = self._options(k, filter, weights, min_score, offset, per_parent)
+        return self._search_many([_check_query(f"queries[{row}]", query) for row, query in enumerate(queries)], options)
 
     async def asearch(
         self,
@@ -165,8 +165,8 @@ class HybridRetriever:
         per_parent: int | None = None,
     ) -> list[Hit]:
         """`search` in a thread, so that the event loop goes on."""
-        options = _Options(k, filter, weights or self.weights, min_score, offset, per_parent)
-        return (await asyncio.to_thread(self._search_many, [query], options))[0]
+        options = self._options(k, filter, weights, min_score, offset, per_parent)
+        return (await asyncio.to_thread(self._search_many, [_check_query("query", query)], options))[0]
 
     async def asearch_many(
         self,
@@ -215,76 +215,49 @@ class HybridRetriever:
             offset: How many of the best to pass over.
             per_parent: How many passages of one parent to return at most.
         """
-        options = _Options(k, filter, weights or self.weights, min_score, offset, per_parent)
-        return self._search(query, embedding, options)
+        options = self._options(k, filter, weights, min_score, offset, per_parent)
+        return self._search(_check_query("query", query), embedding, options)
+
+    def _options(
+        self,
+        k: int,
+        filter: AnyFilter | None,  # noqa: A002
+        weights: HybridWeights | None,
+        min_score: float | None,
+        offset: int,
+        per_parent: int | None,
+    ) -> _Options:
+        weights = self.weights if weights is None else check_weights(weights)
+        return _Options(k, filter, weights, min_score, offset, per_parent)
 
     def _search_many(self, queries: list[str], options: _Options) -> list[list[Hit]]:
         if not queries:
             return []
-        heads = {*_first_stage(options.weights), *options.weights.heads}
+        heads = {*proposing(options.weights), *options.weights.heads} - {"bm25"}
         embedded = self.index.encoder.encode_queries(queries, heads=heads)
         return [self._search(query, embedded[row], options) for row, query in enumerate(queries)]
 
     def _search(self, query: str, embedding: M3Output, options: _Options) -> list[Hit]:
         wanted = options.offset + options.k
-        depth = wanted if self.reranker is None else max(wanted, self.rerank_depth)
         if self.reranker is not None and options.offset and wanted > self.rerank_depth:
             msg = f"pages of reranked hits end at rerank_depth={self.rerank_depth}, got offset + k = {wanted}; raise it"
             raise ValueError(msg)
-        for reach in _REACH if options.per_parent else _REACH[:1]:
-            ranking = self._rank(query, embedding, wanted, reach, options)
-            hits = self._fetch(ranking.best, depth, options.per_parent)
-            if len(hits) >= depth or not ranking.may_grow:
-                break
+        documents = Documents(self.index)
+        ranked = rank(
+            Pool(self.index, embedding, proposing(options.weights), text=query, filter=options.filter),
+            documents.families,
+            weights=options.weights,
+            fusion=self.fusion,
+            count=wanted if self.reranker is None else max(wanted, self.rerank_depth),
+            candidates=max(self.candidates, wanted),
+            multi_vector_depth=max(self.multi_vector_depth, wanted),
+            per_parent=options.per_parent,
+        )
+        hits = [Hit(document=documents[item.id], score=item.score, scores=item.scores) for item in ranked]
         if self.reranker is not None:
             hits = rerank(self.reranker, query, hits)
         page = hits[options.offset : wanted]
         return [hit for hit in page if options.min_score is None or hit.score >= options.min_score]
-
-    def _fetch(self, ranked: list[_Ranked], depth: int, per_parent: int | None) -> list[Hit]:
-        """The best `depth` documents, those that are still there, at most `per_parent` of each parent."""
-        hits: list[Hit] = []
-        taken: Counter[tuple[str, str]] = Counter()
-        for start in range(0, len(ranked), depth):
-            some = {item.id: item for item in ranked[start : start + depth]}
-            for document in self.index.get(list(some)):
-                family = ("id", document.id) if document.parent_id is None else ("parent_id", document.parent_id)
-                taken[family] += 1
-                if per_parent is None or taken[family] <= per_parent:
-                    item = some[document.id]
-                    hits.append(Hit(document=document, score=item.score, scores=item.scores))
-            if len(hits) >= depth:
-                break
-        return hits[:depth]
-
-    def _rank(self, text: str, query: M3Output, wanted: int, reach: int, options: _Options) -> _Ranking:
-        weights = options.weights
-        first_stage = query.select(_first_stage(weights))
-        words = text if weights.bm25 else None
-        limit = reach * max(self.candidates, wanted)
-        proposed = self.index.candidates(first_stage, limit, options.filter, text=words)
-        union = list(dict.fromkeys(candidate.id for leg in proposed.values() for candidate in leg))
-        scores = self.index.score(first_stage, union, text=words)
-        may_grow = any(len(leg) == limit for leg in proposed.values())
-        if weights.multi_vector:
-            order = weights if weights.dense or weights.sparse else HybridWeights(bm25=weights.bm25)
-            shortlist = best_first({i: weighted_sum(score, order) for i, score in scores.items()})
-            late_depth = reach * max(self.multi_vector_depth, wanted)
-            may_grow = may_grow or len(shortlist) > late_depth
-            late = self.index.score(query.select(["multi_vector"]), shortlist[:late_depth])
-            scores = {i: replace(scores[i], multi_vector=score.multi_vector) for i, score in late.items()}
-        return _Ranking(self._fuse(scores, weights), may_grow)
-
-    def _fuse(self, scores: dict[str, HeadScores], weights: HybridWeights) -> list[_Ranked]:
-        ids = sorted(scores)
-        if self.fusion == "rrf" and ids:
-            fused = reciprocal_rank_fusion(
-                [[getattr(scores[i], leg) or 0.0 for i in ids] for leg in weights.legs]
-            ).tolist()
-        else:
-            fused = [weighted_sum(scores[i], weights) for i in ids]
-        by_id = dict(zip(ids, fused, strict=True))
-        return [_Ranked(i, by_id[i], scores[i]) for i in best_first(by_id)]
 
 
 def rerank(reranker: Reranker, query: str, hits: Iterable[Hit]) -> list[Hit]:
@@ -297,14 +270,11 @@ def rerank(reranker: Reranker, query: str, hits: Iterable[Hit]) -> list[Hit]:
     return [rescored[i] for i in best_first({i: hit.score for i, hit in rescored.items()})]
 
 
-def _first_stage(weights: HybridWeights) -> tuple[Head, ...]:
-    """The heads that propose candidates: those that count, and both where multi-vector counts and dense does not.
-
-    The sparse head alone never proposes a document that shares no token with the query.
-    """
-    if weights.multi_vector and not weights.dense:
-        return ("dense", "sparse")
-    return tuple(head for head in weights.heads if head != "multi_vector")
+def _check_query(name: str, query: str) -> str:
+    if not isinstance(query, str):
+        msg = f"{name} must be a string, got {query!r}"
+        raise TypeError(msg)
+    return query
 
 
 def _check_positive(name: str, value: int) -> None:

@@ -221,7 +221,7 @@ def test_a_vector_of_another_width_is_refused(store: M3VectorStore):
     [
         ({}, lambda score: score / 2.3),
         ({"weights": HybridWeights(dense=2, sparse=0, multi_vector=1)}, lambda score: score / 3),
-        ({"fusion": "rrf"}, lambda score: score * 61 / 3),
+        ({"fusion": "rrf"}, lambda score: score * 61 / 2.3),
         ({"reranker": ByLength()}, lambda score: 1 / (1 + math.exp(-score))),
     ],
 )

@@ -16,6 +16,7 @@ from elasticsearch.helpers.vectorstore import (
 from m3plugins import HybridWeights, M3Encoder, M3Output
 from m3plugins.encoding import shared_encoder
 from m3plugins.encoding.sparse import SparseVector
+from m3plugins.fusion.weighted import check_weights
 from m3plugins_elasticsearch.identity import index_options
 from m3plugins_elasticsearch.requests import MAX_K
 from m3plugins_elasticsearch.rows import rounded, token_weights
@@ -41,7 +42,7 @@ class M3Fields:
         window: int = 1_000,
     ) -> None:
         self.encoder = _encoder(encoder)
-        self.weights = weights or HybridWeights()
+        self.weights = check_weights(weights)
         self.dense_index = index_options(dense_index)
         self.window = window
         if not (self.weights.dense or self.weights.sparse):

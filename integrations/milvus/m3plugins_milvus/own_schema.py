@@ -15,6 +15,7 @@ from pymilvus import AnnSearchRequest, CollectionSchema, DataType, MilvusClient,
 from pymilvus.milvus_client.index import IndexParams
 
 from m3plugins import HybridWeights, M3Encoder, M3Output
+from m3plugins.fusion.weighted import check_weights
 from m3plugins.scoring.heads import check_query
 from m3plugins_milvus.rows import sparse_row, stored_sparse
 from m3plugins_milvus.schema import FLAT, MAX_VARCHAR, SPARSE_INDEX
@@ -155,7 +156,7 @@ def hybrid_ranker(
     Raises:
         ValueError: If a weight is over 1.
     """
-    weights = weights or HybridWeights()
+    weights = check_weights(weights)
     weight_of = {dense_field: float(weights.dense), sparse_field: float(weights.sparse)}
     if max(weight_of.values()) > 1:
         msg = f"Milvus takes weights from 0 to 1, got {weight_of}; divide them all by the greatest: the order stays"

@@ -374,8 +374,8 @@ class EngineCliSuite:
 
     def test_an_evaluation_indexes_into_the_engine_first(self, m3, corpus, checkpoint, tmp_path, capsys):
         (tmp_path / "qrels").mkdir()
-        (tmp_path / "queries.jsonl").write_text(corpus.read_text())
-        (tmp_path / "qrels" / "test.tsv").write_text("".join(f"d{i}\td{i}\t1\n" for i in range(len(SENTENCES))))
+        (tmp_path / "queries.jsonl").write_text(corpus.read_text().replace('"_id": "d', '"_id": "q'))
+        (tmp_path / "qrels" / "test.tsv").write_text("".join(f"q{i}\td{i}\t1\n" for i in range(len(SENTENCES))))
         assert run(["evaluate", ".", "--json", "--model", str(checkpoint)]) == 0
         in_memory = printed(capsys)["measures"]
         assert m3("evaluate", ".", "--json", "--engine", self.engine) == 0
@@ -383,3 +383,16 @@ class EngineCliSuite:
         assert (result["documents"], result["queries"]) == (len(SENTENCES) + 1, len(SENTENCES))
         for row in ("dense", "sparse"):  # token vectors are kept by a codec there
             assert result["measures"][row] == pytest.approx(in_memory[row])
+
+    def test_passages_are_evaluated_by_their_documents(self, m3, corpus, tmp_path, capsys):
+        (tmp_path / "qrels").mkdir()
+        (tmp_path / "queries.jsonl").write_text(corpus.read_text().replace('"_id": "d', '"_id": "q'))
+        (tmp_path / "qrels" / "test.tsv").write_text("".join(f"q{i}\td{i}\t1\n" for i in range(len(SENTENCES))))
+        assert m3("index", "corpus.jsonl", "--passages", "8", "--json") == 0
+        assert printed(capsys)["written"] == len(SENTENCES) + 1
+        assert m3("evaluate", ".", "--json") == 0
+        result = printed(capsys)
+        assert result["documents"] == len(SENTENCES) + 1
+        for row in ("dense", "sparse", "All"):
+            assert result["measures"][row]["R@100"] == 1
+            assert result["measures"][row]["nDCG@10"] > 0.2

@@ -15,11 +15,11 @@ from tests.tiny import SENTENCES
 
 @pytest.fixture
 def collection(tmp_path: Path) -> Path:
-    rows = [json.dumps({"_id": str(i), "text": text}) for i, text in enumerate(SENTENCES)]
     (tmp_path / "qrels").mkdir()
-    for name in ("corpus.jsonl", "queries.jsonl"):
+    for name, prefix in (("corpus.jsonl", "d"), ("queries.jsonl", "q")):
+        rows = [json.dumps({"_id": f"{prefix}{i}", "text": text}) for i, text in enumerate(SENTENCES)]
         (tmp_path / name).write_text("\n".join(rows))
-    (tmp_path / "qrels" / "test.tsv").write_text("".join(f"{i}\t{i}\t1\n" for i in range(len(SENTENCES))))
+    (tmp_path / "qrels" / "test.tsv").write_text("".join(f"q{i}\td{i}\t1\n" for i in range(len(SENTENCES))))
     return tmp_path
 
 
@@ -35,6 +35,22 @@ def test_json_is_one_object_on_stdout(collection: Path, checkpoint: Path, capsys
     result = json.loads(capsys.readouterr().out)
     assert result["queries"] == result["documents"] == len(SENTENCES)
     assert result["measures"]["dense"] == {"nDCG@10": 1.0, "R@100": 1.0}
+    assert result["identical_ids"] == 0
+
+
+def test_documents_with_the_id_of_the_query_are_left_out_and_counted(
+    collection: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (collection / "queries.jsonl", collection / "qrels" / "test.tsv"):
+        path.write_text(path.read_text().replace("q", "d"))
+    told = f"m3: {len(SENTENCES)} of {len(SENTENCES)} queries found a document of their own id, which is left out"
+    call = ["evaluate", str(collection), "--model", str(checkpoint), "--json"]
+    for option, identical, recall in (([], len(SENTENCES), 0.0), (["--keep-identical-ids"], 0, 1.0)):
+        assert run([*call, *option]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)["identical_ids"] == identical
+        assert json.loads(out)["measures"]["dense"]["R@100"] == recall
+        assert (told in err) == bool(identical)
 
 
 def test_documents_that_could_not_be_read_fail_the_evaluation_but_not_its_table(
@@ -51,7 +67,7 @@ def test_documents_that_could_not_be_read_fail_the_evaluation_but_not_its_table(
 def test_a_malformed_judgement_fails_in_one_line(
     collection: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (collection / "qrels" / "test.tsv").write_text("1\t1\n")
+    (collection / "qrels" / "test.tsv").write_text("q1\td1\n")
     assert run(["evaluate", str(collection), "--model", str(checkpoint)]) == 1
     err = capsys.readouterr().err
     assert "test.tsv:1: a judgement is" in err and err.count("\n") == 1

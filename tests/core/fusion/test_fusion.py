@@ -1,5 +1,8 @@
 """Fusion: the weighted sum and reciprocal ranks."""
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +35,19 @@ def test_negative_or_infinite_weights_are_refused(weights):
         HybridWeights(**weights)
 
 
+@pytest.mark.parametrize("weight", ["1", None, True, [1.0], 1j])
+def test_weights_that_are_no_numbers_are_refused(weight):
+    for leg in ("dense", "bm25"):
+        with pytest.raises(TypeError, match=f"weight of {leg} must be a number, got .*; 0 leaves {leg} out"):
+            HybridWeights(**{leg: weight})
+
+
+@pytest.mark.parametrize("one", [1, np.float32(1), np.int64(1), Fraction(1)])
+def test_weights_may_be_any_kind_of_real_number(one):
+    scores = HeadScores(dense=0.5, sparse=0.25)
+    assert weighted_sum(scores, HybridWeights(dense=one)) == weighted_sum(scores, HybridWeights(dense=1.0))
+
+
 def test_weights_that_are_all_zero_are_refused():
     with pytest.raises(ValueError, match="at least one of the heads"):
         HybridWeights(dense=0, sparse=0, multi_vector=0)
@@ -51,6 +67,26 @@ def test_reciprocal_ranks_of_one_head_keep_its_order_and_its_ties(column, k):
         assert fused[i] == pytest.approx(1 / (k + 1 + sum(score > left for score in column)))
 
 
+@given(
+    st.lists(st.tuples(*[st.none() | st.integers(-5, 5)] * 3), min_size=1, max_size=20),
+    st.tuples(*[st.floats(0, 5)] * 3),
+)
+def test_each_list_adds_its_weight_by_rank_and_nothing_for_who_is_absent(rows, weights):
+    columns = list(zip(*rows, strict=True))
+    fused = reciprocal_rank_fusion(columns, weights=weights)
+    for i, row in enumerate(rows):
+        expected = 0.0
+        for column, weight, score in zip(columns, weights, row, strict=True):
+            if score is not None:
+                expected += weight / (61 + sum(other > score for other in column if other is not None))
+        assert fused[i] == pytest.approx(expected)
+
+
 def test_reciprocal_rank_fusion_refuses_ragged_columns():
     with pytest.raises(ValueError, match="same documents"):
         reciprocal_rank_fusion([[1.0], [1.0, 2.0]])
+
+
+def test_reciprocal_rank_fusion_needs_one_weight_a_list():
+    with pytest.raises(ValueError, match="one weight a list, got 1 for 2"):
+        reciprocal_rank_fusion([[1.0], [2.0]], weights=[1.0])

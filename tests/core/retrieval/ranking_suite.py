@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 
-from m3plugins import Document, HybridIndex, HybridRetriever, HybridWeights, InMemoryHybridIndex
+from m3plugins import Document, HybridIndex, HybridRetriever, HybridWeights, InMemoryHybridIndex, M3Output
+from m3plugins.fusion import best_first, reciprocal_rank_fusion, weighted_sum
 from m3plugins.retrieval import Hit, filters
 from tests.tiny import SENTENCES, random_documents
 
 QUERIES = [*SENTENCES, "", "zzz unseen", "fox 狐 лиса"]
 EVERYTHING = {"candidates": 100, "multi_vector_depth": 100}
+LATE = [
+    HybridWeights(),
+    HybridWeights(sparse=0),
+    HybridWeights(dense=0, sparse=0),
+    HybridWeights(dense=0, sparse=0.01),
+    HybridWeights(dense=0.15, sparse=0.5, multi_vector=0.35),
+]
+"""Weights that count token vectors."""
 
 
 def in_memory(index: HybridIndex) -> InMemoryHybridIndex:
@@ -18,6 +30,33 @@ def in_memory(index: HybridIndex) -> InMemoryHybridIndex:
     stored = list(index.scan(with_embeddings=True))
     oracle.upsert([document for document, _ in stored], embeddings=[output for _, output in stored])
     return oracle
+
+
+def as_documented(
+    index: HybridIndex, query: M3Output, weights: HybridWeights, fusion: str, candidates: int, depth: int
+) -> dict[str, float]:
+    """The fused scores, best first, step by step as the README tells them, from the scores of all documents."""
+    exact = index.score(query, [document.id for document in index.scan()])
+    heads = ("dense",) if weights.dense and not weights.sparse else ("dense", "sparse")
+    proposed = index.candidates(query.select(heads), candidates)
+    union = {hit.id: exact[hit.id] for head in heads for hit in proposed[head]}
+    order = HybridWeights(
+        dense=weights.dense or 1, sparse=weights.sparse or (0 if weights.dense else 0.3), multi_vector=0
+    )
+    shortlist = best_first({i: weighted_sum(score, order) for i, score in union.items()})[:depth]
+    if fusion == "weighted":
+        fused = {i: weighted_sum(union[i], weights) for i in shortlist}
+    else:
+        columns = {
+            "dense": [score.dense for score in union.values()],
+            "sparse": [score.sparse or None for score in union.values()],
+            "multi_vector": [score.multi_vector if i in shortlist else None for i, score in union.items()],
+        }
+        scores = reciprocal_rank_fusion(
+            [columns[head] for head in weights.heads], weights=[getattr(weights, head) for head in weights.heads]
+        )
+        fused = {i: score for i, score in zip(union, scores.tolist(), strict=True) if i in shortlist}
+    return {i: fused[i] for i in best_first(fused)}
 
 
 def assert_same_hits(got: list[Hit], expected: list[Hit]) -> None:
@@ -54,6 +93,56 @@ class CandidatesSuite:
         assert [hit.id for hit in found["dense"]] == [hit.id for hit in found["sparse"]] == ids
         for head in self.exhaustive:
             assert [hit.id for hit in first[head]] == ids[:7]
+
+    @pytest.mark.parametrize("fusion", ["weighted", "rrf"])
+    @pytest.mark.parametrize("weights", LATE, ids=str)
+    def test_the_ranking_is_the_documented_one(self, index, encoder, weights, fusion):
+        """Also where candidates and depth leave most of the corpus out."""
+        retriever = HybridRetriever(index, weights=weights, fusion=fusion, candidates=9, multi_vector_depth=6)
+        for text in QUERIES[::4]:
+            query = encoder.encode_queries([text])
+            expected = as_documented(index, query, weights, fusion, candidates=9, depth=6)
+            found = retriever.search_embedded(text, query, k=6)
+            assert [hit.score for hit in found] == pytest.approx(list(expected.values()), abs=1e-5)
+            assert {hit.id for hit in found} == expected.keys()
+
+    @pytest.mark.parametrize("sparse", [0, 0.01])
+    def test_what_only_dense_proposes_is_found_where_dense_has_no_weight(self, empty, encoder, sparse):
+        """A document that is first by brute force, and shares no word with the query, unlike all others."""
+        query = encoder.encode_queries(["fox"])
+        near, far = encoder.encode_documents(["fox"]), encoder.encode_documents([SENTENCES[6]])
+        empty.upsert([Document(id="near", text="x")], [replace(near, sparse=far.sparse)])
+        others = [Document(id=f"far {n:02}", text="x") for n in range(30)]
+        empty.upsert(others, [replace(far, sparse=query.sparse)] * 30)
+        for candidates in (100, 5):
+            retriever = HybridRetriever(
+                empty,
+                weights=HybridWeights(dense=0, sparse=sparse, multi_vector=1),
+                candidates=candidates,
+                multi_vector_depth=candidates,
+            )
+            assert retriever.search_embedded("fox", query, k=3)[0].id == "near"
+
+    @pytest.mark.parametrize("parents", [1, 2])
+    def test_to_find_more_parents_nothing_is_scored_in_vain(self, empty, encoder, monkeypatch, parents):
+        """Token vectors are compared only if there is another parent, and no vector is compared twice."""
+        near, far = encoder.encode_documents(["fox"]), encoder.encode_documents([SENTENCES[6]])
+        empty.upsert([Document(id=f"near {n:02}", text="x", parent_id="p") for n in range(40)], [near] * 40)
+        if parents == 2:
+            empty.upsert([Document(id="z", text="x", parent_id="another")], [replace(far, sparse=near.sparse)])
+        scored: Counter[tuple[str, str]] = Counter()
+        score = empty.score
+
+        def counted(query, ids, **options):
+            scored.update((i, head) for i in ids for head in query.heads)
+            return score(query, ids, **options)
+
+        monkeypatch.setattr(empty, "score", counted)
+        retriever = HybridRetriever(empty, candidates=12, multi_vector_depth=12)
+        hits = retriever.search("fox", k=3, per_parent=1)
+        assert [hit.document.parent_id for hit in hits] == ["p", "another"][:parents]
+        assert sum(head == "multi_vector" for _, head in scored) == (12 if parents == 1 else 41)
+        assert set(scored.values()) == {1}
 
 
 class RankingSuite(CandidatesSuite):

@@ -1,14 +1,22 @@
 """The ranking: equal to brute force where the options cover the corpus, exact within the union where not."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from m3plugins import Document, HybridRetriever, HybridWeights, InMemoryHybridIndex, M3Encoder
+from m3plugins import (
+    Document,
+    HybridRetriever,
+    HybridWeights,
+    InMemoryHybridIndex,
+    M3Encoder,
+    SparseEmbeddings,
+)
 from m3plugins.fusion import best_first, weighted_sum
 from m3plugins.reranking import M3Reranker
-from m3plugins.retrieval import filters
+from m3plugins.retrieval import explain, filters
 from m3plugins.scoring import head_scores
 from tests.tiny import SENTENCES
 
@@ -51,14 +59,17 @@ def test_ranking_equals_brute_force_where_the_options_cover_the_corpus(encoder, 
     assert [hit.score for hit in hits] == pytest.approx([exact[hit.id] for hit in hits], abs=1e-5)
 
 
-def test_reciprocal_ranks_equal_brute_force(encoder, documents, index):
-    hits = HybridRetriever(index, fusion="rrf", candidates=60, multi_vector_depth=60).search("lazy dog", k=60)
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_reciprocal_ranks_equal_brute_force(encoder, documents, index, weights):
+    retriever = HybridRetriever(index, fusion="rrf", weights=weights, candidates=60, multi_vector_depth=60)
+    hits = retriever.search("lazy dog", k=60)
     exact = brute_force(encoder, documents, "lazy dog")
     fused = dict.fromkeys(exact, 0.0)
-    for head in ("dense", "sparse", "multi_vector"):
-        column = {i: getattr(scores, head) for i, scores in exact.items()}
+    for head in weights.heads:
+        column = {i: getattr(scores, head) for i, scores in exact.items() if head != "sparse" or scores.sparse > 0}
         for i, score in column.items():
-            fused[i] += 1 / (60 + 1 + sum(other > score + 1e-6 for other in column.values()))
+            rank = 1 + sum(other > score + 1e-6 for other in column.values())
+            fused[i] += getattr(weights, head) / (60 + rank)
     assert [hit.id for hit in hits] == sorted(fused, key=lambda i: (-round(fused[i], 9), i))
     assert [hit.score for hit in hits] == pytest.approx([fused[hit.id] for hit in hits], abs=1e-9)
 
@@ -126,6 +137,18 @@ def test_an_empty_index_has_no_hits(encoder):
     assert HybridRetriever(InMemoryHybridIndex(encoder=encoder)).search("anything") == []
 
 
+def test_by_reciprocal_ranks_the_only_document_with_the_word_comes_first(encoder):
+    """Where the others share no word with the query, they have no rank by words that they could share."""
+    embedding = encoder.encode_documents(["the quick brown fox"])
+    without = replace(embedding, sparse=SparseEmbeddings.from_dicts([{}], vocab_size=embedding.sparse.vocab_size))
+    index = InMemoryHybridIndex(encoder=encoder)
+    index.upsert((Document(id=f"other {i:02}", text="the same") for i in range(20)), [without] * 20)
+    index.upsert([Document(id="the word", text="the same")], [embedding])
+    hits = HybridRetriever(index, fusion="rrf").search("fox", k=21)
+    assert hits[0].id == "the word"
+    assert [hit.score for hit in hits] == pytest.approx([2.3 / 61] + [2 / 61] * 20)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -137,6 +160,61 @@ def test_an_empty_index_has_no_hits(encoder):
 def test_bad_options_are_refused(index, options, message):
     with pytest.raises(ValueError, match=message):
         HybridRetriever(index, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": {"dense": 1, "sparse": 0}}, r"must be a HybridWeights, got .*; write HybridWeights\(dense=1, sp"),
+        ({"weights": (1, 0.3, 1)}, r"write HybridWeights\(dense=1, sparse=0.3, multi_vector=1\)"),
+        ({"weights": 0}, "weights must be a HybridWeights, got 0"),
+        ({"index": None}, "index must be a HybridIndex, such as .*, got None"),
+        ({"index": "m3.db"}, "index must be a HybridIndex, such as .*, got 'm3.db'"),
+        ({"reranker": "BAAI/bge-reranker-v2-m3"}, r"reranker must have score\(query, texts\), as M3Reranker"),
+        ({"reranker": M3Reranker}, "reranker must have score"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused_at_once(index, options, message):
+    with pytest.raises(TypeError, match=message):
+        HybridRetriever(**{"index": index, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": {"dense": 1}}, r"write HybridWeights\(dense=1\)"),
+        ({"min_score": "0.5"}, "min_score must be a number or None, got '0.5'"),
+    ],
+)
+def test_options_of_a_search_of_the_wrong_kind_are_refused(index, options, message):
+    retriever = HybridRetriever(index)
+    embedding = index.encoder.encode_queries(["fox"])
+    for ask in (
+        lambda: retriever.search("fox", **options),
+        lambda: retriever.search_many([], **options),
+        lambda: retriever.search_embedded("fox", embedding, **options),
+        lambda: asyncio.run(retriever.asearch("fox", **options)),
+        lambda: asyncio.run(retriever.asearch_many(["fox"], **options)),
+    ):
+        with pytest.raises(TypeError, match=message):
+            ask()
+
+
+@pytest.mark.parametrize("query", [None, 3, b"fox", ["fox"]])
+def test_a_query_that_is_no_string_is_named(index, query):
+    retriever = HybridRetriever(index)
+    for ask in (retriever.search, lambda query: asyncio.run(retriever.asearch(query))):
+        with pytest.raises(TypeError, match="query must be a string, got "):
+            ask(query)
+    with pytest.raises(TypeError, match=r"queries\[1\] must be a string, got "):
+        retriever.search_many(["fox", query])
+
+
+def test_weights_of_the_wrong_kind_are_refused_by_rerankers_and_explanations(index):
+    (hit,) = HybridRetriever(index).search("fox", k=1)
+    for ask in (lambda w: M3Reranker(index.encoder, weights=w), lambda w: explain("fox", hit, index=index, weights=w)):
+        with pytest.raises(TypeError, match=r"write HybridWeights\(dense=1\)"):
+            ask({"dense": 1})
 
 
 def test_bad_k_is_refused(index):

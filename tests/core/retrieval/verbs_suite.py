@@ -210,10 +210,15 @@ class Bm25Suite:
     def test_a_text_whose_words_are_nowhere_has_no_candidates(self, lexical, encoder, text):
         assert lexical.candidates(encoder.encode_queries(["fox"]), 3, text=text)["bm25"] == []
 
-    def test_reciprocal_ranks_count_it(self, lexical):
-        with_it = HybridRetriever(lexical, fusion="rrf", weights=HybridWeights(bm25=1)).search("fox", k=3)
-        without = HybridRetriever(lexical, fusion="rrf").search("fox", k=3)
-        assert max(hit.score for hit in without) <= 3 / 61 < max(hit.score for hit in with_it) <= 4 / 61
+    def test_reciprocal_ranks_count_it(self, lexical, encoder):
+        query = encoder.encode_queries(["fox"])
+        found = {hit.id: hit.score for hit in lexical.candidates(query, 3, text="fox")["bm25"]}
+        with_it = HybridRetriever(lexical, fusion="rrf", weights=HybridWeights(bm25=2)).search("fox", k=3)
+        without = {hit.id: hit for hit in HybridRetriever(lexical, fusion="rrf").search("fox", k=3)}
+        ranks = {i: rank for rank, i in enumerate(sorted("ab", key=lambda i: -found[i]), start=1)}
+        for hit in with_it:
+            more = 2 / (60 + ranks[hit.id]) if hit.id in ranks else 0  # "c" has no word of the query
+            assert hit.score == pytest.approx(without[hit.id].score + more)
 
     def test_scores_of_candidates_and_of_documents_are_one(self, make, options, encoder):
         index, documents = make(**options), random_documents(30)
