@@ -28,12 +28,14 @@ class Drawn:
         passages: One of its positives, then negatives.
         positives: All of its positives.
         scores: An external teacher's, one a passage, or None.
+        in_batch_negatives: Whether passages of other queries are negatives too.
     """
 
     query: str
     passages: tuple[str, ...]
     positives: tuple[str, ...]
     scores: tuple[float, ...] | None
+    in_batch_negatives: bool = True
 
 
 class Draws(Dataset[Drawn]):
@@ -61,7 +63,8 @@ class Draws(Dataset[Drawn]):
         example = self._dataset[draw.row]
         random = np.random.default_rng((self._seed, *draw))
         positive = int(random.integers(len(example.positives)))
-        negatives = random.permutation(len(example.negatives))[: self._negatives].tolist()
+        most = self._negatives if example.max_negatives is None else min(self._negatives, example.max_negatives)
+        negatives = random.permutation(len(example.negatives))[:most].tolist()
         scores = None
         if example.positive_scores is not None and example.negative_scores is not None:
             scores = (example.positive_scores[positive], *(example.negative_scores[each] for each in negatives))
@@ -70,6 +73,7 @@ class Draws(Dataset[Drawn]):
             passages=(example.positives[positive], *(example.negatives[each] for each in negatives)),
             positives=example.positives,
             scores=scores,
+            in_batch_negatives=example.in_batch_negatives,
         )
 
 
@@ -116,6 +120,7 @@ class M3Collator:
             passage_keys=torch.tensor([text_key(text) for text in texts]),
             positive_keys=_filled([[text_key(text) for text in example.positives] for example in examples], 0),
             teacher_scores=scores,
+            own_passages_only=torch.tensor([not example.in_batch_negatives for example in examples]),
             truncated=sum(text.truncated for text in queries + passages),
         )
 

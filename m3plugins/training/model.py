@@ -87,10 +87,12 @@ class M3Model(nn.Module):
         if not self.frozen:
             self.encoder.activation_checkpointing_enable(**kwargs)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """The same, as older versions of transformers call it."""
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """The same, as versions of transformers before 5.23 call it."""
         if not self.frozen:
-            self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+            self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
 
     def save(self, folder: Path) -> None:
         """Writes a standard M3 checkpoint folder, adapters merged."""

@@ -211,7 +211,8 @@ class SelfDistillationTrainer(ResumableTrainer):
         passages, keys = pair.passages, batch.passage_keys
         if self._gathers:
             passages, keys = gather_representations(passages), gather_rows(keys)
-        if self.model.training and (len(keys) if args.in_batch_negatives else batch.groups.shape[1]) < 2:
+        own_only = not args.in_batch_negatives or batch.all_own_passages_only
+        if self.model.training and (batch.groups.shape[1] if own_only else len(keys)) < 2:
             warnings.warn(_NO_NEGATIVE, stacklevel=1)
         begun = self.state.global_step >= args.distillation_start_step or not self.model.training
         distilling = args.self_distillation and begun  # an evaluation's losses are the same sum at every step
@@ -221,6 +222,7 @@ class SelfDistillationTrainer(ResumableTrainer):
             passages,
             self.options,
             groups=batch.groups,
+            own_passages_only=batch.own_passages_only,
             absent=masking.repeats(keys),
             false_negatives=self._known_positives(batch, keys) if args.mask_known_positives else None,
             teacher_scores=batch.teacher_scores if args.teacher_weight else None,
