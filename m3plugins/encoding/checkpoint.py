@@ -9,19 +9,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from m3plugins.encoding.sentence_transformers import Pooling, Prompts, pools_prompts, read_pooling, read_prompts
+
 if TYPE_CHECKING:
     import torch
-
-Pooling = Literal["cls", "mean"]
 
 SPARSE_HEAD = "sparse_linear"
 MULTI_VECTOR_HEAD = "colbert_linear"
 _UNBOUNDED = 10**9
+_NO_PROMPTS = Prompts()
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Checkpoint:
     """A checkpoint folder, read on demand.
 
     The format is BGE-M3's: `config.json`, the encoder's weights, tokenizer files, `sparse_linear` and
-    `colbert_linear` (each as `.safetensors`, or as `.pt`, a state dict) and, where the dense head is
-    not the CLS state, `1_Pooling/config.json`.
+    `colbert_linear` (each as `.safetensors`, or as `.pt`, a state dict). Where the dense head is not the CLS state,
+    or texts have prompts, the files of sentence-transformers say so.
 
     Attributes:
         folder: Where it lies.
@@ -63,20 +64,31 @@ class Checkpoint:
         Raises:
             ValueError: If the folder asks for another pooling.
         """
-        path = self.folder / "1_Pooling" / "config.json"
-        if not path.is_file():
-            return "cls"
-        modes = [
-            mode
-            for mode, on in json.loads(path.read_text(encoding="utf-8")).items()
-            if mode.startswith("pooling_mode") and on
-        ]
-        if modes == ["pooling_mode_cls_token"]:
-            return "cls"
-        if modes == ["pooling_mode_mean_tokens"]:
-            return "mean"
-        msg = f"pooling must be cls or mean, {path} has {modes}"
-        raise ValueError(msg)
+        return read_pooling(self.folder)
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """What goes ahead of queries and of documents.
+
+        Raises:
+            ValueError: If the folder does not state them as it should.
+        """
+        return read_prompts(self.folder)
+
+    def prompted(self, *, query: str | None, document: str | None) -> Prompts:
+        """The folder's prompts, or those given where they are not None.
+
+        Raises:
+            ValueError: If there are any, and the model leaves them out of its dense vectors.
+        """
+        prompts = Prompts(
+            query=self.prompts.query if query is None else query,
+            document=self.prompts.document if document is None else document,
+        )
+        if prompts != _NO_PROMPTS and not pools_prompts(self.folder):
+            msg = f"prompts must be pooled with the text, {self.folder} has include_prompt=false; use another model"
+            raise ValueError(msg)
+        return prompts
 
     @cached_property
     def max_length(self) -> int:
@@ -99,16 +111,20 @@ class Checkpoint:
             raise ValueError(msg)
         return state
 
-    def fingerprint(self, *, mcls: int | None = None) -> str:
-        """64 hex digits that change with whatever changes the vectors: weights, heads, tokenizer, pooling, MCLS.
+    def fingerprint(self, *, mcls: int | None = None, prompts: Prompts = _NO_PROMPTS) -> str:
+        """64 hex digits that change with whatever changes the vectors.
 
-        The tensors are hashed, not their files, so a `.pt` and its `.safetensors` twin are one model.
+        That is weights, heads, tokenizer, pooling, MCLS and prompts. The tensors are hashed, not their files, so a
+        `.pt` and its `.safetensors` twin are one model.
 
         Args:
             mcls: Tokens of text per CLS token, where documents have several.
+            prompts: Those that texts are encoded with.
         """
-        pooling = self.pooling if mcls is None else f"{self.pooling} mcls={mcls}"
-        hasher = hashlib.sha256(f"m3plugins/1 pooling={pooling}".encode())
+        reading = "" if mcls is None else f" mcls={mcls}"
+        if prompts != _NO_PROMPTS:
+            reading += f" prompts={json.dumps([prompts.query, prompts.document])}"
+        hasher = hashlib.sha256(f"m3plugins/1 pooling={self.pooling}{reading}".encode())
         for path in [*self._weight_files(), self._head_file(SPARSE_HEAD), self._head_file(MULTI_VECTOR_HEAD)]:
             for name, tensor in _tensors(path):
                 hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

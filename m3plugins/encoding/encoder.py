@@ -18,6 +18,7 @@ from m3plugins.encoding.locate import locate
 from m3plugins.encoding.memo import EmbeddingMemo
 from m3plugins.encoding.options import Dtype, EncoderOptions
 from m3plugins.encoding.output import HEADS, Head, M3Output, check_heads
+from m3plugins.encoding.sentence_transformers import Prompts
 from m3plugins.encoding.tokenizing import Layout, check_texts
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class M3Encoder:
         document_max_length: int | None = None,
         batch_tokens: int | None = None,
         mcls: int | None = None,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
     ) -> M3Encoder:
         """Names a model and how to run it.
 
@@ -86,6 +89,8 @@ class M3Encoder:
             batch_tokens: Padded tokens per forward pass; None suits the device.
             mcls: Tokens of text after which another CLS token is inserted in documents (M3 paper, section
                 3.4, uses 256); their dense vector is the mean over the CLS tokens. None: one CLS at the start.
+            query_prompt: What the model reads ahead of every query; None is the checkpoint's own, which may be "".
+            document_prompt: The same for documents.
 
         Raises:
             ValueError: If an option is out of its range.
@@ -101,6 +106,8 @@ class M3Encoder:
                 document_max_length=document_max_length,
                 batch_tokens=batch_tokens,
                 mcls=mcls,
+                query_prompt=query_prompt,
+                document_prompt=document_prompt,
             ),
         )
 
@@ -132,7 +139,7 @@ class M3Encoder:
 
     def encode_queries(self, texts: Iterable[str], *, heads: Iterable[str] = HEADS, progress: bool = False) -> M3Output:
         """Encodes queries, cut to `query_max_length`; otherwise as `encode_documents`."""
-        return self._encode(texts, Layout(self.query_max_length), heads, progress)
+        return self._encode(texts, self.query_layout, heads, progress)
 
     def iter_documents(
         self, texts: Iterable[str], *, heads: Iterable[str] = HEADS, progress: bool = False
@@ -154,17 +161,33 @@ class M3Encoder:
         self, texts: Iterable[str], *, heads: Iterable[str] = HEADS, progress: bool = False
     ) -> Iterator[M3Output]:
         """Encodes a stream of queries; as `iter_documents`, cut to `query_max_length`."""
-        return self._stream(texts, Layout(self.query_max_length), check_heads(heads), progress)
+        return self._stream(texts, self.query_layout, check_heads(heads), progress)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The model's checkpoint folder, downloaded or assembled if need be."""
-        return locate(self.model, self.options.revision)
+        """The model's checkpoint folder, downloaded or assembled if need be.
+
+        Raises:
+            FileNotFoundError: If there is no such model, or it is no M3 checkpoint.
+            ValueError: If it cannot do what the options ask for.
+        """
+        checkpoint = locate(self.model, self.options.revision)
+        self.options.check(checkpoint)
+        return checkpoint
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of what decides the vectors: weights, heads, tokenizer, pooling and MCLS; 64 hex digits."""
-        return self.checkpoint.fingerprint(mcls=self.options.mcls)
+        """Hash of what decides the vectors: weights, heads, tokenizer, pooling, MCLS and prompts; 64 hex digits."""
+        return self.checkpoint.fingerprint(mcls=self.options.mcls, prompts=self.prompts)
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """What the model reads ahead of queries and of documents: the options', or the checkpoint's.
+
+        Raises:
+            ValueError: If there are any, and the model leaves them out of its dense vectors.
+        """
+        return self.checkpoint.prompted(query=self.options.query_prompt, document=self.options.document_prompt)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -178,22 +201,19 @@ class M3Encoder:
 
     @property
     def document_max_length(self) -> int:
-        """Tokens a document is cut to.
+        """Tokens a document is cut to."""
+        limit = self.checkpoint.max_length  # checked against the option
+        return self.options.document_max_length or limit
 
-        Raises:
-            ValueError: If the option exceeds the model's maximum.
-        """
-        limit = self.checkpoint.max_length
-        asked = self.options.document_max_length
-        if asked is not None and asked > limit:
-            msg = f"document_max_length must be at most {limit}, the maximum of {self.model}, got {asked}"
-            raise ValueError(msg)
-        return asked or limit
+    @property
+    def query_layout(self) -> Layout:
+        """How a query is laid out for the model: how long it may be, and its prompt."""
+        return Layout(self.query_max_length, prompt=self.prompts.query)
 
     @property
     def document_layout(self) -> Layout:
-        """How a document is laid out for the model: how long it may be, where its CLS tokens stand."""
-        return Layout(self.document_max_length, self.options.mcls)
+        """How a document is laid out for the model: how long it may be, where its CLS tokens stand, and its prompt."""
+        return Layout(self.document_max_length, self.options.mcls, self.prompts.document)
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -28,20 +28,11 @@ class LoadedModel:
         checkpoint: The model.
         options: How to run it.
         replicas: Where it runs, if it is in memory already.
-
-    Raises:
-        ValueError: If the options ask for more CLS tokens and the model does not pool by CLS.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, options: EncoderOptions, replicas: Sequence[Backend] | None = None
     ) -> None:
-        if options.mcls is not None and checkpoint.pooling != "cls":
-            msg = (
-                f"mcls needs a model that pools by cls, {checkpoint.folder} pools by {checkpoint.pooling}; "
-                f"leave out mcls={options.mcls}"
-            )
-            raise ValueError(msg)
         self.tokenizer, self._special = load_tokenizer(checkpoint.folder)
         self.text_tokenizer = lru_cache(maxsize=8)(self._text_tokenizer)
         self._replicas = replicas or _load_replicas(checkpoint, options, self._special.pad)

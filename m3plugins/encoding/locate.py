@@ -16,7 +16,9 @@ _HUB_FILES = [
     "sentencepiece.bpe.model",
     "special_tokens_map.json",
     "vocab.txt",
-    "1_Pooling/config.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "*_Pooling/config.json",
 ]
 
 

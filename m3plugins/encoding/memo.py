@@ -19,7 +19,7 @@ _TOGETHER: tuple[Head, ...] = ("dense", "sparse")
 """What a document is encoded for, whoever asks first: few bytes to keep."""
 
 _Key = tuple[Layout, str]
-"""What decides an embedding of one encoder. Queries and documents differ by their maximum length."""
+"""What decides an embedding of one encoder. Queries and documents differ by their maximum length and prompt."""
 
 
 class _Encode(Protocol):
@@ -55,7 +55,7 @@ class EmbeddingMemo:
 
     def encode_queries(self, texts: Iterable[str], *, heads: Iterable[str] = HEADS) -> M3Output:
         """As `M3Encoder.encode_queries`. All heads are computed: who embeds a query may also retrieve and rerank."""
-        layout = Layout(self.encoder.query_max_length)
+        layout = self.encoder.query_layout
         return self._encode(self.encoder.encode_queries, layout, texts, check_heads(heads), HEADS)
 
     def encode_documents(self, texts: Iterable[str], *, heads: Iterable[str] = HEADS) -> M3Output:

@@ -57,7 +57,10 @@ class Passages:
             ValueError: If the text is not valid Unicode, or the encoder would cut passages of this size.
             ImportError: If the extra `passages` is not installed.
         """
-        longest = encoder.document_layout.text_tokens
+        layout = encoder.document_layout
+        longest = layout.text_tokens
+        if layout.prompt:
+            longest -= len(encoder.tokenizer.encode(layout.prompt, add_special_tokens=False))
         if self.size > longest:
             msg = (
                 f"size must be at most {longest}, the tokens of text that {encoder.model} reads of a document, "

@@ -38,11 +38,12 @@ class TokenizedText:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a text is laid out for the model: CLS, text, eos; with MCLS a CLS ahead of every run of the text.
+    """How a text is laid out for the model: CLS, prompt, text, eos; with MCLS a CLS ahead of every run of tokens.
 
     Attributes:
         max_length: Tokens per text, special tokens included.
         mcls: Tokens of text per CLS (M3 paper, section 3.4); None for one CLS at the start.
+        prompt: What goes ahead of the text; it counts as text.
 
     Example:
         >>> layout = Layout(max_length=10, mcls=3)  # CLS t t t CLS t t t CLS eos: the last CLS would mark nothing
@@ -52,10 +53,11 @@ class Layout:
 
     max_length: int
     mcls: int | None = None
+    prompt: str = ""
 
     @property
     def text_tokens(self) -> int:
-        """Tokens of text that fit."""
+        """Tokens of prompt and text that fit."""
         room = self.max_length - 1  # eos
         if self.mcls is None:
             return room - 1
@@ -88,19 +90,28 @@ class TextTokenizer:
 
     Args:
         backend: The tokenizer of the `tokenizers` library, copied.
-        layout: Lengths and CLS tokens.
+        layout: Lengths, CLS tokens and prompt.
+
+    Raises:
+        ValueError: If the prompt leaves no room for text.
     """
 
     def __init__(self, backend: Tokenizer, layout: Layout) -> None:
         self._layout = layout
         self._backend = type(backend).from_str(backend.to_str())
+        if layout.prompt and len(self._backend.encode(layout.prompt, add_special_tokens=False)) >= layout.text_tokens:
+            msg = (
+                f"a prompt must leave room for the text, {layout.prompt!r} fills the {layout.text_tokens} tokens that "
+                f"a maximum length of {layout.max_length} has; shorten it or raise the maximum length"
+            )
+            raise ValueError(msg)
         self._backend.enable_truncation(layout.text_tokens + 2)
 
     def tokenize(self, texts: list[str]) -> list[TokenizedText]:
-        """Token ids of each text."""
+        """Token ids of each text, ahead of it the prompt."""
         return [
             self._layout.lay_out(np.array(encoding.ids, dtype=np.int32), truncated=bool(encoding.overflowing))
-            for encoding in self._backend.encode_batch(texts)
+            for encoding in self._backend.encode_batch([self._layout.prompt + text for text in texts])
         ]
 
     def stream(self, texts: Iterable[str]) -> Iterator[TokenizedText]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import HEADS, M3Output
@@ -138,8 +138,8 @@ def _token_matches(
 ) -> tuple[TokenMatch, ...]:
     if query.multi_vector is None or document.multi_vector is None:
         return ()
-    left = _word_pieces("query", query_text, query, None, encoder)
-    right = _word_pieces("document", document_text, document, encoder.options.mcls, encoder)
+    left = _word_pieces("query", query_text, query, encoder.query_layout, encoder)
+    right = _word_pieces("document", document_text, document, encoder.document_layout, encoder)
     products = dot_products(document.multi_vector[0], query.multi_vector[0])
     nearest = products.argmax(axis=0).tolist()
     similarities = products.max(axis=0).tolist()
@@ -149,19 +149,19 @@ def _token_matches(
     )
 
 
-def _word_pieces(name: str, text: str, output: M3Output, mcls: int | None, encoder: M3Encoder) -> list[str]:
+def _word_pieces(name: str, text: str, output: M3Output, layout: Layout, encoder: M3Encoder) -> list[str]:
     """The word pieces that the token vectors of a text stand for: all that was read, less the CLS tokens.
 
     Args:
         name: What to call the text in an error.
         text: What was encoded.
         output: Its embeddings, which say where it was cut.
-        mcls: Tokens of text per CLS token, where it has several.
+        layout: How it was laid out; its prompt was read too.
         encoder: That made them.
     """
-    _, *pieces, eos = encoder.tokenizer.encode(text).tokens
+    _, *pieces, eos = encoder.tokenizer.encode(layout.prompt + text).tokens
     if output.truncated[0]:
-        pieces = pieces[: Layout(int(output.token_counts[0]), mcls).text_tokens]
+        pieces = pieces[: replace(layout, max_length=int(output.token_counts[0])).text_tokens]
     vectors = 0 if output.multi_vector is None else len(output.multi_vector.vectors)
     if len(pieces) + 1 != vectors:
         msg = (

@@ -86,3 +86,29 @@ def test_all_five_scores_equal_compute_score(reference, encoder: M3Encoder, weig
     }
     for kind, column in ours.items():
         np.testing.assert_allclose(column, expected[kind], atol=2e-5, rtol=1e-5, err_msg=kind)
+
+
+def test_prompts_equal_the_references_instructions(checkpoint: Path):
+    from FlagEmbedding import BGEM3FlagModel
+
+    prompts = {"query": "Represent this question: ", "document": "Passage:\n"}
+    reference = BGEM3FlagModel(
+        str(checkpoint),
+        use_fp16=False,
+        devices="cpu",
+        query_instruction_for_retrieval=prompts["query"],
+        passage_instruction_for_retrieval=prompts["document"],
+    )
+    encoder = M3Encoder.from_pretrained(checkpoint, query_prompt=prompts["query"], document_prompt=prompts["document"])
+    heads = {"return_dense": True, "return_sparse": True, "return_colbert_vecs": True}
+    for output, expected in (
+        (encoder.encode_queries(SENTENCES), reference.encode_queries(SENTENCES, **heads)),
+        (encoder.encode_documents(SENTENCES), reference.encode_corpus(SENTENCES, **heads)),
+    ):
+        assert np.abs(output.dense - expected["dense_vecs"]).max() <= 1e-5
+        for ours, theirs in zip(output.sparse, expected["lexical_weights"], strict=True):
+            assert ours.to_dict() == pytest.approx(
+                {int(token): float(each) for token, each in theirs.items()}, abs=1e-5
+            )
+        for ours, theirs in zip(output.multi_vector, expected["colbert_vecs"], strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)

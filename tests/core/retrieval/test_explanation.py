@@ -62,6 +62,15 @@ def test_matches_add_up_to_the_scores_and_contributions_to_the_hits(encoder, que
     assert (explanation.query, explanation.hit) == (query, hit)
 
 
+def test_prompts_are_explained_too_since_they_score(checkpoint: Path):
+    encoder = M3Encoder.from_pretrained(checkpoint, query_prompt="Find: ", document_prompt="passage: ")
+    index = index_of(encoder, Document(id="a", text=SENTENCES[0], title="Fox"))
+    (hit,) = HybridRetriever(index).search(QUERY)
+    explanation = explain(QUERY, hit, index=index)
+    assert_adds_up(explanation)
+    assert [match.query for match in explanation.multi_vector] == pieces(encoder, f"Find: {QUERY}")
+
+
 @pytest.mark.parametrize("weights", [HybridWeights(dense=0.15, sparse=0.5, multi_vector=0.35), HybridWeights(dense=0)])
 def test_a_contribution_is_weight_times_score(index, weights):
     for hit in HybridRetriever(index, weights=weights).search(QUERY, k=3):

@@ -44,6 +44,12 @@ class EncoderFields(BaseModel):
     )
     batch_tokens: int | None = Field(default=None, frozen=True, description="Padded tokens per forward pass.")
     mcls: int | None = Field(default=None, frozen=True, description="Tokens of text per CLS token; None: one CLS.")
+    query_prompt: str | None = Field(
+        default=None, frozen=True, description="Goes ahead of queries; None is the checkpoint's own."
+    )
+    document_prompt: str | None = Field(
+        default=None, frozen=True, description="Goes ahead of documents; None is the checkpoint's own."
+    )
 
     _encoder: M3Encoder = PrivateAttr()
 
