@@ -152,8 +152,13 @@ class M3Dataset:
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
-        """Bytes in UTF-8 of each query with its prompt and of its longest passage, and the negatives it draws, (n, 3)."""
+        """Bytes in UTF-8 of each query with its prompt and of its longest passage; negatives it draws, (n, 3)."""
         return np.concatenate([part.sizes for part in self._parts])
+
+    @cached_property
+    def prompts(self) -> frozenset[str]:
+        """The different prompts of the queries; "" if some have none."""
+        return frozenset().union(*(part.prompts for part in self._parts))
 
     @cached_property
     def half_batches(self) -> NDArray[np.bool_]:
