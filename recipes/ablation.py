@@ -1,10 +1,12 @@
 """The paper's ablation on m3-mini: what self-distillation does for each head, at several settings and seeds.
 
     python recipes/ablation.py --data DIR --output benchmarks/results/DATE-ablation.md
+    python recipes/ablation.py --values benchmarks/results/DATE-ablation.json
 
 Every variant is trained on the same data for the same steps, with and without self-distillation. Settings are those
-of the recipe; the judged collections choose none of them. Differences come with 95% bootstrap intervals over queries,
-of the means over seeds. What a run found is kept in the work folder: the same command goes on where it was stopped.
+of the recipe; the judged collections choose none of them. Differences come with 95% bootstrap intervals over seeds and
+queries, which are paired. What a run found is kept in the work folder: the same command goes on where it was stopped.
+Beside the tables goes a JSON file with the nDCG@10 of every query, of which the second command makes the tables again.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from typing import Any
 
 import numpy as np
 from mini_data import DEVELOPMENT, Task, read_task
-from mini_scores import ROWS, head_scores, interval, ndcg_of_rows
+from mini_scores import ROWS, head_scores, ndcg_of_rows
 from train_m3_mini import train, training_set, untrained_checkpoint
 
 from m3plugins.encoding.checkpoint import Checkpoint
+from m3plugins.evaluation.significance import bootstrap_interval
 from m3plugins.training import (
     FrozenEnsemble,
     LiveEnsemble,
@@ -67,7 +70,8 @@ LORA = [*pair("LoRA, sparse loss 1", {**EQUAL, **ADAPTED}), *pair("LoRA, sparse 
 def main() -> None:
     """Train every variant with every seed, judge each, and print the tables."""
     parser = argparse.ArgumentParser(description="Ablation of self-distillation on m3-mini.")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the collections")
+    parser.add_argument("--data", type=Path, help="folder of the collections")
+    parser.add_argument("--values", type=Path, help="the values of an earlier run, in place of --data: train nothing")
     parser.add_argument("--work", type=Path, default=Path("m3-mini-work"), help="as in train_m3_mini.py")
     parser.add_argument("--output", type=Path, help="Markdown file for the tables")
     parser.add_argument("--seeds", type=int, default=3)
@@ -76,6 +80,11 @@ def main() -> None:
     parser.add_argument("--development", action="store_true", help="judge on the development sets instead")
     parser.add_argument("--documents", type=int, help="judge over the relevant documents and others, up to this many")
     arguments = parser.parse_args()
+    if (arguments.data is None) == (arguments.values is None):
+        parser.error("give --data, to train, or --values, to make the tables of an earlier run")
+    if arguments.values:
+        print(report(*read_values(arguments.values)))
+        return
 
     start, cache, spent = untrained_checkpoint(arguments.work), StateCache(6 << 30), 0.0
     results = arguments.work / "ablation"
@@ -103,9 +112,11 @@ def main() -> None:
             found.setdefault(variant.name, []).append(values)
             spent += seconds
             print(f"{seconds:6.0f} s  {kept.stem}", flush=True)
-        text = report(found, judged_on, arguments, spent)
+        facts = {"judged_on": judged_on, "steps": arguments.steps, "seconds": spent}
+        text = report(found, facts)
         if arguments.output:
             arguments.output.write_text(text, encoding="utf-8")
+            write_values(arguments.output.with_suffix(".json"), found, facts)
     print(text)
 
 
@@ -131,12 +142,31 @@ def read(path: Path) -> tuple[Judged, float]:
     return {row: [np.array(part) for part in parts] for row, parts in kept["ndcg"].items()}, kept["seconds"]
 
 
-def report(found: dict[str, list[Judged]], judged_on: str, arguments: argparse.Namespace, seconds: float) -> str:
+def write_values(path: Path, found: dict[str, list[Judged]], facts: dict[str, Any]) -> None:
+    """Keeps the nDCG@10 of every query, by variant, seed, row and collection."""
+    ndcg = {
+        name: [{row: [part.round(5).tolist() for part in parts] for row, parts in seed.items()} for seed in seeds]
+        for name, seeds in found.items()
+    }
+    path.write_text(json.dumps({**facts, "ndcg": ndcg}), encoding="utf-8")
+
+
+def read_values(path: Path) -> tuple[dict[str, list[Judged]], dict[str, Any]]:
+    """What `write_values` kept."""
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    found = {
+        name: [{row: [np.array(part) for part in parts] for row, parts in seed.items()} for seed in seeds]
+        for name, seeds in facts.pop("ndcg").items()
+    }
+    return found, facts
+
+
+def report(found: dict[str, list[Judged]], facts: dict[str, Any]) -> str:
     """The tables in Markdown."""
     runs = sum(map(len, found.values())) - 1
     lines = [
-        f"nDCG@10, mean of {judged_on}; {arguments.steps} steps, {max(map(len, found.values()))} seeds (± is",
-        f"their standard deviation); {runs} runs in {seconds / 60:.0f} minutes, scoring included.",
+        f"nDCG@10, mean of {facts['judged_on']}; {facts['steps']} steps, {max(map(len, found.values()))} seeds (± is",
+        f"their standard deviation); {runs} runs in {facts['seconds'] / 60:.0f} minutes, scoring included.",
         "",
         "| variant | " + " | ".join(ROWS) + " |",
         "|---|" + "---|" * len(ROWS),
@@ -147,7 +177,7 @@ def report(found: dict[str, list[Judged]], judged_on: str, arguments: argparse.N
             means = [float(np.mean([part.mean() for part in seed[row]])) for seed in seeds]
             cells.append(f"{np.mean(means):.4f}" + (f" ± {np.std(means, ddof=1):.4f}" if len(means) > 1 else ""))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "Differences, in points, with 95% intervals:", "", lines[3], lines[4]]
+    lines += ["", "Differences, in points, with 95% intervals over seeds and queries:", "", lines[3], lines[4]]
     for name in found:
         base = f"{name.rsplit(', ', 1)[0]}, none"
         if name != base and base in found:
@@ -160,13 +190,15 @@ def report(found: dict[str, list[Judged]], judged_on: str, arguments: argparse.N
 def _differences(ours: list[Judged], theirs: list[Judged]) -> str:
     cells = []
     for row in ROWS:
-        mean, low, high = interval([a - b for a, b in zip(_of_seeds(ours, row), _of_seeds(theirs, row), strict=True)])
-        cells.append(f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
+        pairs = zip(_of_seeds(ours, row), _of_seeds(theirs, row), strict=True)  # what was not trained has one seed
+        found = bootstrap_interval([a - b for a, b in pairs])
+        cells.append(f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]")
     return " | ".join(cells) + " |"
 
 
 def _of_seeds(seeds: list[Judged], row: str) -> list[np.ndarray]:
-    return [np.mean(parts, axis=0) for parts in zip(*(seed[row] for seed in seeds), strict=True)]
+    """Of each collection the nDCG@10, (seeds, queries)."""
+    return [np.stack(parts) for parts in zip(*(seed[row] for seed in seeds), strict=True)]
 
 
 if __name__ == "__main__":

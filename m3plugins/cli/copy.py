@@ -28,7 +28,6 @@ from m3plugins.cli.progress import progress
 from m3plugins.retrieval.copying import copy as copy_index
 from m3plugins.retrieval.corpus import Rejected
 
-
 _SOURCE = "Source"
 
 

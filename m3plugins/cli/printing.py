@@ -17,7 +17,7 @@ def printable(text: str) -> str:
         >>> printable("a\x1b[31mb\n c")
         'a[31mb c'
     """
-    return "".join(c for c in " ".join(text.split()) if c.isprintable() or c in _JOINERS)
+    return " ".join("".join(c for c in text if c.isprintable() or c.isspace() or c in _JOINERS).split())
 
 
 def say(line: str) -> None:

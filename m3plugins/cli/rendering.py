@@ -109,7 +109,8 @@ def _hits_table(found: Found) -> Table:
 def _place(document: Document) -> Text:
     """The id, and where that is in words: path, title and nearest heading, each unless it was said."""
     said = [document.id, document.parent_id]
-    for name in (document.metadata.get("path"), document.title, document.metadata.get("heading")):
+    title = document.metadata.get("title") or document.title  # a passage's own title has its heading in it
+    for name in (document.metadata.get("path"), title, document.metadata.get("heading")):
         if isinstance(name, str) and name.strip() and name not in said:
             said.append(name)
     line = Text(printable(document.id), style="bold")

@@ -64,12 +64,13 @@ def snippet(
     """
     if not (weights.sparse or weights.multi_vector):
         weights = HybridWeights()
-    content = document.content
-    skipped = max(0, len(content) - len(document.text.rstrip()))  # the title
-    shift = len(document.text.rstrip()) - len(content)
-    encoding = encoder.tokenizer.encode(content, add_special_tokens=False)
-    spans = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-    body = np.flatnonzero((spans[:, 0] >= skipped) & (spans[:, 1] > spans[:, 0]))
+    shown, content = document.text.rstrip(), document.content
+    read = encoder.document_layout.prompt + content
+    begin = len(read) - min(len(shown), len(content))  # after prompt and title
+    shift = len(shown) - len(read)
+    encoding = encoder.tokenizer.encode(read, add_special_tokens=False)
+    spans = np.array(encoding.offsets, np.int64).reshape(-1, 2).clip(min=begin)
+    body = np.flatnonzero(spans[:, 1] > spans[:, 0])
     if not len(body) or stored is None:
         return _cut(document.text, 0, min(_CHARACTERS, len(document.text)), [])
     ids = np.array(encoding.ids)
@@ -78,7 +79,8 @@ def snippet(
     if weights.multi_vector and embedded.multi_vector is not None and stored.multi_vector is not None:
         vectors = stored.multi_vector[0][:-1]  # less the end's
         if len(vectors) == len(ids) or stored.truncated[0]:
-            counts = [asked.get(i, 0) for i in encoder.tokenizer.encode(query, add_special_tokens=False).ids]
+            pieces = encoder.tokenizer.encode(encoder.query_layout.prompt + query, add_special_tokens=False).ids
+            counts = [asked.get(i, 0) for i in pieces]
             nearest = _nearest(body, vectors, embedded.multi_vector[0][:-1], counts)
             parts.append(weights.multi_vector * nearest)
     columns = np.concatenate(parts, axis=1)

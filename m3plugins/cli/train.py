@@ -13,23 +13,30 @@ import typer
 from m3plugins.cli import runs
 from m3plugins.cli.errors import CallError
 from m3plugins.cli.options import Json, Model
+from m3plugins.cli.per_head import per_head
 
 if TYPE_CHECKING:
     from m3plugins.encoding.encoder import M3Encoder
     from m3plugins.evaluation import Dataset
     from m3plugins.training import M3Dataset, SelfDistillationArguments, SelfDistillationTrainer, Teacher
 
-_MAX_LENGTH = 512
+_MAX_LENGTH, _TEMPERATURE = 512, 0.02
+_LINEAR_HEADS = ("sparse", "multi_vector")
+_TEMPERATURES = ("dense", *_LINEAR_HEADS, "ensemble")
 
 
-def _option(panel: str, text: str, *names: str, **limits: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel, **limits)
+def _option(panel: str, text: str, *names: str, metavar: str | None = "N", **limits: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, metavar=metavar, **limits)
 
 
 def train(
     data: Annotated[list[Path], typer.Argument(help="FlagEmbedding's jsonl files, folders of them, BEIR folders.")],
     output: Annotated[Path, typer.Option(help="A new folder, for the model and, below, the checkpoints of the run.")],
     model: Model = "m3-mini",
+    query_prompt: Annotated[
+        str | None, typer.Option(help="What goes ahead of queries without one (the model's own). It is saved.")
+    ] = None,
+    document_prompt: Annotated[str | None, typer.Option(help="The same of passages.")] = None,
     split: Annotated[str, typer.Option(help="Which qrels of BEIR folders to train on.")] = "train",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output, called as before.")] = False,
     as_json: Json = False,
@@ -40,34 +47,56 @@ def train(
     ] = None,
     log_steps: Annotated[int, _option("Steps", "Steps between logs.", min=1)] = 10,
     seed: Annotated[int, _option("Steps", "Of order, negatives and dropout.", min=0)] = 42,
-    batch_size: Annotated[int, _option("Batch", "Queries a step and device.", min=1)] = 32,
+    warmup: Annotated[float, _option("Steps", "Steps of rising rates, or below 1 their share.", min=0)] = 0.1,
+    scheduler: Annotated[
+        str, _option("Steps", "Of the rates: linear, cosine, constant, or another of transformers'.", metavar="NAME")
+    ] = "linear",
+    batch_size: Annotated[int, _option("Batch", "Queries a batch and device.", min=1)] = 32,
+    accumulation: Annotated[int, _option("Batch", "Batches a step; their negatives stay apart.", min=1)] = 1,
     negatives: Annotated[int, _option("Batch", "Hard negatives per query, at most.", min=0)] = 7,
     query_max_length: Annotated[int | None, _option("Batch", "Tokens (512, or the model's maximum).")] = None,
     passage_max_length: Annotated[int | None, _option("Batch", "The same of passages.")] = None,
     batch_tokens: Annotated[int | None, _option("Batch", "Most tokens: of long texts fewer queries.", min=1)] = None,
     chunk_tokens: Annotated[int | None, _option("Batch", "Tokens in memory at a time (as many as fit).")] = None,
-    encoder: Annotated[str, _option("Model", "full, lora (merged at the end) or frozen (the heads alone).")] = "full",
+    encoder: Annotated[
+        str, _option("Model", "full, lora (merged at the end) or frozen (the heads alone).", metavar="NAME")
+    ] = "full",
     lora_rank: Annotated[int, _option("Model", "Of the matrices of --encoder lora.", min=1)] = 16,
-    heads: Annotated[str, _option("Model", "Which to train.")] = "dense,sparse,multi_vector",
-    learning_rate: Annotated[float, _option("Model", "Of the encoder, and of the heads.", min=0)] = 1e-5,
-    head_learning_rate: Annotated[float | None, _option("Model", "Of the heads.", min=0)] = None,
-    temperature: Annotated[float, _option("Loss", "Divides the scores.")] = 0.02,
+    heads: Annotated[str, _option("Model", "Which to train.", metavar="NAMES")] = "dense,sparse,multi_vector",
+    learning_rate: Annotated[
+        float | None, _option("Model", "Of encoder and heads (by the model's size).", min=0)
+    ] = None,
+    head_learning_rate: Annotated[
+        str | None, _option("Model", "Of the heads, or by name: sparse=2e-3,multi_vector=2e-4.", metavar="RATES")
+    ] = None,
+    temperature: Annotated[
+        str, _option("Loss", "Divides the scores; or by name: dense=0.02,sparse=0.05.", metavar="NUMBERS")
+    ] = str(_TEMPERATURE),
     sparse_loss_weight: Annotated[float, _option("Loss", "Of the sparse losses; others have 1.", min=0)] = 0.1,
-    self_distillation: Annotated[bool, _option("Loss", "Teach every head by --teacher.")] = True,
-    distillation_start_step: Annotated[int, _option("Loss", "Steps without it at the start.", min=0)] = 0,
-    teacher: Annotated[str, _option("Loss", "live, frozen, ema, noisy, or stored (the data's scores).")] = "live",
+    no_self_distillation: Annotated[
+        bool, _option("Loss", "The labels alone, no --teacher.", "--no-self-distillation", metavar=None)
+    ] = False,
+    distillation_start_step: Annotated[int, _option("Loss", "Steps without a teacher at the start.", min=0)] = 0,
+    teacher: Annotated[
+        str, _option("Loss", "live, frozen, ema, noisy, or stored (the data's scores).", metavar="NAME")
+    ] = "live",
     teacher_weight: Annotated[float, _option("Loss", "Of the data's scores in every loss.", min=0)] = 0,
     false_negative_ratio: Annotated[
         float | None, _option("Loss", "No negative scores above this share of the positive's score.")
     ] = None,
-    dev: Annotated[Path | None, _option("Development", "BEIR folder; the best checkpoint there is the result.")] = None,
-    dev_split: Annotated[str, _option("Development", "Which of its qrels.")] = "dev",
+    dev: Annotated[
+        Path | None, _option("Development", "BEIR folder; the best checkpoint there is the result.", metavar="FOLDER")
+    ] = None,
+    dev_split: Annotated[str, _option("Development", "Which of its qrels.", metavar="NAME")] = "dev",
     eval_steps: Annotated[int, _option("Development", "Steps between evaluations.", min=1)] = 500,
     patience: Annotated[int | None, _option("Development", "Stop after so many without a better one.", min=1)] = None,
-    bf16: Annotated[bool, _option("Machine", "Compute in bfloat16.", "--bf16")] = False,
+    bf16: Annotated[bool, _option("Machine", "Compute in bfloat16.", "--bf16", metavar=None)] = False,
     gradient_checkpointing: Annotated[
-        bool, _option("Machine", "Slower in less memory.", "--gradient-checkpointing")
+        bool, _option("Machine", "Slower in less memory.", "--gradient-checkpointing", metavar=None)
     ] = False,
+    report_to: Annotated[
+        str, _option("Machine", "Loggers: tensorboard, wandb, … , or none.", metavar="NAMES")
+    ] = "none",
 ) -> int:
     """Fine-tune dense, sparse and multi-vector together, with self-distillation.
 
@@ -92,7 +121,13 @@ def train(
         "save_steps": save_steps or (500 if dev is None else eval_steps),
         "save_total_limit": 2,
         "logging_steps": log_steps,
+        "report_to": [name.strip() for name in report_to.split(",")],
         "seed": seed,
+        "warmup_steps": warmup,
+        "lr_scheduler_type": scheduler,
+        "gradient_accumulation_steps": accumulation,
+        "query_prompt": query_prompt,
+        "document_prompt": document_prompt,
         "per_device_train_batch_size": batch_size,
         "negatives": negatives,
         "query_max_length": longest if query_max_length is None else query_max_length,
@@ -103,16 +138,17 @@ def train(
         "lora_rank": lora_rank,
         "heads": tuple(head.strip() for head in heads.split(",")),
         "learning_rate": learning_rate,
-        "head_learning_rate": head_learning_rate,
-        "temperature": temperature,
+        "temperature": _temperatures(temperature),
         "loss_weights": weights,
         "distillation_weights": weights,
-        "self_distillation": self_distillation,
+        "self_distillation": not no_self_distillation,
         "distillation_start_step": distillation_start_step,
         "teacher_weight": teacher_weight,
         "false_negative_ratio": false_negative_ratio,
         "bf16": bf16,
     }
+    if head_learning_rate is not None:
+        settings["head_learning_rate"] = per_head("--head-learning-rate", head_learning_rate, _LINEAR_HEADS)
     if epochs is not None:
         settings["num_train_epochs"] = epochs
     if gradient_checkpointing:
@@ -134,16 +170,22 @@ def train(
     return runs.run(trainer, output, resume=resume, as_json=as_json)
 
 
+def _temperatures(text: str) -> float | dict[str, float]:
+    """Those by name leave the default to the others."""
+    given = per_head("--temperature", text, _TEMPERATURES)
+    return dict.fromkeys(_TEMPERATURES, _TEMPERATURE) | given if isinstance(given, dict) else given
+
+
 def _examples(paths: Sequence[Path], split: str) -> M3Dataset:
-    """The training data of all the paths; a file that is not there is a wrong call."""
-    from m3plugins.training import M3Dataset
+    """The training data of all the paths; a file that is not there, or holds something else, is a wrong call."""
+    from m3plugins.training import DatasetError, M3Dataset
 
     collections = [path for path in paths if (path / "corpus.jsonl").is_file()]
     files = [path for path in paths if path not in collections]
     try:
         parts = [M3Dataset.from_jsonl(*files)] if files else []
         parts += [M3Dataset.from_beir(path, split) for path in collections]
-    except FileNotFoundError as err:
+    except (FileNotFoundError, DatasetError) as err:
         raise CallError(str(err)) from err
     return reduce(add, parts)
 
@@ -161,11 +203,11 @@ def _located(model: str) -> M3Encoder:
 
 
 def _collection(folder: Path, split: str) -> Dataset:
-    from m3plugins.evaluation import Dataset
+    from m3plugins.evaluation import Dataset, DatasetError
 
     try:
         return Dataset.load(folder, split)
-    except FileNotFoundError as err:
+    except (FileNotFoundError, DatasetError) as err:
         raise CallError(str(err)) from err
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args
 
+import torch
 from transformers import TrainingArguments
 
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD
@@ -31,6 +32,19 @@ _UNSUPPORTED = {
 
 _LINEAR_HEADS = {SPARSE_HEAD: "sparse", MULTI_VECTOR_HEAD: "multi_vector"}
 
+_WIDE = 768
+"""Hidden size from which the reference's learning rates hold; m3-mini has 384."""
+
+
+def default_rates(width: int) -> dict[str, float]:
+    """Learning rates of the `encoder` and of the linear heads of a model that is `width` wide.
+
+    Of wide models the reference's, for BGE-M3 (1,024); of small ones those that m3-mini's heads were trained with.
+    """
+    if width >= _WIDE:
+        return {"encoder": 1e-5, "sparse": 1e-5, "multi_vector": 1e-5}
+    return {"encoder": 5e-5, "sparse": 2e-3, "multi_vector": 2e-4}
+
 
 @dataclass
 class SelfDistillationArguments(TrainingArguments):
@@ -41,12 +55,17 @@ class SelfDistillationArguments(TrainingArguments):
     Attributes:
         heads: Which heads are trained; the others are saved as they were.
         train_encoder: "full", "lora" (merged when saved) or "frozen" (the two linear heads alone).
+        learning_rate: Learning rate of the encoder, and of heads without one of their own. None: by the size of the
+            model, as `default_rates` has them.
         head_learning_rate: Learning rate of the two linear heads, one for both or by name (`{"sparse": 2e-3}`); a
             head that is not named, and None: `learning_rate`.
         temperature_learning_rate: Learning rate of the logarithms of learned temperatures.
         lora_rank: Rank of the LoRA matrices.
         lora_alpha: Their scale is alpha / rank.
         lora_dropout: Dropout ahead of them.
+        query_prompt: What the model reads ahead of every query that has no `prompt` of its own, and what is saved in
+            the checkpoint; None: the encoder's.
+        document_prompt: The same for passages.
         query_max_length: Tokens a query is cut to, special tokens included.
         passage_max_length: Tokens a passage is cut to.
         negatives: Hard negatives drawn per query and epoch, at most.
@@ -78,7 +97,7 @@ class SelfDistillationArguments(TrainingArguments):
     output_dir: str = "m3-run"
     per_device_train_batch_size: int = 32
     num_train_epochs: float = 1
-    learning_rate: float = 1e-5
+    learning_rate: float | None = None
     warmup_steps: float = 0.1
     logging_steps: float = 10
     report_to: None | str | list[str] = "none"
@@ -90,6 +109,8 @@ class SelfDistillationArguments(TrainingArguments):
     lora_rank: int = 16
     lora_alpha: float = 32
     lora_dropout: float = 0.0
+    query_prompt: str | None = None
+    document_prompt: str | None = None
     query_max_length: int = 512
     passage_max_length: int = 512
     negatives: int = 7
@@ -116,19 +137,25 @@ class SelfDistillationArguments(TrainingArguments):
             if isinstance(given := getattr(self, name), Mapping):
                 setattr(self, name, PerHead(**given))
         self._check()
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # or transformers refuses bfloat16, which every CPU computes
         super().__post_init__()
         for setting in fields(TrainingArguments):
             if setting.name in _UNSUPPORTED and getattr(self, setting.name) != setting.default:
                 msg = f"{setting.name} is not supported, got {getattr(self, setting.name)!r}; leave it out"
                 raise ValueError(msg)
 
-    def rate_of(self, parameter: str) -> float:
-        """The learning rate of one of the model's parameters, by its name in the checkpoint."""
-        if (head := _LINEAR_HEADS.get(parameter.partition(".")[0])) is None:
-            return float(self.learning_rate)
-        given = self.head_learning_rate
-        rate = given.get(head) if isinstance(given, Mapping) else given
-        return float(self.learning_rate if rate is None else rate)
+    def rate_of(self, parameter: str, width: int) -> float:
+        """The learning rate of one of the model's parameters.
+
+        Args:
+            parameter: Its name in the checkpoint.
+            width: The hidden size of the model.
+        """
+        part, given = _LINEAR_HEADS.get(parameter.partition(".")[0], "encoder"), self.head_learning_rate
+        own = given.get(part) if isinstance(given, Mapping) else given
+        rate = self.learning_rate if own is None or part == "encoder" else own
+        return default_rates(width)[part] if rate is None else float(rate)
 
     def loss_options(self, special_ids: tuple[int, ...]) -> LossOptions:
         """The settings of `m3_loss`."""

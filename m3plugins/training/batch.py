@@ -63,6 +63,7 @@ class Batch:
         passage_keys: (P,) int64.
         positive_keys: (Q, K) int64, of all known positives of a query, drawn or not; filled up with 0.
         teacher_scores: (Q, G) float32, an external teacher's scores (higher is better), filled up with -inf; or None.
+        own_passages_only: (Q,) bool, whether a query is compared with its own passages only; None: no query is.
         truncated: How many of the texts were cut to their maximum length.
     """
 
@@ -73,7 +74,13 @@ class Batch:
     passage_keys: Tensor
     positive_keys: Tensor
     teacher_scores: Tensor | None = None
+    own_passages_only: Tensor | None = None
     truncated: int = 0
+
+    @property
+    def all_own_passages_only(self) -> bool:
+        """Whether no query is compared with another's passages."""
+        return self.own_passages_only is not None and bool(self.own_passages_only.all())
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
@@ -92,5 +99,6 @@ class Batch:
             passage_keys=change(self.passage_keys),
             positive_keys=change(self.positive_keys),
             teacher_scores=None if self.teacher_scores is None else change(self.teacher_scores),
+            own_passages_only=None if self.own_passages_only is None else change(self.own_passages_only),
             truncated=self.truncated,
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from m3plugins.encoding.checkpoint import Checkpoint
+from m3plugins.encoding.sentence_transformers import Prompts
 from m3plugins.encoding.tokenizing import Layout, TextTokenizer, load_tokenizer
 from m3plugins.training.batch import Batch, TokenBatch
 from m3plugins.training.dataset import M3Dataset
@@ -24,16 +25,20 @@ class Drawn:
     """An example as one step sees it.
 
     Attributes:
-        query: With its prompt.
+        query: Without a prompt.
         passages: One of its positives, then negatives.
         positives: All of its positives.
         scores: An external teacher's, one a passage, or None.
+        in_batch_negatives: Whether passages of other queries are negatives too.
+        prompt: The query's own; "" leaves it to the run.
     """
 
     query: str
     passages: tuple[str, ...]
     positives: tuple[str, ...]
     scores: tuple[float, ...] | None
+    in_batch_negatives: bool = True
+    prompt: str = ""
 
 
 class Draws(Dataset[Drawn]):
@@ -61,15 +66,18 @@ class Draws(Dataset[Drawn]):
         example = self._dataset[draw.row]
         random = np.random.default_rng((self._seed, *draw))
         positive = int(random.integers(len(example.positives)))
-        negatives = random.permutation(len(example.negatives))[: self._negatives].tolist()
+        most = self._negatives if example.max_negatives is None else min(self._negatives, example.max_negatives)
+        negatives = random.permutation(len(example.negatives))[:most].tolist()
         scores = None
         if example.positive_scores is not None and example.negative_scores is not None:
             scores = (example.positive_scores[positive], *(example.negative_scores[each] for each in negatives))
         return Drawn(
-            query=example.prompted_query,
+            query=example.query,
             passages=(example.positives[positive], *(example.negatives[each] for each in negatives)),
             positives=example.positives,
             scores=scores,
+            in_batch_negatives=example.in_batch_negatives,
+            prompt=example.prompt,
         )
 
 
@@ -80,6 +88,7 @@ class M3Collator:
         checkpoint: Whose tokenizer it is.
         query_max_length: Tokens a query is cut to, special tokens included.
         passage_max_length: The same for a passage.
+        prompts: What goes ahead of queries that have no prompt of their own, and of passages.
         with_scores: Pass on the external teacher's scores.
 
     Raises:
@@ -87,11 +96,18 @@ class M3Collator:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, query_max_length: int, passage_max_length: int, with_scores: bool = False
+        self,
+        checkpoint: Checkpoint,
+        *,
+        query_max_length: int,
+        passage_max_length: int,
+        prompts: Prompts = Prompts(),  # noqa: B008
+        with_scores: bool = False,
     ) -> None:
         tokenizer, special = load_tokenizer(checkpoint.folder)
         self._queries = TextTokenizer(tokenizer, Layout(query_max_length))
-        self._passages = TextTokenizer(tokenizer, Layout(passage_max_length))
+        self._passages = TextTokenizer(tokenizer, Layout(passage_max_length, prompt=prompts.document))
+        self._query_prompt = prompts.query
         self._pad_id, self._with_scores = special.pad, with_scores
 
     def __call__(self, examples: Sequence[Drawn]) -> Batch:
@@ -106,16 +122,18 @@ class M3Collator:
         texts = list(dict.fromkeys(passage for example in examples for passage in example.passages))
         row = {text: number for number, text in enumerate(texts)}
         scores = _filled([_scores(each) for each in examples], -math.inf) if self._with_scores else None
-        queries = self._queries.tokenize([example.query for example in examples])
+        asked = [(example.prompt or self._query_prompt) + example.query for example in examples]
+        queries = self._queries.tokenize(asked)
         passages = self._passages.tokenize(texts)
         return Batch(
             queries=TokenBatch.of(queries, self._pad_id),
             passages=TokenBatch.of(passages, self._pad_id),
             groups=_filled([[row[text] for text in example.passages] for example in examples], -1),
-            query_keys=torch.tensor([text_key(example.query) for example in examples]),
+            query_keys=torch.tensor([text_key(query) for query in asked]),
             passage_keys=torch.tensor([text_key(text) for text in texts]),
             positive_keys=_filled([[text_key(text) for text in example.positives] for example in examples], 0),
             teacher_scores=scores,
+            own_passages_only=torch.tensor([not example.in_batch_negatives for example in examples]),
             truncated=sum(text.truncated for text in queries + passages),
         )
 

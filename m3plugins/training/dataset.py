@@ -20,6 +20,9 @@ from m3plugins.training.parts import Findings, InMemory, JsonLines, Part, Source
 
 logger = logging.getLogger(__name__)
 
+_OWN_PASSAGES = "no_in_batch_neg"
+"""FlagEmbedding's mark of a file whose queries have no in-batch negatives, at the end of its name."""
+
 
 class M3Dataset:
     """Examples by number; make one with `from_jsonl`, `from_beir` or `from_examples`, join several with `+`.
@@ -44,7 +47,8 @@ class M3Dataset:
 
         Args:
             paths: Files, or folders of `*.jsonl`. Each file is one source: its name without the extension, or the
-                whole path where several files have that name.
+                whole path where several files have that name. The queries of a file whose name, or that of the folder
+                that was given, ends in `no_in_batch_neg` are compared with their own passages only.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -53,9 +57,12 @@ class M3Dataset:
         if not paths:
             msg = "from_jsonl needs at least one path, got none"
             raise DatasetError(msg)
-        files = [file for path in paths for file in _files(Path(path))]
-        stems, findings = Counter(file.stem for file in set(files)), Findings()
-        parts = [JsonLines(file, file.stem if stems[file.stem] == 1 else str(file), findings) for file in files]
+        files = [(file, _in_batch(file, Path(path))) for path in paths for file in _files(Path(path))]
+        stems, findings = Counter(file.stem for file in {file for file, _ in files}), Findings()
+        parts = [
+            JsonLines(file, file.stem if stems[file.stem] == 1 else str(file), findings, in_batch_negatives=in_batch)
+            for file, in_batch in files
+        ]
         return cls._of(parts, findings, ", ".join(map(str, paths)))
 
     @classmethod
@@ -145,8 +152,18 @@ class M3Dataset:
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
-        """Bytes in UTF-8 of each query with its prompt and of its longest passage, and its negatives, (n, 3)."""
+        """Bytes in UTF-8 of each query with its prompt and of its longest passage; negatives it draws, (n, 3)."""
         return np.concatenate([part.sizes for part in self._parts])
+
+    @cached_property
+    def prompts(self) -> frozenset[str]:
+        """The different prompts of the queries; "" if some have none."""
+        return frozenset().union(*(part.prompts for part in self._parts))
+
+    @cached_property
+    def half_batches(self) -> NDArray[np.bool_]:
+        """Which examples are trained on in batches of half the size, (n,)."""
+        return np.concatenate([part.half_batches for part in self._parts])
 
     @cached_property
     def sources(self) -> Sources:
@@ -169,6 +186,10 @@ def _files(path: Path) -> list[Path]:
         msg = f"training data must be a file or a folder of *.jsonl, got {path}, where there is none"
         raise FileNotFoundError(msg)
     return files
+
+
+def _in_batch(file: Path, given: Path) -> bool:
+    return not any(path.stem.endswith(_OWN_PASSAGES) for path in (file, given.resolve()))
 
 
 def _example(item: Example | Mapping[str, Any], source: str) -> Example:

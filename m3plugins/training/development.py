@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,8 @@ _ROWS = {"dense": "dense", "sparse": "sparse", "multi-vector": "multi_vector", "
 def live_encoder(model: M3Model, encoder: M3Encoder) -> M3Encoder:
     """An encoder that runs a model in training, as it is at each call, with the settings of another encoder.
 
-    Its fingerprint is that of the checkpoint that training started from.
+    Its prompts are those that the model is trained with, its fingerprint is of the checkpoint that training started
+    from.
     """
     model.eval()
     _, special = load_tokenizer(encoder.checkpoint.folder)
@@ -43,7 +45,9 @@ def live_encoder(model: M3Model, encoder: M3Encoder) -> M3Encoder:
         pooling=model.checkpoint.pooling,
         pad_id=special.pad,
     )
-    return M3Encoder(encoder.model, encoder.options, loaded=LoadedModel(encoder.checkpoint, encoder.options, [backend]))
+    prompts = model.prompts
+    options = replace(encoder.options, query_prompt=prompts.query, document_prompt=prompts.document)
+    return M3Encoder(encoder.model, options, loaded=LoadedModel(encoder.checkpoint, options, [backend]))
 
 
 def evaluate_model(trainer: SelfDistillationTrainer, dataset: Any, prefix: str) -> dict[str, float]:

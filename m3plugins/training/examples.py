@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from m3plugins.training.controls import Controls
+
 _LARGEST_SCORE = float(np.finfo(np.float32).max)
 
 
@@ -23,6 +25,9 @@ class Example:
         negative_scores: The same teacher's, one a negative, or None.
         prompt: Goes ahead of the query.
         source: The collection it is from.
+        max_negatives: Most negatives that an epoch draws, where a run would draw more; None leaves it to the run.
+        in_batch_negatives: False: the query is compared with its own passages only.
+        half_batch: Batches of such examples have half as many queries, where a batch is of one source.
 
     Raises:
         ValueError: If an attribute is not so; the message says which, and how.
@@ -35,6 +40,9 @@ class Example:
     negative_scores: tuple[float, ...] | None = None
     prompt: str = ""
     source: str = ""
+    max_negatives: int | None = None
+    in_batch_negatives: bool = True
+    half_batch: bool = False
 
     def __post_init__(self) -> None:
         for name in ("query", "prompt", "source"):
@@ -47,6 +55,9 @@ class Example:
             raise ValueError(msg)
         for position, text in enumerate(self.positives):
             _check_not_blank(f"positives[{position}]", text)
+        if not self.in_batch_negatives and not (self.negatives and self.max_negatives != 0):
+            msg = "without in-batch negatives an example needs a negative of its own, got none; add neg"
+            raise ValueError(msg)
         if self.negative_scores is None and self.positive_scores is not None and not self.negatives:
             object.__setattr__(self, "negative_scores", ())
         if (self.positive_scores is None) != (self.negative_scores is None):
@@ -58,13 +69,16 @@ class Example:
             object.__setattr__(self, name, _scores(name, getattr(self, name), len(getattr(self, f"{kind}s"))))
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any], source: str = "") -> Example:
+    def from_row(cls, row: Mapping[str, Any], source: str = "", *, in_batch_negatives: bool = True) -> Example:
         """The example that a row in FlagEmbedding's format describes.
 
         Args:
-            row: `query`, `pos` (a list) and, if it likes, `neg`, `pos_scores`, `neg_scores` and `prompt`; null is
-                as good as missing, other keys are not read.
+            row: `query`, `pos` (a list) and, if it likes, `neg`, `pos_scores`, `neg_scores`, `prompt`, `type` and
+                `train_group_size`; null is as good as missing, other keys are not read. Of the types, `only_1neg`
+                draws one negative, the symmetric ones halve the batch, and `symmetric_sts` and
+                `symmetric_clustering` put the prompt ahead of the passages too; any other is a mere label.
             source: The collection it is from.
+            in_batch_negatives: As the attribute.
 
         Raises:
             ValueError: If a value is not what `Example` asks for.
@@ -77,15 +91,20 @@ class Example:
             keys = ", ".join(sorted(map(str, row))) or "nothing"
             msg = f"an example needs query and pos; this one lacks {' and '.join(missing)}, it has {keys}"
             raise ValueError(msg)
-        return cls(
+        controls, prompt = Controls.from_row(row), "" if row.get("prompt") is None else row["prompt"]
+        example = cls(
             query=row["query"],
             positives=row["pos"],
             negatives=() if row.get("neg") is None else row["neg"],
             positive_scores=row.get("pos_scores"),
             negative_scores=row.get("neg_scores"),
-            prompt="" if row.get("prompt") is None else row["prompt"],
+            prompt=prompt,
             source=source,
+            max_negatives=controls.max_negatives,
+            in_batch_negatives=in_batch_negatives,
+            half_batch=controls.half_batch,
         )
+        return example.with_prompted_passages() if controls.prompts_passages else example
 
     @property
     def prompted_query(self) -> str:
@@ -104,8 +123,17 @@ class Example:
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """Bytes in UTF-8 of the query with its prompt and of the longest passage, and how many negatives there are."""
-        return _size(self.prompted_query), max(map(_size, self.positives + self.negatives)), len(self.negatives)
+        """Bytes in UTF-8 of the query with its prompt and of the longest passage, and how many negatives it draws."""
+        drawn = len(self.negatives) if self.max_negatives is None else min(len(self.negatives), self.max_negatives)
+        return _size(self.prompted_query), max(map(_size, self.positives + self.negatives)), drawn
+
+    def with_prompted_passages(self) -> Example:
+        """The example with its prompt ahead of its passages too; blank ones stay blank."""
+        prompted = {
+            name: tuple(self.prompt + text if text.strip() else text for text in getattr(self, name))
+            for name in ("positives", "negatives")
+        }
+        return replace(self, **prompted)
 
     def distinct(self) -> Example:
         """The example without the negatives that are blank, repeated or also positives, nor their scores."""

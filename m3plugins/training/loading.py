@@ -40,6 +40,7 @@ def train_loader(
         batch_size=args.per_device_train_batch_size,
         token_budget=args.batch_tokens,
         same_source=args.same_source,
+        halved=dataset.half_batches,
         seed=args.data_seed if args.data_seed is not None else args.seed,
         rank=args.process_index,
         world_size=args.world_size,

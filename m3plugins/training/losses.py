@@ -234,6 +234,7 @@ def m3_loss(
     options: LossOptions,
     *,
     groups: Tensor | None = None,
+    own_passages_only: Tensor | None = None,
     absent: Tensor | None = None,
     false_negatives: Tensor | None = None,
     teacher_scores: Tensor | None = None,
@@ -252,6 +253,8 @@ def m3_loss(
         options: Temperatures, weights and the choice of negatives.
         groups: (Q, G) int64, which passages are a query's own, its positive first; -1 is none. By default the passages
             are grouped by query, G = P/Q.
+        own_passages_only: (Q,), nonzero where a query is compared with its group only, whatever
+            `options.in_batch_negatives` says.
         absent: (P,), nonzero where a passage is no candidate of any query: padding, or a text that comes again.
         false_negatives: (Q, P), nonzero where a passage is no negative of the query in InfoNCE; its own positive always
             stays. What a teacher says of it counts.
@@ -268,9 +271,11 @@ def m3_loss(
     groups = _groups(decisive, groups)
     positives = groups[:, :1]
 
-    outside = torch.zeros_like(decisive, dtype=torch.bool)
-    if not options.in_batch_negatives:
-        outside = in_columns(groups, torch.zeros_like(groups, dtype=torch.bool), ~outside)
+    outside = torch.full_like(decisive, not options.in_batch_negatives, dtype=torch.bool)
+    if own_passages_only is not None:
+        _check_shape("own_passages_only", own_passages_only, outside.shape[:1])
+        outside = outside | own_passages_only.bool()[:, None]
+    outside = in_columns(groups, torch.zeros_like(groups, dtype=torch.bool), outside)
     if absent is not None:
         _check_shape("absent", absent, outside.shape[1:])
         outside = outside | absent.bool()

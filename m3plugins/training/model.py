@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from m3plugins.encoding.backends.torch import load_encoder, load_linear, pool, quiet
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, Checkpoint, save_head
 from m3plugins.encoding.output import HEADS
+from m3plugins.encoding.sentence_transformers import Prompts, save_prompts
 from m3plugins.training import adapters
 from m3plugins.training.batch import TokenBatch
 from m3plugins.training.embedding import SharedEmbedding
@@ -35,6 +36,7 @@ class M3Model(nn.Module):
         heads: Which heads to compute; the others keep their weights.
         freeze_encoder: Train the linear heads only. The encoder then runs without dropout.
         state_cache: Where a frozen encoder's token states are kept.
+        prompts: Those that it is trained with, for what is saved to state; None: the checkpoint's.
     """
 
     def __init__(
@@ -44,10 +46,12 @@ class M3Model(nn.Module):
         heads: Sequence[str] = HEADS,
         freeze_encoder: bool = False,
         state_cache: StateCache | None = None,
+        prompts: Prompts | None = None,
     ) -> None:
         super().__init__()
         self.checkpoint, self.heads = checkpoint, tuple(heads)
         self.frozen, self.state_cache = freeze_encoder, state_cache
+        self.prompts = checkpoint.prompts if prompts is None else prompts
         self.encoder = load_encoder(checkpoint).float()
         self.sparse_linear = load_linear(checkpoint, SPARSE_HEAD)
         self.colbert_linear = load_linear(checkpoint, MULTI_VECTOR_HEAD)
@@ -87,10 +91,12 @@ class M3Model(nn.Module):
         if not self.frozen:
             self.encoder.activation_checkpointing_enable(**kwargs)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """The same, as older versions of transformers call it."""
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """The same, as versions of transformers before 5.23 call it."""
         if not self.frozen:
-            self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+            self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
 
     def save(self, folder: Path) -> None:
         """Writes a standard M3 checkpoint folder, adapters merged."""
@@ -106,6 +112,8 @@ class M3Model(nn.Module):
                 target.parent.mkdir(exist_ok=True)
                 if not (target.exists() and target.samefile(source)):
                     shutil.copyfile(source, target)
+        if self.prompts != self.checkpoint.prompts:
+            save_prompts(folder, self.prompts)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """The parameters that training changes, by name."""

@@ -28,7 +28,7 @@ def parameter_groups(
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            rate = args.rate_of(name)
+            rate = args.rate_of(name, model.config.hidden_size)
             decay = args.weight_decay if name in decaying else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
     if args.learn_temperature:

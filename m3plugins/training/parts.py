@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,10 @@ class Part(Protocol):
     def sizes(self) -> NDArray[np.int64]: ...  # noqa: D102
     @property
     def sources(self) -> Sources: ...  # noqa: D102
+    @property
+    def prompts(self) -> frozenset[str]: ...  # noqa: D102
+    @property
+    def half_batches(self) -> NDArray[np.bool_]: ...  # noqa: D102
     @property
     def has_scores(self) -> bool: ...  # noqa: D102
     def __len__(self) -> int: ...
@@ -96,6 +100,8 @@ class InMemory:
     def __init__(self, examples: Sequence[Example]) -> None:
         self._examples = examples
         self.sizes: NDArray[np.int64] = np.array([example.sizes for example in examples], np.int64).reshape(-1, 3)
+        self.half_batches: NDArray[np.bool_] = np.array([example.half_batch for example in examples], np.bool_)
+        self.prompts = frozenset(example.prompt for example in examples)
         self.sources = Sources.of([example.source for example in examples])
         self.has_scores = all(example.has_scores for example in examples)
 
@@ -112,26 +118,33 @@ class JsonLines:
     Args:
         path: The file, which is read once to find where its examples are.
         source: Their source.
+        in_batch_negatives: Of its examples.
         findings: Hears of lines that are wrong.
 
     Raises:
         OSError: If the file cannot be read.
     """
 
-    def __init__(self, path: Path, source: str, findings: Findings) -> None:
+    def __init__(self, path: Path, source: str, findings: Findings, *, in_batch_negatives: bool = True) -> None:
         self.path, self._source, self.has_scores = path, source, True
-        offsets, sizes, end = array("q"), array("q"), 0
+        self._in_batch_negatives = in_batch_negatives
+        offsets, sizes, halves, end = array("q"), array("q"), array("b"), 0
+        prompts: set[str] = set()
         with path.open("rb") as file:
             self._state = _state(file.fileno())
             for number, line in enumerate(file, start=1):
                 start, end = end, end + len(line)
                 if line.strip():
                     with findings.at(f"{path}:{number}"):
-                        example = findings.distinct(_parse(line, source))
+                        example = findings.distinct(self._parse(line))
                         offsets.append(start)
                         sizes.extend(example.sizes)
+                        halves.append(example.half_batch)
+                        prompts.add(example.prompt)
                         self.has_scores = self.has_scores and example.has_scores
         self._offsets = np.array(offsets, np.int64)
+        self.half_batches: NDArray[np.bool_] = np.array(halves, np.bool_)
+        self.prompts = frozenset(prompts)
         self.sizes: NDArray[np.int64] = np.array(sizes, np.int64).reshape(-1, 3)
 
     @property
@@ -153,7 +166,10 @@ class JsonLines:
                 msg = f"{self.path} has changed since the dataset was made; make the dataset anew"
                 raise DatasetError(msg)
             file.seek(int(self._offsets[row]))
-            return _parse(file.readline(), self._source).distinct()
+            return self._parse(file.readline()).distinct()
+
+    def _parse(self, line: bytes) -> Example:
+        return Example.from_row(_row(line), self._source, in_batch_negatives=self._in_batch_negatives)
 
 
 def _state(descriptor: int) -> tuple[int, int]:
@@ -161,7 +177,7 @@ def _state(descriptor: int) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _parse(line: bytes, source: str) -> Example:
+def _row(line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as err:
@@ -170,4 +186,4 @@ def _parse(line: bytes, source: str) -> Example:
     if not isinstance(row, dict):
         msg = f"a line must hold a JSON object, got {type(row).__name__}"
         raise ValueError(msg)
-    return Example.from_row(row, source)
+    return row

@@ -38,6 +38,7 @@ class LengthGroupedBatches(Sampler[list[Draw]]):
         token_budget: Most tokens per device and batch, each example counted as long as the longest of its bucket. An
             example over it is a batch of its own. None for no limit.
         same_source: Draw every global batch from one source.
+        halved: Examples whose batches have half as many queries, (n,) bool; where `same_source`.
         seed: Of the shuffling.
         rank: Of this process.
         world_size: Number of processes.
@@ -61,6 +62,7 @@ class LengthGroupedBatches(Sampler[list[Draw]]):
         batch_size: int,
         token_budget: int | None = None,
         same_source: bool = True,
+        halved: NDArray[np.bool_] | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -78,12 +80,14 @@ class LengthGroupedBatches(Sampler[list[Draw]]):
             msg = f"lengths and sources must be of the same n >= 1 examples, got {len(lengths)} and {len(sources)}"
             raise ValueError(msg)
         self._seed, self._rank, self._world_size, self._epoch = seed, rank, world_size, 0
-        self._batch_size, self._token_budget = batch_size, token_budget
-        groups = sources if same_source else np.zeros(len(lengths), np.int64)
+        self._token_budget = token_budget
+        halved = np.zeros(len(lengths), np.bool_) if halved is None or not same_source else halved
+        groups = 2 * (sources if same_source else np.zeros(len(lengths), np.int64)) + halved
         self._buckets: list[_Bucket] = []
         for group in np.unique(groups):
             rows = np.flatnonzero(groups == group)
             rows = rows[np.argsort(-lengths[rows], kind="stable")]
+            self._batch_size = max(1, batch_size // 2) if group % 2 else batch_size
             self._buckets += self._cut(rows, lengths[rows], drop_last)
         if never := sum(len(bucket.rows) for bucket in self._buckets if not bucket.batches):
             logger.warning("%d examples are never drawn: drop_last, and they fill no global batch", never)

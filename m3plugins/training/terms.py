@@ -8,6 +8,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from m3plugins.training.arguments import SelfDistillationArguments
+
+
+def loss_names(args: SelfDistillationArguments) -> list[str]:
+    """The contrastive losses of a run: of every head and, of two or more, of their ensemble."""
+    return [*args.heads, "ensemble"] if len(args.heads) > 1 else list(args.heads)
+
+
+def figures(args: SelfDistillationArguments) -> list[str]:
+    """What a step may log."""
+    losses = [*loss_names(args), *(f"{head}_distillation" for head in args.heads)]
+    return [*(f"loss_{loss}" for loss in losses), "truncated"]
+
 
 class Terms:
     """Of each figure its sum and how many batches had it.

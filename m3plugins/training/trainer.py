@@ -25,6 +25,7 @@ from transformers import (
 
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.encoding.sentence_transformers import Prompts
 from m3plugins.encoding.tokenizing import load_tokenizer
 from m3plugins.training import adapters, checkpointing, grad_cache, masking
 from m3plugins.training.arguments import SelfDistillationArguments
@@ -41,10 +42,11 @@ from m3plugins.training.losses import M3Loss, m3_loss
 from m3plugins.training.memory import chunk_tokens
 from m3plugins.training.model import M3Model
 from m3plugins.training.optimization import parameter_groups
+from m3plugins.training.prompts import trained_prompts
 from m3plugins.training.resumable import ResumableTrainer
 from m3plugins.training.state_cache import StateCache
 from m3plugins.training.teachers import LiveEnsemble, Teacher
-from m3plugins.training.terms import Terms
+from m3plugins.training.terms import Terms, figures, loss_names
 
 _FORWARD_TOKENS = {"cpu": 1024}
 """Padded tokens encoded together: short runs of texts of one length waste little on padding."""
@@ -104,12 +106,12 @@ class SelfDistillationTrainer(ResumableTrainer):
         self.options = args.loss_options(tuple(sorted(special.ids)))
         self.teacher, self._teacher_started = teacher, False
         self.temperatures = {
-            name: nn.Parameter(torch.tensor(math.log(self.options.temperature_of(name)))) for name in _loss_names(args)
+            name: nn.Parameter(torch.tensor(math.log(self.options.temperature_of(name)))) for name in loss_names(args)
         }
         self.chunk_tokens = args.chunk_tokens
-        self._terms = Terms(_figures(args), args.device)
+        self._terms = Terms(figures(args), args.device)
         super().__init__(
-            model=_model(checkpoint, args),
+            model=_model(checkpoint, args, trained_prompts(args, self.encoder.prompts, train_dataset)),
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -127,6 +129,7 @@ class SelfDistillationTrainer(ResumableTrainer):
             self.encoder.checkpoint,
             query_max_length=self.args.query_max_length,
             passage_max_length=self.args.passage_max_length,
+            prompts=self.model.prompts,
             with_scores=dataset.has_scores and (self.teacher.reads_scores or self.args.teacher_weight > 0),
         )
 
@@ -211,7 +214,8 @@ class SelfDistillationTrainer(ResumableTrainer):
         passages, keys = pair.passages, batch.passage_keys
         if self._gathers:
             passages, keys = gather_representations(passages), gather_rows(keys)
-        if self.model.training and (len(keys) if args.in_batch_negatives else batch.groups.shape[1]) < 2:
+        own_only = not args.in_batch_negatives or batch.all_own_passages_only
+        if self.model.training and (batch.groups.shape[1] if own_only else len(keys)) < 2:
             warnings.warn(_NO_NEGATIVE, stacklevel=1)
         begun = self.state.global_step >= args.distillation_start_step or not self.model.training
         distilling = args.self_distillation and begun  # an evaluation's losses are the same sum at every step
@@ -221,6 +225,7 @@ class SelfDistillationTrainer(ResumableTrainer):
             passages,
             self.options,
             groups=batch.groups,
+            own_passages_only=batch.own_passages_only,
             absent=masking.repeats(keys),
             false_negatives=self._known_positives(batch, keys) if args.mask_known_positives else None,
             teacher_scores=batch.teacher_scores if args.teacher_weight else None,
@@ -313,6 +318,7 @@ class SelfDistillationTrainer(ResumableTrainer):
             if own := {"params", "model", "optimizer_dict"} & settings.keys():
                 msg = f"optim={args.optim} is not supported: it makes its parameter groups itself ({', '.join(own)})"
                 raise ValueError(msg)
+            settings["lr"] = args.rate_of("", self.model.config.hidden_size)
             decaying = set(self.get_decay_parameter_names(self.model))
             self.optimizer = kind(parameter_groups(self.model, self.temperatures.values(), args, decaying), **settings)
         return self.optimizer
@@ -367,26 +373,22 @@ class _Steps(TrainerCallback):
         self._trainer._take_up_log()
         self._trainer._measure_chunks()
 
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # transformers before 5.18 does not in the epoch that a run is resumed in
+        kwargs["train_dataloader"].set_epoch(int(state.epoch or 0))
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._trainer.teacher.update(state.global_step)
         for parameter in self._trainer.temperatures.values():
             parameter.grad = None
 
 
-def _model(checkpoint: Checkpoint, args: SelfDistillationArguments) -> M3Model:
+def _model(checkpoint: Checkpoint, args: SelfDistillationArguments, prompts: Prompts) -> M3Model:
     cache = StateCache(args.state_cache_bytes) if args.state_cache_bytes else None
     frozen = args.train_encoder == "frozen"
-    model = M3Model(checkpoint, heads=args.heads, freeze_encoder=frozen, state_cache=cache)
+    model = M3Model(checkpoint, heads=args.heads, freeze_encoder=frozen, state_cache=cache, prompts=prompts)
     if args.train_encoder == "lora":
         adapters.add_lora(model.encoder, rank=args.lora_rank, alpha=args.lora_alpha, dropout=args.lora_dropout)
     return model
-
-
-def _loss_names(args: SelfDistillationArguments) -> list[str]:
-    return [*args.heads, "ensemble"] if len(args.heads) > 1 else list(args.heads)
-
-
-def _figures(args: SelfDistillationArguments) -> list[str]:
-    """What a step may log."""
-    losses = [*_loss_names(args), *(f"{head}_distillation" for head in args.heads)]
-    return [*(f"loss_{loss}" for loss in losses), "truncated"]

@@ -1,4 +1,4 @@
-"""`m3 index`, `m3 search` and `m3 evaluate` on any engine, found by its entry point."""
+"""The verbs of `m3` on any engine, found by its entry point."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from m3plugins import HybridRetriever, loaders
+from m3plugins import HybridRetriever, HybridWeights, loaders
 from m3plugins.cli.app import run
+from m3plugins.reranking import CrossEncoderReranker
+from tests.core.reranking.test_rerankers import save_cross_encoder
 from tests.tiny import SENTENCES, save_checkpoint
 
 M3 = Callable[..., int]
@@ -183,8 +185,155 @@ class EngineCliSuite:
 
         assert m3("search", "fox", "--explain", "-k", "20") == 0
         out = capsys.readouterr().out
-        assert "= dense " in out and "shared: " in out and "nearest: " in out and "first choice" in out
+        assert " = dense " in out and "shared: " in out and "nearest: " in out and "first choice" in out
         assert "[/bold]" in out and "\x1b" not in out
+
+        assert m3("search", SENTENCES[0], "--json", "--filter", "number>=3,number<5", "--filter", "number!=4") == 0
+        assert [hit["id"] for hit in printed(capsys)["hits"]] == ["d3"]
+
+    def test_weights_fusion_and_reranker_are_those_of_the_retriever(self, m3, indexed, name, reopen, tmp_path, capsys):
+        cross_encoder = save_cross_encoder(tmp_path / "cross-encoder")
+        query, weights = SENTENCES[0], HybridWeights(dense=1, sparse=0.5, multi_vector=0)
+        options = ("--weights", "dense=1,sparse=0.5", "--fusion", "rrf", "--json", "-k", "3")
+        assert m3("search", query, *options) == 0
+        fused = printed(capsys)["hits"]
+        assert m3("search", query, *options, "--rerank", str(cross_encoder), "--rerank-depth", "5") == 0
+        reranked = printed(capsys)["hits"]
+        with reopen(name) as index:
+            retriever = HybridRetriever(index, weights=weights, fusion="rrf")
+            wanted = retriever.search(query, k=3)
+            best = retriever.search(query, k=5)
+        assert [(hit["id"], hit["score"]) for hit in fused] == [(hit.id, pytest.approx(hit.score)) for hit in wanted]
+        assert fused[0]["scores"]["multi_vector"] is None
+        scores = CrossEncoderReranker(cross_encoder).score(query, [hit.document.content for hit in best])
+        assert [hit["score"] for hit in reranked] == pytest.approx(sorted(scores.tolist(), reverse=True)[:3], abs=1e-5)
+        assert m3("search", query, *options[:-3], "--explain") == 0
+        assert "– (" in capsys.readouterr().out  # the head that does not count has no score, and a rank all the same
+
+    def test_a_search_shows_the_text_around_the_match_and_where_it_stands(self, m3, tmp_path, capsys):
+        noise = " ".join(["Retrieval finds the passages that answer a question."] * 20)
+        text = f"{noise} {SENTENCES[2]} {noise}"
+        row = {"_id": "a", "text": text, "title": "Foxes", "metadata": {"heading": "In German", "path": "a/b.md"}}
+        (tmp_path / "corpus.jsonl").write_text(json.dumps(row) + "\n")
+        assert m3("index", "corpus.jsonl") == 0
+        capsys.readouterr()
+        options = ("--weights", "sparse=1")  # of random weights, what is shared alone means something
+        assert m3("search", SENTENCES[2], "--json", *options) == 0
+        part = printed(capsys)["hits"][0]["snippet"]
+        assert text[part["start"] : part["end"]] == part["text"] and "braune Fuchs" in part["text"]
+        assert any("Fuchs" in text[start:end] for start, end in part["matches"])
+        assert m3("search", SENTENCES[2], *options) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert "a › a/b.md › Foxes › In German" in out and "braune Fuchs" in out and "… " in out
+
+    @pytest.mark.parametrize("query", ["", " \n"])
+    def test_an_empty_query_is_a_wrong_call(self, m3, query, capsys):
+        assert m3("search", query) == 2
+        assert "the query is empty" in capsys.readouterr().err
+
+    # m3 list, m3 info, m3 delete
+
+    @pytest.fixture
+    def held(self, bare: M3, capsys: pytest.CaptureFixture[str]) -> Callable[[], dict[str, Any]]:
+        """What `m3 info` tells of the index."""
+
+        def ask() -> dict[str, Any]:
+            capsys.readouterr()
+            assert bare("info", "--json") == 0
+            return printed(capsys)
+
+        return ask
+
+    @pytest.fixture
+    def bare(self, m3: M3, where: list[str]) -> M3:
+        """Runs a verb that takes no model."""
+        return lambda verb, *arguments: run([verb, *where, *arguments])
+
+    def test_an_index_is_listed_and_described_without_its_model(
+        self, bare, indexed, held, name, where, encoder, capsys
+    ):
+        info = held()
+        assert (info["name"], info["engine"], info["documents"]) == (name, self.engine, len(SENTENCES) + 1)
+        assert (info["fingerprint"], info["codec"], info["passages"]) == (encoder.fingerprint, "binary", None)
+        assert bare("info") == 0
+        out = capsys.readouterr().out
+        assert f"contents: {len(SENTENCES) + 1} documents\n" in out and encoder.fingerprint in out
+
+        place = [option for option in where if option not in ("--collection", name)]
+        assert run(["list", *place, "--json"]) == 0
+        assert info in printed(capsys)["indexes"]
+        assert run(["list", *place, "--names"]) == 0
+        assert name in capsys.readouterr().out.splitlines()
+        assert run(["list", *place]) == 0
+        assert f"{name}: {len(SENTENCES) + 1} documents" in capsys.readouterr().out
+
+    def test_documents_are_deleted_by_id_and_those_that_are_not_there_are_named(self, m3, indexed, held, capsys):
+        capsys.readouterr()
+        assert m3("delete", "d1", "d2", "--dry-run", "--json") == 0
+        assert printed(capsys)["documents"] == 2
+        assert held()["documents"] == len(SENTENCES) + 1
+        assert m3("delete", "d1", "nosuch\x1b", "--json") == 1
+        out, err = capsys.readouterr()
+        told = {"documents": 1, "passages": None, "missing": ["nosuch\x1b"], "dropped": False, "dry_run": False}
+        assert json.loads(out) == told
+        assert err.startswith("m3: there is no document 'nosuch") and "\x1b" not in err
+        assert held()["documents"] == len(SENTENCES)
+
+    def test_documents_are_deleted_by_filter(self, m3, indexed, held, name, capsys):
+        capsys.readouterr()
+        assert m3("delete", "--filter", "number>=3,number<5", "--dry-run") == 0
+        assert ": 2 documents would be deleted" in capsys.readouterr().out
+        assert m3("delete", "--filter", "number>=3,number<5") == 0
+        out = capsys.readouterr().out
+        assert name in out and ": 2 documents deleted" in out
+        assert held()["documents"] == len(SENTENCES) - 1
+
+    def test_all_and_the_index_are_deleted_when_that_is_confirmed(self, m3, bare, indexed, held, name, capsys):
+        for option in ("--all", "--drop"):
+            assert m3("delete", option) == 2
+            assert f"would delete {len(SENTENCES) + 1} documents" in capsys.readouterr().err
+        assert m3("delete", "--drop", "--dry-run") == 0
+        assert held()["documents"] == len(SENTENCES) + 1
+        assert m3("delete", "--all", "--yes") == 0
+        assert f"{len(SENTENCES) + 1} documents deleted" in capsys.readouterr().out
+        assert held()["documents"] == 0
+        assert bare("delete", "--drop", "--yes") == 0
+        assert "0 documents deleted, and the index" in capsys.readouterr().out
+        assert bare("info") == 2
+        assert f"there is no index '{name}'" in capsys.readouterr().err
+
+    def test_a_document_goes_with_its_passages(self, m3, tmp_path, held, capsys):
+        write(tmp_path / "corpus.jsonl", [" ".join(SENTENCES[:3]), "a short one", " ".join(SENTENCES[3:6])])
+        assert m3("index", "corpus.jsonl", "--passages", "40") == 0
+        before = held()
+        assert before["documents"] == 3 < before["passage_count"]
+        assert m3("delete", "d0", "--json") == 0
+        deleted = printed(capsys)
+        assert deleted["documents"] == 1 < deleted["passages"]
+        assert held()["passage_count"] == before["passage_count"] - deleted["passages"]
+
+    # Text of documents
+
+    def test_no_verb_lets_a_document_speak_to_the_terminal(self, m3, tmp_path, capsys):
+        hostile = "\x1b]0;t\x07 \x9b31m \u202e [bold red]x[/nosuch] :smile: \r"
+        rows = [
+            {"_id": f"{i}{hostile}", "title": hostile, "text": f"fox {hostile}", "metadata": {"heading": hostile}}
+            for i in range(2)
+        ]
+        lines = [*map(json.dumps, rows), json.dumps({"_id": hostile, "text": 3})]
+        (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+        for verb, *arguments in (
+            ["index", "corpus.jsonl"],
+            ["search", "fox"],
+            ["search", "fox", "--explain"],
+            ["search", "fox", "--json"],
+            ["search", "fox", "--filter", hostile],
+            ["delete", hostile],
+        ):
+            m3(verb, *arguments)
+            out, err = capsys.readouterr()
+            assert out or err
+            assert not {c for c in out + err if not c.isprintable()} - {"\n"}, verb
 
     @pytest.mark.parametrize("filter_", ["{", '{"like": {"a": "b"}}', "[]"])
     def test_a_filter_that_cannot_be_read_is_a_wrong_call(self, m3, filter_, capsys):

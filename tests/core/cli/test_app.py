@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
 import types
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -12,6 +16,8 @@ import pytest
 import typer
 
 from m3plugins.cli import app, main
+from m3plugins.cli.errors import Interrupted
+from m3plugins.cli.versions import version_of
 
 
 def m3(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -28,7 +34,99 @@ def test_the_process_exits_with_the_code_and_one_line_on_stderr() -> None:
 def test_help_and_no_arguments_are_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["--help"]) == app.run([]) == 0
     out = capsys.readouterr().out
-    assert all(verb in out for verb in ("index", "search", "evaluate", "doctor"))
+    verbs = ("index", "search", "info", "list", "delete", "copy", "evaluate", "train", "doctor")
+    assert all(verb in out for verb in verbs)
+
+
+@pytest.mark.parametrize("verb", ["index", "search", "info", "list", "delete", "copy", "evaluate", "train", "doctor"])
+def test_the_help_of_a_verb_fits_into_80_columns(verb: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "m3plugins.cli", verb, "--help"],
+        capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"},
+    )  # fmt: skip
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "…" not in done.stdout.replace("{…}", "").replace(": …", "").replace("[…]", "")  # nothing is cut off
+
+
+def test_the_versions_are_those_that_are_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["--version"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["m3plugins"] == (version_of("m3plugins") or "run from source")
+    assert all(version_of(name) == found for name, found in lines.items() if name != "m3plugins")
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"), [("index", "run the same command again: it goes on"), ("info", "interrupted")]
+)
+def test_after_ctrl_c_one_line_says_how_to_go_on(
+    verb: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(app._VERBS, verb, interrupted)
+    assert app.run([verb]) == 130
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("m3: interrupted") and said in err and err.count("\n") == 1
+
+
+def test_a_verb_that_knows_how_to_go_on_says_so_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train() -> None:
+        msg = "interrupted; the same call with --resume goes on from step 5"
+        raise Interrupted(msg)
+
+    monkeypatch.setitem(app._VERBS, "train", train)
+    assert app.run(["train"]) == 130
+    assert capsys.readouterr().err == "m3: interrupted; the same call with --resume goes on from step 5\n"
+
+
+@pytest.mark.slow
+def test_a_real_ctrl_c_leaves_an_index_that_the_same_command_goes_on_with(checkpoint: Path, tmp_path: Path) -> None:
+    lines = [json.dumps({"_id": str(i), "text": f"text {i} " * 40}) for i in range(3000)]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "m3plugins.cli", "index", "corpus.jsonl", "--model", str(checkpoint), "--json"]
+    started = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not list(tmp_path.glob("m3.db*")):
+        time.sleep(0.1)
+    time.sleep(2)
+    os.killpg(started.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
+    out, err = started.communicate(timeout=60)
+    assert (started.returncode, out) == (130, "")
+    assert err == "m3: interrupted; run the same command again: it goes on, and encodes nothing that is stored\n"
+    done = json.loads(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
+    assert done["written"] + done["unchanged"] == done["documents"] == 3000
+    assert done["unchanged"] > 0
+
+
+@pytest.mark.parametrize(
+    ("hidden", "arguments", "extra"),
+    [
+        ("ir_measures", ["evaluate", "nosuch"], "evaluation"),
+        ("sentencex", ["index", "corpus.jsonl", "--passages", "40"], "passages"),
+        ("regex", ["index", "corpus.jsonl", "--passages", "40"], "passages"),
+        ("accelerate", ["train", "nosuch.jsonl", "--output", "out"], "train"),
+    ],
+)
+def test_a_missing_extra_is_told_before_any_work(
+    hidden: str, arguments: list[str], extra: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "text": "b"}\n')
+    code = f"""
+import importlib.util, sys
+sys.modules[{hidden!r}] = None
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == {hidden!r} else real(name, package)
+from m3plugins.cli import main
+main({[*arguments, "--model", str(checkpoint)]!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode in (1, 2) and done.stdout == ""
+    assert f'pip install "m3plugins[{extra}]"' in done.stderr and done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
 
 
 def test_help_does_not_import_the_model_libraries() -> None:
@@ -44,6 +142,14 @@ def test_help_does_not_import_the_model_libraries() -> None:
     [
         (["serch", "q"], "No such command 'serch'"),
         (["search"], "Missing argument 'query'"),
+        (["search", " \n"], "the query is empty; say what to search for"),
+        (["search", "q", "--rerank-depth", "3"], "--rerank-depth 3 needs --rerank"),
+        (["search", "q", "--rerank", "/no/such/model"], "/no/such/model"),
+        (["search", "q", "--filter", "year"], "--filter: 'year' is no condition"),
+        (["search", "q", "--weights", "dens=1"], "--weights: 'dens' is none of dense, sparse"),
+        (["delete"], "say what to delete, by one of ids, --filter, --all, --drop; got none of them"),
+        (["delete", "a", "--all"], "got ids and --all"),
+        (["info", "--engine", "nosuch"], "pip install m3plugins-nosuch"),
         (["search", "q", "-k", "0"], "Invalid value for '-k'"),
         (["search", "q", "--engine", "nosuch"], "pip install m3plugins-nosuch"),
         (["evaluate", "nosuch"], "a BEIR collection needs nosuch/corpus.jsonl"),

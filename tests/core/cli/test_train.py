@@ -140,15 +140,53 @@ def test_a_run_is_not_resumed_with_other_data(
 def test_a_wrong_line_is_named(data: Path, call, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with data.open("a") as file:
         file.write('\n{"query": "no passage"}\n')
-    assert run(call(data)) == 1
+    assert run(call(data)) == 2
     err = capsys.readouterr().err
     assert f"data.jsonl:{len(SENTENCES) + 1}: " in err and "lacks pos" in err and err.count("\n") == 1
     assert not (tmp_path / "tuned").exists()
 
 
+def test_every_option_is_named_whole_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = subprocess.run(
+        [sys.executable, "-m", "m3plugins.cli", "train", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    options = {f"--{name.replace('_', '-')}" for name in inspect.signature(train).parameters} - {"--data", "--as-json"}
+    assert options <= set(shown.split())
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_settings_of_the_shipped_heads_can_be_said(data: Path, call, tmp_path: Path) -> None:
+    said = {
+        "encoder": "frozen",
+        "learning-rate": None,
+        "head-learning-rate": "sparse=2e-3,multi_vector=2e-4",
+        "temperature": "sparse=0.05",
+        "sparse-loss-weight": 1,
+        "warmup": 0.2,
+        "scheduler": "cosine",
+        "accumulation": 2,
+        "query-prompt": "find: ",
+    }
+    assert run([*call(data, **said), "--bf16"]) == 0
+    checkpoint = tmp_path / "tuned" / "checkpoints" / "checkpoint-2"
+    kept = json.loads((checkpoint / "run.json").read_text())["arguments"]
+    assert kept["head_learning_rate"] == {"sparse": 2e-3, "multi_vector": 2e-4}
+    assert kept["temperature"] == {"dense": 0.02, "sparse": 0.05, "multi_vector": 0.02, "ensemble": 0.02}
+    assert kept["loss_weights"] == kept["distillation_weights"] == dict.fromkeys(kept["temperature"], 1.0)
+    assert (kept["warmup_steps"], kept["lr_scheduler_type"], kept["gradient_accumulation_steps"]) == (0.2, "cosine", 2)
+    assert M3Encoder.from_pretrained(tmp_path / "tuned").prompts.query == "find: "
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (
+            {"head-learning-rate": "dense=1"},
+            "--head-learning-rate must be a number, or numbers by name of sparse, multi",
+        ),
+        ({"temperature": "warm"}, "--temperature must be a number, or numbers by name of dense, sparse"),
+        ({"scheduler": "steep"}, "'steep' is not a valid SchedulerType"),
         ({"epochs": 1}, "--epochs 1 and --max-steps 2 are two ends; give one"),
         ({"patience": 2}, "--patience 2 needs --dev"),
         ({"heads": "dense,colbert"}, "heads must be one or more of dense, sparse, multi_vector"),

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from m3plugins.training import M3Dataset, PerHead, SelfDistillationArguments, StoredScores
 from tests.core.training.runs import examples, trainer
 
@@ -62,6 +61,35 @@ def test_what_is_out_of_range_is_refused(tmp_path: Path, setting: dict[str, Any]
     with pytest.raises(ValueError) as error:
         SelfDistillationArguments(output_dir=str(tmp_path), **setting)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("width", "settings", "expected"),
+    [
+        (1024, {}, {"encoder": 1e-5, "sparse_linear": 1e-5, "colbert_linear": 1e-5}),
+        (384, {}, {"encoder": 5e-5, "sparse_linear": 2e-3, "colbert_linear": 2e-4}),
+        (384, {"learning_rate": 1e-4}, {"encoder": 1e-4, "sparse_linear": 1e-4, "colbert_linear": 1e-4}),
+        (384, {"head_learning_rate": 0.5}, {"encoder": 5e-5, "sparse_linear": 0.5, "colbert_linear": 0.5}),
+        (
+            384,
+            {"head_learning_rate": {"sparse": 0.5}},
+            {"encoder": 5e-5, "sparse_linear": 0.5, "colbert_linear": 2e-4},
+        ),
+    ],
+    ids=str,
+)
+def test_learning_rates_are_those_given_or_of_the_models_size(
+    tmp_path: Path, width: int, settings: dict[str, Any], expected: dict[str, float]
+) -> None:
+    arguments = SelfDistillationArguments(output_dir=str(tmp_path), **settings)
+    assert {part: arguments.rate_of(f"{part}.weight", width) for part in expected} == expected
+
+
+def test_bfloat16_needs_no_accelerator(tiny: Path, tmp_path: Path) -> None:
+    """Transformers refuses it on a machine without one, unless told `use_cpu`."""
+    run = trainer(tiny, tmp_path, bf16=True, use_cpu=False, max_steps=1)
+    run.train()
+    assert run.args.bf16 and run.state.global_step == 1
 
 
 def test_an_unknown_head_is_refused(tmp_path: Path) -> None:

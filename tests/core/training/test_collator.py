@@ -81,8 +81,10 @@ def test_scores_follow_their_texts() -> None:
         assert group.scores == tuple(score_of[text] for text in group.passages)
 
 
-def test_the_model_reads_the_prompt_and_the_query() -> None:
-    assert draws(Example("q", ("p",), prompt="Query: "), negatives=0)[Draw(0, 0)].query == "Query: q"
+def test_the_model_reads_the_prompt_and_the_query(checkpoint: Path) -> None:
+    found = draws(Example("q", ("p",), prompt="Query: "), negatives=0)[Draw(0, 0)]
+    prompted, whole = collate(checkpoint, [found]), collate(checkpoint, [drawn("Query: q", "p")])
+    assert prompted.queries.input_ids.tolist() == whole.queries.input_ids.tolist()
 
 
 def test_texts_are_encoded_as_the_encoder_does(checkpoint: Path, encoder: M3Encoder) -> None:

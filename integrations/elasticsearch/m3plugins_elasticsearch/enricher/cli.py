@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from m3plugins.cli.errors import CallError
+from m3plugins.cli.errors import CallError, Interrupted
 from m3plugins.cli.options import Collection, Dtype, Model, Token, load_encoder, without_credentials
+from m3plugins.cli.printing import complain, print_json, say
 from m3plugins_elasticsearch.enricher.showing import Lines, Progress, summary, verdict
 
 if TYPE_CHECKING:
@@ -69,11 +69,15 @@ def enrich(
 def _once(enricher: Enricher, stop: threading.Event, place: str, anew: bool, as_json: bool) -> int:
     with Progress() as shown:
         report = enricher.run_once(shown, anew=anew, stop=stop)
-    typer.echo(json.dumps(asdict(report)) if as_json else f"{place}: {summary(report)}")
-    if not report.completed:
-        typer.echo("m3: stopped before the end; run it again, it goes on", err=True)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        say(f"{place}: {summary(report)}")
     if report.dead_letters:
-        typer.echo(f"m3: {report.dead_letters} documents cannot be enriched; {_letters(enricher)}", err=True)
+        complain(f"{report.dead_letters} documents cannot be enriched; {_letters(enricher)}")
+    if not report.completed:
+        msg = "interrupted; run the same command again: it goes on"
+        raise Interrupted(msg)
     return 0 if report.completed and not report.dead_letters else 1
 
 
@@ -86,11 +90,15 @@ def _watch(enricher: Enricher, stop: threading.Event, as_json: bool) -> None:
 def _verify(enricher: Enricher, place: str, as_json: bool) -> int:
     report = enricher.verify()
     told = {**asdict(report), "documents": report.documents}
-    typer.echo(json.dumps(told, ensure_ascii=False) if as_json else f"{place}: {verdict(report)}")
+    if as_json:
+        print_json(told)
+    else:
+        for line in verdict(report, place):
+            say(line)
     if report.dead:
-        typer.echo(f"m3: {report.dead} documents cannot be enriched; {_letters(enricher)}", err=True)
+        complain(f"{report.dead} documents cannot be enriched; {_letters(enricher)}")
     if report.stale + report.missing + report.orphaned:
-        typer.echo("m3: run m3 enrich --once; where that finds nothing to do, with --anew", err=True)
+        complain("run m3 enrich --once; where that finds nothing to do, with --anew")
     return 0 if report.complete else 1
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from typing_extensions import Self
 
+from m3plugins.cli.printing import print_json, printable, say
 from m3plugins_elasticsearch.enricher.metrics import Counts, EnrichReport, Metrics, VerifyReport
 
 _EVERY_S = 5.0
@@ -22,7 +21,12 @@ class Progress:
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False),
+        )
         self._bar = Bar(*columns, console=console, disable=not console.is_terminal)
         self._task = self._bar.add_task("", total=None)
         self._total = 0
@@ -30,7 +34,7 @@ class Progress:
     def __call__(self, metrics: Metrics) -> None:
         """Shows how far it is."""
         self._total = max(self._total, metrics.behind)
-        description = metrics.error or _counts(metrics)
+        description = printable(metrics.error or _counts(metrics))
         self._bar.update(self._task, total=self._total, completed=self._total - metrics.behind, description=description)
 
     def __enter__(self) -> Self:
@@ -60,7 +64,10 @@ class Lines:
         """Prints them."""
         self._due = time.monotonic() + _EVERY_S
         self._error = metrics.error
-        typer.echo(json.dumps(asdict(metrics)) if self._as_json else _line(metrics))
+        if self._as_json:
+            print_json(asdict(metrics))
+        else:
+            say(_line(metrics))
 
 
 def summary(report: EnrichReport) -> str:
@@ -69,13 +76,12 @@ def summary(report: EnrichReport) -> str:
     return f"{_counts(report)} in {report.seconds:.1f} s ({rate:.0f} documents encoded a second)"
 
 
-def verdict(report: VerifyReport) -> str:
-    """A comparison in one line, and some of what is behind."""
+def verdict(report: VerifyReport, place: str) -> list[str]:
+    """A comparison in one line, and some of what is behind, a line a kind."""
     parts = (("stale", report.stale), ("missing", report.missing), ("orphaned", report.orphaned), ("dead", report.dead))
     bad = "".join(f", {count} {name}" for name, count in parts if count)
-    lines = [f"{report.enriched} of {report.documents} documents are enriched{bad}"]
-    lines += [f"  {name}: {', '.join(ids)}" for name, ids in report.examples.items()]
-    return "\n".join(lines)
+    lines = [f"{place}: {report.enriched} of {report.documents} documents are enriched{bad}"]
+    return lines + [f"{name}: {', '.join(ids)}" for name, ids in report.examples.items()]
 
 
 def _line(metrics: Metrics) -> str:

@@ -1,0 +1,53 @@
+"""What a line of FlagEmbedding's says about how to train on it: `type` and `train_group_size`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Controls:
+    """How an example differs from the others of a run.
+
+    Attributes:
+        max_negatives: Most negatives that an epoch draws, if the run would draw more.
+        half_batch: Batches of such examples have half as many queries.
+        prompts_passages: The query's prompt goes ahead of the passages too.
+    """
+
+    max_negatives: int | None = None
+    half_batch: bool = False
+    prompts_passages: bool = False
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Controls:
+        """The controls in a row, as FlagEmbedding 1.4 reads them (`AbsEmbedderSameDatasetTrainDataset`).
+
+        Raises:
+            ValueError: If a value is none that FlagEmbedding knows, or one that is not supported here.
+        """
+        if row.get("batch_size") is not None:
+            msg = f"batch_size in a line is not supported, got {row['batch_size']!r}; take it out and set the run's"
+            raise ValueError(msg)
+        kind, size = row.get("type"), row.get("train_group_size")
+        if isinstance(kind, str) and kind in _TYPES:
+            return _TYPES[kind]
+        if isinstance(kind, str) and ("symmetric" in kind or kind.startswith("only_")):
+            msg = f"type must be one of {', '.join(_TYPES)}, or a label that is none of them, got {kind!r}"
+            raise ValueError(msg)
+        if size is None:
+            return cls()
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            msg = f"train_group_size must be an integer of at least 1, the positive and the negatives, got {size!r}"
+            raise ValueError(msg)
+        return cls(max_negatives=size - 1)
+
+
+_TYPES = {
+    "only_1neg": Controls(max_negatives=1),
+    "symmetric_class": Controls(half_batch=True),
+    "symmetric_sts": Controls(half_batch=True, prompts_passages=True),
+    "symmetric_clustering": Controls(half_batch=True, prompts_passages=True),
+}
