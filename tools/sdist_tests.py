@@ -28,7 +28,10 @@ class TestsHook(BuildHookInterface):
 def files(root: Path, folders: list[str]) -> set[str]:
     """The Python files of these folders and, transitively, of the `tests` that they import, relative to the root."""
     found: set[str] = set()
-    rest = [*ALWAYS, *(path.relative_to(root).as_posix() for folder in folders for path in root.glob(f"{folder}/**/*.py"))]
+    rest = [
+        *ALWAYS,
+        *(path.relative_to(root).as_posix() for folder in folders for path in root.glob(f"{folder}/**/*.py")),
+    ]
     while rest:
         name = rest.pop()
         if name not in found:
