@@ -10,7 +10,7 @@ OURS := m3plugins m3plugins-milvus m3plugins-elasticsearch langchain-m3plugins l
 EXAMPLES := quickstart langchain_rag langgraph_node llamaindex_rag from_dense_only
 EXAMPLES := $(EXAMPLES:%=examples/%.py)
 
-.PHONY: help install demo test test-elasticsearch9 parity lint check-lock format lock release bench compat soak clean
+.PHONY: help install demo test test-elasticsearch9 parity lint check-lock format lock dist release bench compat soak clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -51,7 +51,10 @@ lock: $(BIN)/.pip  ## pin the newest of everything that fits, in constraints.txt
 check-lock: $(BIN)/.dev  ## what is installed is what is pinned, and what is pinned is what the projects ask for
 	$(BIN)/python tools/check_lock.py constraints
 
-release: $(BIN)/.dev  ## wheels and sdists of all five distributions, into dist/, checked
+dist: $(BIN)/.dev  ## wheels and sdists of all five distributions, and what is in them
+	$(BIN)/python tools/release.py --no-demo
+
+release: $(BIN)/.dev  ## the same, installed from the wheels alone, and the demo from these
 	$(BIN)/python tools/release.py
 
 bench: $(BIN)/.dev $(PARITY)/bin/.parity  ## the benchmarks that need nothing but this checkout

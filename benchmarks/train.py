@@ -1,6 +1,7 @@
 """Training against FlagEmbedding's own M3 trainer: one random checkpoint of BGE-M3's width, the same data, one run.
 
-    .parity/bin/python benchmarks/train.py [--layers 6] [--queries 8] [--steps 4] [--rate TRAINER ...] [--search TRAINER ...]
+    .parity/bin/python benchmarks/train.py [--layers 6] [--queries 8] [--steps 4] [--rate TRAINER ...]
+        [--search TRAINER ...]
 
 Dense, sparse and multi-vector heads with self-distillation, a positive and a hard negative a query, each run in a
 process of its own. First, without dropout, both sides must report the same loss and gradient norm of one batch. Then

@@ -1,7 +1,7 @@
 """Builds the wheels and sdists of all distributions into `dist/`, and proves that they work.
 
-    python tools/release.py             # `make release`: builds, checks what is in them, and runs the demo from the wheels
-    python tools/release.py --no-demo   # without the last part, which installs them into an empty environment
+    python tools/release.py             # `make release`: builds, checks what is in them, runs the demo from the wheels
+    python tools/release.py --no-demo   # `make dist`: without the last part, which makes an empty environment
 
 Each wheel is built from its sdist. Needs what `make install` installs.
 """
@@ -37,7 +37,7 @@ def build(project: Path) -> tuple[Path, Path]:
 
 
 def check_sdist(project: Path, sdist: Path, work: Path) -> None:
-    """Exits where the sdist lacks a file of the project, has another one's, or its tests do not find what they import."""
+    """Exits where the sdist lacks a file, has another project's, or its tests do not find what they import."""
     with tarfile.open(sdist) as archive:
         archive.extractall(work, filter="data")
     folder = work / sdist.name.removesuffix(".tar.gz")

@@ -146,7 +146,7 @@ def matrix() -> list[Row]:
 
 
 def named(names: Sequence[str]) -> list[Row]:
-    """The rows of these names; of a distribution, all its rows; of `NAME==VERSION` outside the matrix, one like them."""
+    """The rows of these names; of a distribution, all its rows; of a version outside the matrix, one like them."""
     rows = matrix()
     found: list[Row] = []
     for name in names:
