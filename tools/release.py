@@ -24,7 +24,7 @@ from zipfile import ZipFile
 ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"
 PROJECTS = [ROOT, *sorted(path.parent for path in ROOT.glob("integrations/*/pyproject.toml"))]
-HOST_TESTS = {"core", "milvus", "elasticsearch", "langchain", "llamaindex", "frameworks"}
+HOSTS = {"integrations", *(project.name for project in PROJECTS[1:])}
 
 
 def build(project: Path) -> tuple[Path, Path]:
@@ -48,7 +48,7 @@ def check_sdist(project: Path, sdist: Path, work: Path) -> None:
         wanted |= {path.relative_to(place).as_posix() for path in Path(place, name).rglob("*.py")}
     if missing := sorted(name for name in wanted if not (folder / name).is_file()):
         sys.exit(f"release: {sdist.name} lacks {missing}")
-    if project == ROOT and (strangers := [path for path in folder.rglob("*") if path.name in HOST_TESTS - {"core"}]):
+    if project == ROOT and (strangers := [path for path in folder.rglob("*") if path.name in HOSTS]):
         sys.exit(f"release: {sdist.name} has files of the integrations: {strangers}")
     call(sys.executable, "-m", "pytest", "-qq", "--collect-only", tests, cwd=folder, stdout=subprocess.DEVNULL)
 
