@@ -10,10 +10,10 @@ OURS := m3plugins m3plugins-milvus m3plugins-elasticsearch langchain-m3plugins l
 EXAMPLES := quickstart langchain_rag langgraph_node llamaindex_rag from_dense_only
 EXAMPLES := $(EXAMPLES:%=examples/%.py)
 
-.PHONY: help install demo test test-elasticsearch parity lint check-lock format lock release bench compat soak clean
+.PHONY: help install demo test test-elasticsearch9 parity lint check-lock format lock dist release bench compat soak clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 install: $(BIN)/.dev  ## everything for development, into $(VENV)
 
@@ -24,6 +24,9 @@ test: $(BIN)/.dev  ## all tests, doctests and examples; those of Elasticsearch w
 	$(BIN)/python -m pytest
 	M3_TEST_MILVUS_URI="$$(mktemp -d)/milvus.db" $(BIN)/python -m pytest -m integration tests/milvus/test_server.py
 	set -e; for example in $(EXAMPLES); do echo "$$ python $$example"; $(BIN)/python $$example; done
+
+test-elasticsearch9: $(BIN)/.dev  ## what a server of Elasticsearch 9 may do unlike 8.19; M3_TEST_ES9_ZIP names a distribution
+	env -u M3_TEST_ES_URL M3_TEST_ES_ZIP="$(M3_TEST_ES9_ZIP)" $(BIN)/python -m pytest -m elasticsearch9
 
 parity: $(PARITY)/bin/.parity  ## our results against FlagEmbedding's, in an environment that it still runs in
 	$(PARITY)/bin/python -m pytest -m parity tests/core
@@ -48,11 +51,14 @@ lock: $(BIN)/.pip  ## pin the newest of everything that fits, in constraints.txt
 check-lock: $(BIN)/.dev  ## what is installed is what is pinned, and what is pinned is what the projects ask for
 	$(BIN)/python tools/check_lock.py constraints
 
-release: $(BIN)/.dev  ## wheels and sdists of all five distributions, into dist/, checked
+dist: $(BIN)/.dev  ## wheels and sdists of all five distributions, and what is in them
+	$(BIN)/python tools/release.py --no-demo
+
+release: $(BIN)/.dev  ## the same, installed from the wheels alone, and the demo from these
 	$(BIN)/python tools/release.py
 
-bench: $(BIN)/.dev  ## the benchmarks that need nothing but this checkout
-	$(BIN)/python benchmarks/encode.py
+bench: $(BIN)/.dev $(PARITY)/bin/.parity  ## the benchmarks that need nothing but this checkout
+	$(PARITY)/bin/python benchmarks/encode.py
 	$(BIN)/python benchmarks/memory.py
 
 compat: $(BIN)/.dev  ## the tests on every version that we claim; ROWS="a b" for some, see benchmarks/compat
@@ -75,7 +81,7 @@ $(BIN)/.demo: $(BIN)/.pip pyproject.toml integrations/milvus/pyproject.toml
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/.pip $(PROJECTS)
-	$(INSTALL) -e '.[dev]' -e integrations/milvus -e integrations/elasticsearch -e 'integrations/langchain[test]' \
+	$(INSTALL) -e '.[dev]' -e integrations/milvus -e 'integrations/elasticsearch[async]' -e 'integrations/langchain[test]' \
 		-e 'integrations/llamaindex[test]' build twine uv
 	@touch $@ $(BIN)/.demo
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -20,6 +21,12 @@ def peak_mib() -> float:
 def report(**figures: float) -> None:
     """What the child found, for the parent."""
     print(_MARK + json.dumps(figures))
+
+
+def need_reference() -> None:
+    """Exits where FlagEmbedding is missing, with where it is."""
+    if importlib.util.find_spec("FlagEmbedding") is None:
+        sys.exit(f"FlagEmbedding is not installed here; `make parity` installs it: .parity/bin/python {sys.argv[0]}")
 
 
 def run(script: str, *arguments: object) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Encoding speed against FlagEmbedding: one random checkpoint of BGE-M3's shape, the same texts, one run.
 
-    python benchmarks/encode.py [--texts 128] [--layers 24]
+    .parity/bin/python benchmarks/encode.py [--texts 128] [--layers 24]
 
 Each encoder runs in a process of its own, after a warm-up. FlagEmbedding runs its first batch twice (to
 find a batch size that fits); the second ratio leaves that repetition out.
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.children import peak_mib, report, run
+from benchmarks.children import need_reference, peak_mib, report, run
 from benchmarks.texts import mixed_texts
 from tests.tiny import save_checkpoint
 
@@ -92,6 +92,7 @@ def main() -> None:
     if arguments.child:
         child(arguments)
         return
+    need_reference()
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = save_checkpoint(

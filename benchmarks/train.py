@@ -1,6 +1,7 @@
 """Training against FlagEmbedding's own M3 trainer: one random checkpoint of BGE-M3's width, the same data, one run.
 
-    python benchmarks/train.py [--layers 6] [--queries 8] [--steps 4] [--rate TRAINER ...] [--search TRAINER ...]
+    .parity/bin/python benchmarks/train.py [--layers 6] [--queries 8] [--steps 4] [--rate TRAINER ...]
+        [--search TRAINER ...]
 
 Dense, sparse and multi-vector heads with self-distillation, a positive and a hard negative a query, each run in a
 process of its own. First, without dropout, both sides must report the same loss and gradient norm of one batch. Then
@@ -25,7 +26,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 import transformers
@@ -36,7 +36,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, Trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.children import peak_mib, report, run
+from benchmarks.children import need_reference, peak_mib, report, run
 from tests.tiny import save_checkpoint
 
 QUERY_MAX_LENGTH, PASSAGE_MAX_LENGTH = 32, 256
@@ -130,7 +130,10 @@ def write_examples(path: Path, count: int, vocabulary: int) -> None:
 
 def flagembedding_trainer(checkpoint: str, data: Path, common: dict[str, Any], settings: dict[str, Any]) -> Trainer:
     """As its command line does: `FlagEmbedding.finetune.embedder.encoder_only.m3`."""
+    import datasets
     from FlagEmbedding.finetune.embedder.encoder_only import m3
+
+    datasets.disable_progress_bars()
 
     settings = dict(settings)
     data_arguments = m3.EncoderOnlyEmbedderM3DataArguments(
@@ -198,7 +201,6 @@ def silence() -> None:
     """Reports and bars of the libraries, which would bury the table."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
 
 
@@ -336,6 +338,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.child:
         child(arguments)
         return
+    need_reference()
 
     shape = {"hidden_size": 1024, "heads": 16, "intermediate_size": 4096, "vocab_size": arguments.vocabulary}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
 """Builds the wheels and sdists of all distributions into `dist/`, and proves that they work.
 
-    python tools/release.py             # `make release`: builds, checks what is in them, and runs the demo from the wheels
-    python tools/release.py --no-demo   # without the last part, which installs them into an empty environment
+    python tools/release.py             # `make release`: builds, checks what is in them, runs the demo from the wheels
+    python tools/release.py --no-demo   # `make dist`: without the last part, which makes an empty environment
 
 Each wheel is built from its sdist. Needs what `make install` installs.
 """
@@ -24,7 +24,7 @@ from zipfile import ZipFile
 ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"
 PROJECTS = [ROOT, *sorted(path.parent for path in ROOT.glob("integrations/*/pyproject.toml"))]
-HOST_TESTS = {"core", "milvus", "elasticsearch", "langchain", "llamaindex", "frameworks"}
+HOSTS = {"integrations", *(project.name for project in PROJECTS[1:])}
 
 
 def build(project: Path) -> tuple[Path, Path]:
@@ -37,7 +37,7 @@ def build(project: Path) -> tuple[Path, Path]:
 
 
 def check_sdist(project: Path, sdist: Path, work: Path) -> None:
-    """Exits where the sdist lacks a file of the project, has another one's, or its tests do not find what they import."""
+    """Exits where the sdist lacks a file, has another project's, or its tests do not find what they import."""
     with tarfile.open(sdist) as archive:
         archive.extractall(work, filter="data")
     folder = work / sdist.name.removesuffix(".tar.gz")
@@ -48,7 +48,7 @@ def check_sdist(project: Path, sdist: Path, work: Path) -> None:
         wanted |= {path.relative_to(place).as_posix() for path in Path(place, name).rglob("*.py")}
     if missing := sorted(name for name in wanted if not (folder / name).is_file()):
         sys.exit(f"release: {sdist.name} lacks {missing}")
-    if project == ROOT and (strangers := [path for path in folder.rglob("*") if path.name in HOST_TESTS - {"core"}]):
+    if project == ROOT and (strangers := [path for path in folder.rglob("*") if path.name in HOSTS]):
         sys.exit(f"release: {sdist.name} has files of the integrations: {strangers}")
     call(sys.executable, "-m", "pytest", "-qq", "--collect-only", tests, cwd=folder, stdout=subprocess.DEVNULL)
 

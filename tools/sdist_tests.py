@@ -1,4 +1,4 @@
-"""A hatch build hook: the sdist of an integration carries the tests of its host and what these import.
+"""A hatch build hook: the sdist of an integration carries the tests of its host and what these need.
 
 The tests of all distributions are in one folder at the root of the repository, since the hosts share suites.
 """
@@ -16,19 +16,19 @@ ALWAYS = ("pytest.ini", "tests/conftest.py")
 
 
 class TestsHook(BuildHookInterface):
-    """Takes `folders` from the project's own `[tool.hatch.build.targets.sdist.hooks.custom]`."""
+    """Takes `files`, patterns from the root, from the project's `[tool.hatch.build.targets.sdist.hooks.custom]`."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Adds the files; an sdist that is built from an sdist has them already."""
         root = Path(self.root).parents[1]
         if not Path(self.root, "tests").exists():
-            build_data["force_include"] |= {str(root / name): name for name in files(root, self.config["folders"])}
+            build_data["force_include"] |= {str(root / name): name for name in needed(root, self.config["files"])}
 
 
-def files(root: Path, folders: list[str]) -> set[str]:
-    """The Python files of these folders and, transitively, of the `tests` that they import, relative to the root."""
+def needed(root: Path, patterns: list[str]) -> set[str]:
+    """The files of these patterns and, transitively, those of `tests` that they import, relative to the root."""
     found: set[str] = set()
-    rest = [*ALWAYS, *(path.relative_to(root).as_posix() for folder in folders for path in root.glob(f"{folder}/**/*.py"))]
+    rest = [path.relative_to(root).as_posix() for pattern in (*ALWAYS, *patterns) for path in root.glob(pattern)]
     while rest:
         name = rest.pop()
         if name not in found:
