@@ -9,6 +9,7 @@ import pytest
 
 from m3plugins import Document, HybridIndex, HybridRetriever, HybridWeights
 from m3plugins.encoding import Passages
+from m3plugins.fusion import ranks
 from m3plugins.retrieval import filters
 from tests.tiny import SENTENCES, random_documents
 
@@ -215,9 +216,9 @@ class Bm25Suite:
         found = {hit.id: hit.score for hit in lexical.candidates(query, 3, text="fox")["bm25"]}
         with_it = HybridRetriever(lexical, fusion="rrf", weights=HybridWeights(bm25=2)).search("fox", k=3)
         without = {hit.id: hit for hit in HybridRetriever(lexical, fusion="rrf").search("fox", k=3)}
-        ranks = {i: rank for rank, i in enumerate(sorted("ab", key=lambda i: -found[i]), start=1)}
+        rank_of = dict(zip(found, ranks(list(found.values())), strict=True))
         for hit in with_it:
-            more = 2 / (60 + ranks[hit.id]) if hit.id in ranks else 0  # "c" has no word of the query
+            more = 2 / (60 + rank_of[hit.id]) if hit.id in rank_of else 0  # "c" has no word of the query
             assert hit.score == pytest.approx(without[hit.id].score + more)
 
     def test_scores_of_candidates_and_of_documents_are_one(self, make, options, encoder):
