@@ -89,10 +89,18 @@ def test_a_dump_makes_the_same_sparse_embedding(checkpoint: Path):
 
 @pytest.mark.parametrize(
     "option",
-    [{"query_max_length": 16}, {"document_max_length": 16}, {"mcls": 8}, {"dtype": "bfloat16"}, {"revision": "x"}],
+    [
+        {"query_max_length": 16},
+        {"document_max_length": 16},
+        {"mcls": 8},
+        {"dtype": "bfloat16"},
+        {"revision": "x"},
+        {"query_prompt": "query: "},
+        {"document_prompt": "passage: "},
+    ],
 )
 def test_every_option_that_changes_vectors_is_in_the_dump(option: dict[str, object]):
-    assert M3Embedding(model="m", **option).to_dict() != M3Embedding(model="m").to_dict()
+    assert M3Embedding(model="no/m", **option).to_dict() != M3Embedding(model="no/m").to_dict()
 
 
 def test_of_an_encoder_it_names_model_and_options(checkpoint: Path):
