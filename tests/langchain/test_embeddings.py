@@ -61,7 +61,7 @@ def test_the_same_name_and_options_are_the_same_encoder(checkpoint):
 
 
 def test_nothing_is_loaded_until_it_is_used():
-    M3Embeddings(model="/there/is/no/model")
+    M3Embeddings(model="there/is-no-model")
 
 
 def test_the_default_model_is_bge_m3():

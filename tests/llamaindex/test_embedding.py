@@ -89,10 +89,18 @@ def test_a_dump_makes_the_same_sparse_embedding(checkpoint: Path):
 
 @pytest.mark.parametrize(
     "option",
-    [{"query_max_length": 16}, {"document_max_length": 16}, {"mcls": 8}, {"dtype": "bfloat16"}, {"revision": "x"}],
+    [
+        {"query_max_length": 16},
+        {"document_max_length": 16},
+        {"mcls": 8},
+        {"dtype": "bfloat16"},
+        {"revision": "x"},
+        {"query_prompt": "query: "},
+        {"document_prompt": "passage: "},
+    ],
 )
 def test_every_option_that_changes_vectors_is_in_the_dump(option: dict[str, object]):
-    assert M3Embedding(model="m", **option).to_dict() != M3Embedding(model="m").to_dict()
+    assert M3Embedding(model="no/m", **option).to_dict() != M3Embedding(model="no/m").to_dict()
 
 
 def test_of_an_encoder_it_names_model_and_options(checkpoint: Path):
@@ -111,9 +119,10 @@ def test_it_survives_pickle(checkpoint: Path):
     assert again.to_dict() == embedding.to_dict()
 
 
-def test_nothing_is_loaded_before_the_first_text(tmp_path: Path):
-    embedding = M3Embedding(model=str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+def test_nothing_is_loaded_before_the_first_text(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    embedding = M3Embedding(model="no/such-model")
+    with pytest.raises(FileNotFoundError, match="no/such-model"):
         embedding.get_query_embedding("a fox")
 
 
