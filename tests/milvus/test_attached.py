@@ -1,6 +1,7 @@
 """Collections that someone else made: by their own schema, filled as users of BGEM3EmbeddingFunction do."""
 
 import asyncio
+import warnings
 from dataclasses import replace
 
 import numpy as np
