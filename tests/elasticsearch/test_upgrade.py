@@ -43,7 +43,7 @@ def answers(index, encoder):
 
 def test_indexes_made_by_8_read_and_are_written_the_same_by_9(nodes, encoder):
     before, after = nodes
-    with Elasticsearch(before.url) as client:
+    with Elasticsearch(before.url, request_timeout=60) as client:
         ours = ElasticsearchHybridIndex.create("ours", encoder=encoder, client=client)
         ours.upsert(DOCUMENTS)
         properties = {"body": {"type": "text"}, "theirs": {"type": "dense_vector", "dims": 2}}
@@ -58,7 +58,7 @@ def test_indexes_made_by_8_read_and_are_written_the_same_by_9(nodes, encoder):
     before.kill()
     shutil.copytree(before.folder / "data", after.folder / "data", dirs_exist_ok=True)
     after.start()
-    with Elasticsearch(after.url) as client:
+    with Elasticsearch(after.url, request_timeout=60) as client:
         assert check_versions(client).version >= (9,)
         ours = ElasticsearchHybridIndex.open("ours", encoder=encoder, client=client)
         attached = AttachedIndex.attach("theirs", encoder=encoder, client=client)
