@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from elasticsearch import Elasticsearch, __version__, __versionstr__
+from elasticsearch import Elasticsearch, __version__
 
 from m3plugins_elasticsearch.capabilities import Capabilities, probe
-from m3plugins_elasticsearch.client import ElasticsearchIndexError, connect
+from m3plugins_elasticsearch.client import CLIENT_VERSION, ElasticsearchIndexError, connect
 
 if TYPE_CHECKING:
     from m3plugins.cli.checks import Check
@@ -41,7 +41,7 @@ def checks(uri: str = "", token: str | None = None) -> Iterator[Check]:
     from m3plugins.cli.checks import Check
 
     tested = ", ".join(f"{client} with {cluster}" for client, cluster in PAIRS)
-    yield Check("elasticsearch client", "ok", f"{__versionstr__} (tested, client with cluster: {tested})")
+    yield Check("elasticsearch client", "ok", f"{CLIENT_VERSION} (tested, client with cluster: {tested})")
     if not uri:
         return
     try:
