@@ -22,12 +22,14 @@ from elasticsearch import (
     TransportError,
     UnsupportedProductError,
     __version__,
-    __versionstr__,
 )
 from elasticsearch import ConnectionError as CannotConnect
 from elasticsearch.serializer import OrjsonSerializer
 
 T = TypeVar("T")
+
+CLIENT_VERSION = ".".join(map(str, __version__))
+"""Of the official Python client."""
 
 READ_PATIENCE_S = 5.0
 """How long a read goes on trying: someone waits for it."""
@@ -263,7 +265,7 @@ def explain(err: ApiError | TransportError) -> str:
         return f"{reason}; nothing of m3plugins needs that: search through HybridRetriever, which the Basic licence has"
     if is_too_new(err):
         return (
-            f"the Python client, elasticsearch {__versionstr__}, is newer than the cluster, and a client may be older "
+            f"the Python client, elasticsearch {CLIENT_VERSION}, is newer than the cluster, and a client may be older "
             f"than its cluster but not newer: pip install 'elasticsearch<{__version__[0]}'"
         )
     if status == 413:
@@ -275,7 +277,8 @@ def is_too_new(err: ApiError) -> bool:
     """Whether the cluster does not know the client's major version. A HEAD request's answer has no body to say it."""
     if err.body:
         return "media_type_header_exception" in str(err.body)
-    return err.meta.status == 400 and "compatible-with" not in err.meta.headers.get("content-type", "compatible-with")
+    answered_in = err.meta.headers.get("content-type") or ""
+    return err.meta.status == 400 and bool(answered_in) and "compatible-with" not in answered_in
 
 
 def with_fix(reason: str) -> str:

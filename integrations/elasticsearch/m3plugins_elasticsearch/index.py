@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from elasticsearch import Elasticsearch
 
@@ -16,7 +16,7 @@ from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.engine import NamedIndex, opened_or_created
 from m3plugins.retrieval.index import AnyFilter
 from m3plugins.retrieval.info import IndexInfo
-from m3plugins_elasticsearch import lifecycle
+from m3plugins_elasticsearch import lifecycle, versions
 from m3plugins_elasticsearch.capabilities import probe
 from m3plugins_elasticsearch.client import Connection, connect
 from m3plugins_elasticsearch.identity import Identity
@@ -24,7 +24,9 @@ from m3plugins_elasticsearch.layout import Layout
 from m3plugins_elasticsearch.readable import ReadableIndex
 from m3plugins_elasticsearch.reading import Reader
 from m3plugins_elasticsearch.store import Store
-from m3plugins_elasticsearch.versions import checks
+
+if TYPE_CHECKING:
+    from m3plugins.cli.checks import Check
 
 
 class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
@@ -44,14 +46,17 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
     default_uri = "http://localhost:9200"
     _reopen = "open it again with ElasticsearchHybridIndex.open"
 
-    checks = staticmethod(checks)
-
     def __init__(
         self, connection: Connection, name: str, identity: Identity, encoder: M3Encoder, refresh: bool
     ) -> None:
         """Use `create` or `open`."""
         super().__init__(Reader(connection, name, identity, Layout()), encoder)
         self._store = Store(replace(self._reader, connection=connection.patient()), refresh)
+
+    @classmethod
+    def checks(cls, uri: str = "", token: str | None = None) -> Iterator[Check]:
+        """Lines of `m3 doctor`: the client's version and, with an address, the cluster's."""
+        return versions.checks(uri, token)
 
     @classmethod
     def create(

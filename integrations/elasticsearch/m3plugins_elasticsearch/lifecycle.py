@@ -48,11 +48,14 @@ def create(connection: Connection, name: str, identity: Identity, settings: Mapp
             connection.client.indices.create(
                 index=name, mappings=mappings, settings={**settings, **ours}, aliases=aliases
             )
+            return
         except BadRequestError as err:
-            known = {setting: value for setting, value in ours.items() if f"[{setting}]" not in str(err.body)}
+            known = {
+                setting: value for setting, value in ours.items() if f"unknown setting [{setting}]" not in str(err.body)
+            }
             if known == ours:
                 raise
-            make(known)
+        make(known)
 
     with errors(f"create {check_name(name)!r}"):
         try:

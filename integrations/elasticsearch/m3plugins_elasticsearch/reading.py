@@ -92,10 +92,10 @@ class Reader:
             return []
         client, doing = self.connection.client, f"read from {self.name!r}"
         wanted = {"includes": list(source)} if source else self.layout.source
-        by_name = {f"source_{part}": paths for part, paths in wanted.items()}
+        includes, excludes = wanted["includes"], wanted.get("excludes")
 
         def ask() -> ObjectApiResponse[Any]:
-            answer = client.mget(index=self.name, ids=ids, **by_name)
+            answer = client.mget(index=self.name, ids=ids, source_includes=includes, source_excludes=excludes)
             for item in answer["docs"]:
                 if "error" in item and item["error"].get("type") != _ROUTED:
                     raise item_error(item, answer.meta)
