@@ -38,10 +38,8 @@ with tempfile.TemporaryDirectory() as folder:
             print(f"\n{question}")
             hits = retriever.search(question, k=3)
             for hit in hits:
-                heads = hit.scores
-                print(
-                    f"  {hit.score:.2f} = {heads.dense:.2f} + 0.3 · {heads.sparse:.2f} + {heads.multi_vector:.2f}  {hit.id}"
-                )
+                dense, sparse, late = hit.scores.dense, hit.scores.sparse, hit.scores.multi_vector
+                print(f"  {hit.score:.2f} = {dense:.2f} + 0.3 · {sparse:.2f} + {late:.2f}  {hit.id}")
             matches = sorted(explain(question, hits[0], index=index).multi_vector, key=lambda match: -match.similarity)
             words = [f"{m.query} ~ {m.document}" for m in matches if m.query.isalpha() and m.document.isalpha()]
             print(f"  nearest words: {', '.join(words[:4])}")
