@@ -68,6 +68,13 @@ def test_text_above_the_first_heading_is_under_none(index):
     assert headings == sorted(headings, key=lambda heading: heading is not None)
 
 
+@pytest.mark.parametrize("headings", [[(0, 9)], [(3, 2)], [(-1, 2)], [(4, 5), (0, 1)]])
+def test_headings_that_are_not_in_the_text_fail_the_document(index, headings):
+    document = Document(id="a", text="a text", headings=tuple(Heading(start, end, "a") for start, end in headings))
+    (failure,) = index.upsert([document]).failed
+    assert failure.id == "a" and "headings must be in the text and in order" in failure.reason
+
+
 def test_headings_are_not_stored(encoder):
     index = InMemoryHybridIndex(encoder=encoder)
     index.upsert([under_headings(("Foxes", LONG))])
