@@ -18,11 +18,11 @@ ask() {
     m3 search "$1" --uri "$uri" -k 3 --explain
 }
 
-ask "remove a folder and all that is in it"
-ask "wait until several coroutines are done"
-ask "how far do values lie from their mean"
-ask "RFC 2047"
-ask "print an object so that a human can read it"
+ask "temporary folder that is deleted afterwards"    # tempfile.TemporaryDirectory
+ask "run an external program and capture its output" # subprocess.run
+ask "find close matches for a misspelled word"       # difflib.get_close_matches
+ask "is this IP address private?"                    # ipaddress.IPv4Address.is_private
+ask "Ratcliff and Obershelp"                         # difflib.SequenceMatcher
 
 echo
 echo "done in $(($(date +%s) - started)) s; ask your own: m3 search \"...\" --uri $uri"
