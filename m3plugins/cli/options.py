@@ -89,9 +89,10 @@ def find_engine(name: str) -> Engine:
 @contextmanager
 def calls(*others: type[Exception]) -> Iterator[None]:
     """A `ValueError`, or an error of the other kinds, is that of a wrong call."""
+    kinds: tuple[type[Exception], ...] = (ValueError, *others)
     try:
         yield
-    except (ValueError, *others) as err:
+    except kinds as err:
         raise CallError(str(err)) from err
 
 
