@@ -96,7 +96,7 @@ def delete(
             else:
                 documents, stored = held.documents if everything else None, index.count(wanted)
             if not dry_run:
-                stored = index.delete(ids, wanted)
+                stored = index.delete(ids or None, wanted)
             if held.passages is None:
                 documents, stored = stored, None
     _tell(
