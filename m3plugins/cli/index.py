@@ -191,7 +191,7 @@ def ingest(index: HybridIndex, documents: Source, *, pruning: bool = False) -> I
         documents=index.count(),
         passages=None,
         pruned=pruned,
-        skipped=documents.skipped,
+        skipped=dict(documents.skipped),
         seconds=time.monotonic() - started,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,23 +140,23 @@ class _Listing:
     @classmethod
     def of(cls, folder: Path) -> _Listing:
         found = cls()
+        readable = {suffix for suffix in loaders.SUFFIXES if loaders.installed(suffix)}
         for parent, folders, names in os.walk(folder, onerror=found._fail):  # leaves links alone: they may lead back
             folders[:] = [name for name in folders if not name.startswith(".")]
             found.skipped[_LINK] += sum(Path(parent, name).is_symlink() for name in folders)
             for name in names:
                 if not name.startswith("."):
-                    found._add(Path(parent, name))
+                    found._add(Path(parent, name), readable)
         found.files.sort()
         return found
 
-    def _add(self, file: Path) -> None:
+    def _add(self, file: Path, readable: Set[str]) -> None:
         suffix = file.suffix.lower()
-        known = suffix in loaders.SUFFIXES
-        if known and loaders.installed(suffix):
+        if suffix in readable:
             self.files.append(file)
         else:
             self.skipped[suffix or "without ending"] += 1
-            self.wanting[suffix] += known
+            self.wanting[suffix] += suffix in loaders.SUFFIXES
 
     def _fail(self, err: OSError) -> None:
         self.faults.append(Rejected(str(err.filename), f"the folder cannot be read: {err.strerror}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from dataclasses import replace
 
 from m3plugins.loaders.page import Page, decode
 from m3plugins.retrieval.document import Heading
@@ -46,7 +47,11 @@ def parse(data: bytes) -> Page:
     text = _Text()
     _write(soup, text)
     content = "".join(text.parts).rstrip()
-    headings = tuple(heading for heading in text.headings if heading.text)  # an empty one divides nothing
+    headings = tuple(
+        replace(heading, end=min(heading.end, len(content)))
+        for heading in text.headings
+        if heading.text  # an empty one divides nothing
+    )
     return Page(content, title or (headings[0].text if headings else ""), headings)
 
 

@@ -82,7 +82,7 @@ class Document:
 
         Raises:
             ValueError: If the id is empty, a string is not valid Unicode or not a string at all, or the
-                metadata is not JSON with string keys and finite numbers.
+                metadata is not JSON with string keys and finite numbers, or a heading is not in the text.
         """
         for name in ("id", "text", "title", "parent_id"):
             value = getattr(self, name)
@@ -99,6 +99,12 @@ class Document:
             msg = f"metadata must be a mapping of field names to JSON values, got {type(self.metadata).__name__}"
             raise ValueError(msg)
         _check_json("metadata", self.metadata)
+        position = 0
+        for heading in self.headings:
+            if not position <= heading.start <= heading.end <= len(self.text):
+                msg = f"headings must be in the text and in order, got {heading} after {position} of {len(self.text)}"
+                raise ValueError(msg)
+            position = heading.end
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,12 @@ def test_what_cannot_be_read_is_rejected_once_and_the_rest_is_read(tmp_path: Pat
     assert "No such file" in rejected["gone.md"] and "symbolic links" in rejected["loop.txt"]
 
 
+def test_a_name_that_is_no_unicode_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("text")
+    (rejected,) = read(tmp_path)
+    assert isinstance(rejected, Rejected) and "id must be valid Unicode" in rejected.reason
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_a_folder_that_cannot_be_listed_is_rejected(tmp_path: Path) -> None:
     fill(tmp_path, "a.txt", "shut/b.txt")

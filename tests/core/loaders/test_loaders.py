@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from m3plugins import loaders
+from m3plugins import Document, loaders
 from m3plugins.loaders import Page, load
 
 
@@ -105,6 +105,13 @@ def test_html_is_its_visible_text_a_block_a_line(html):
 def test_the_title_of_html_without_one_is_its_first_heading(html):
     assert html("<h2>Second</h2><h1>First</h1>").title == "Second"
     assert html("<p>text").title == ""
+
+
+@pytest.mark.parametrize("content", ["<h1>Head </h1>", "<h1> <b>Head</b> \n", "<pre>\n <h1>Head </h1>", "<h1><h2>Head"])
+def test_headings_of_html_are_within_the_text(html, content: str):
+    found = html(content)
+    Document(id="a", text=found.text, headings=found.headings).check()
+    assert outline(found) == [("Head", "Head")]
 
 
 @pytest.mark.parametrize(

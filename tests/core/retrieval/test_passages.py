@@ -43,7 +43,7 @@ def under_headings(*sections, **fields):
 
 def test_a_passage_has_the_heading_above_it_in_title_and_metadata(index):
     document = under_headings(
-        ("Guide", ""), ("Foxes", SENTENCES[0]), ("Dogs", LONG), title="Animals", metadata={"n": 1}
+        ("Guide", ""), ("Foxes", "They run by the river."), ("Dogs", LONG), title="Animals", metadata={"n": 1}
     )
     index.upsert([document])
     found = {d.id: d for d in index.scan()}
@@ -66,6 +66,13 @@ def test_text_above_the_first_heading_is_under_none(index):
     headings = [d.metadata.get("heading") for d in sorted(index.scan(), key=lambda d: int(d.id[2:]))]
     assert headings[0] is None and headings[-1] == "Foxes"
     assert headings == sorted(headings, key=lambda heading: heading is not None)
+
+
+@pytest.mark.parametrize("headings", [[(0, 9)], [(3, 2)], [(-1, 2)], [(4, 5), (0, 1)]])
+def test_headings_that_are_not_in_the_text_fail_the_document(index, headings):
+    document = Document(id="a", text="a text", headings=tuple(Heading(start, end, "a") for start, end in headings))
+    (failure,) = index.upsert([document]).failed
+    assert failure.id == "a" and "headings must be in the text and in order" in failure.reason
 
 
 def test_headings_are_not_stored(encoder):
