@@ -15,7 +15,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def run_snippets(
-    file: str, folder: Path, monkeypatch: pytest.MonkeyPatch, replacing: Mapping[str, str] = MappingProxyType({})
+    file: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    replacing: Mapping[str, str] = MappingProxyType({}),
+    *,
+    pasted: int = 1,
 ) -> dict[str, object]:
     """Runs them as they stand, one after the other, in a folder; closes the indexes and returns the names.
 
@@ -24,6 +29,7 @@ def run_snippets(
         folder: Where they may write.
         monkeypatch: Of the test.
         replacing: What stands for what.
+        pasted: How often each is run.
     """
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(encoding="utf-8"), re.DOTALL)
     assert snippets
@@ -32,7 +38,8 @@ def run_snippets(
     for snippet in snippets:
         for old, new in replacing.items():
             snippet = snippet.replace(old, new)
-        exec(compile(snippet, file, "exec"), names)
+        for _ in range(pasted):
+            exec(compile(snippet, file, "exec"), names)
     for value in names.values():
         if isinstance(value, HybridIndex) and not isinstance(value, type):
             value.close()

@@ -145,7 +145,7 @@ class NamedIndex(WritableIndex):
         """The index's own name, also where it was opened by an alias."""
         raise NotImplementedError
 
-    def checked(self, asked: Identity, given: Collection[str]) -> Self:
+    def _checked(self, asked: Identity, given: Collection[str]) -> Self:
         """The index, or, where an option that was given is not the one that it has, an error; see `check_options`."""
         try:
             self.identity.check_options(asked, given, self.name)

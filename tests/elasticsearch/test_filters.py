@@ -298,7 +298,18 @@ def test_what_is_neither_is_refused_with_both_ways_out(filter):
         ({"knn": {"field": "v", "query_vector": [1], "filter": [{"term": {"a": 1}}]}}, {"v", "a"}),
         ({"sparse_vector": {"field": "s", "query_vector": {"1": 1.0}}}, {"s"}),
         ({"multi_match": {"query": "x", "fields": ["title^3", "text", "meta*"]}}, {"title", "text"}),
-        ({"query_string": {"query": "a:b"}}, set()),
+        (
+            {"query_string": {"query": 'a:b OR (c.d:[1 TO 10:30] -_exists_:e) "f:g" h\\:i /j:k/ l\\ m:n o*:p q'}},
+            {"a", "c.d", "e"},
+        ),
+        (
+            {
+                "span_near": {
+                    "clauses": [{"span_term": {"a": "x"}}, {"span_or": {"clauses": [{"span_term": {"b": "y"}}]}}]
+                }
+            },
+            {"a", "b"},
+        ),
         ({"geo_distance": {"distance": "2km", "place": {"lat": 1, "lon": 1}, "distance_type": "arc"}}, {"place"}),
         ({"geo_shape": {"place": {}, "ignore_unmapped": True}}, {"place"}),
         ({"term": None, "bool": [1], "exists": {}, "terms": {}}, set()),

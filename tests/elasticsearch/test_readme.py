@@ -8,10 +8,14 @@ from elasticsearch import Elasticsearch
 from tests.snippets import run_snippets
 
 
-def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, es_url: str):
+def test_snippets_run_and_run_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, es_url: str):
     try:
         run_snippets(
-            "integrations/elasticsearch/README.md", tmp_path, monkeypatch, replacing={"http://localhost:9200": es_url}
+            "integrations/elasticsearch/README.md",
+            tmp_path,
+            monkeypatch,
+            replacing={"http://localhost:9200": es_url},
+            pasted=2,
         )
     finally:
         with Elasticsearch(es_url) as client:

@@ -7,6 +7,7 @@ filters beyond what every node accepts: those match too much, and `Plan.accepts`
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,13 @@ _INNER = {
     "knn": ("filter",),
     "nested": ("query",),
     "script_score": ("query",),
+    "span_first": ("match",),
+    "span_near": ("clauses",),
+    "span_not": ("include", "exclude"),
+    "span_or": ("clauses",),
 }
+_LUCENE_VALUE = re.compile(r'"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\])*/|[\[{][^\]}]*[\]}]|\\.', re.DOTALL)
+_LUCENE_FIELD = re.compile(r"(?<![\w.*\0])([\w.]+):(\w[\w.]*)?")
 
 
 @dataclass(frozen=True)
@@ -229,9 +236,17 @@ def field_names(query: Mapping[str, Any]) -> set[str]:
             names.update([key for key in body if key not in options] or list(body)[:1])
         if kind in _NAMING:
             names.update(name.partition("^")[0] for name in _listed(body.get(_NAMING[kind])) if isinstance(name, str))
+        if kind == "query_string" and isinstance(body.get("query"), str):
+            names.update(_lucene_names(body["query"]))
         for inner in _INNER.get(kind, ()):
             names.update(*(field_names(part) for part in _listed(body.get(inner)) if isinstance(part, Mapping)))
     return {name for name in names if "*" not in name}
+
+
+def _lucene_names(query: str) -> Iterator[str]:
+    """The fields that a query in Lucene's syntax names: `lang:en AND _exists_:year`."""
+    for field, value in _LUCENE_FIELD.findall(_LUCENE_VALUE.sub("\0", query)):
+        yield value if field == "_exists_" else field
 
 
 def check_fields(query: Mapping[str, Any], known: Collection[str], prefixes: Collection[str]) -> None:

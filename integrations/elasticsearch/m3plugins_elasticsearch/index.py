@@ -214,7 +214,7 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
         }
         create = partial(cls.create, name, **there, **given, metadata_fields=metadata_fields, settings=settings)
         index = opened_or_created(partial(cls.open, name, **there), create)
-        return index.checked(asked, given.keys() | ({"metadata"} if metadata_fields is not None else set()))
+        return index._checked(asked, given.keys() | ({"metadata"} if metadata_fields is not None else set()))
 
     @classmethod
     def list_indexes(

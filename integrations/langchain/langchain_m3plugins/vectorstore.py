@@ -35,7 +35,8 @@ class M3VectorStore(VectorStore):
 
     Example:
         ```python
-        store = M3VectorStore(HybridRetriever(MilvusHybridIndex.create("docs", encoder=encoder, uri="m3.db")))
+        index = MilvusHybridIndex.open_or_create("docs", encoder=encoder, uri="m3.db")
+        store = M3VectorStore(HybridRetriever(index))
         store.add_texts(["The fox jumps over the dog."], [{"lang": "en"}])
         store.similarity_search("a fox", k=2, filter=filters.eq("lang", "en"))
         store.as_retriever(search_type="dense", search_kwargs={"k": 2})

@@ -45,7 +45,7 @@ class M3EmbeddingFunction:
         self,
         model_name: str | M3Encoder = "BAAI/bge-m3",
         batch_size: int | None = None,
-        device: str | Sequence[str] | None = None,
+        device: str | list[str] | tuple[str, ...] | None = None,
         normalize_embeddings: bool = True,
         use_fp16: bool = False,
         return_dense: bool = True,

@@ -187,7 +187,7 @@ class MilvusHybridIndex(NamedIndex):
         asked = Identity.asked(encoder, **given)
         there: dict[str, Any] = {"encoder": encoder, "uri": uri, "token": token, "consistency": consistency}
         index = opened_or_created(partial(cls.open, name, **there), partial(cls.create, name, **there, **given))
-        return index.checked(asked, given)
+        return index._checked(asked, given)
 
     @classmethod
     def list_indexes(cls, *, uri: str | Path, token: str | None = None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import RLock
@@ -59,7 +60,7 @@ class AttachedIndex(WritableIndex):
         self._computed = ComputedHeads(encoder, reading.unstored(table.layout), cache_bytes)
         self._lock = writer_lock(table.connection, table.name)
         self._writer = TableWriter(table, self._lock)
-        self._dynamic: set[str] = set()  # names of dynamic fields that were seen in a row
+        self._dynamic: set[str] = set()  # names of dynamic fields that were looked for
         self._kinds = {name: table.layout.kinds[name] for name in table.layout.scalars}
 
     @classmethod
@@ -229,11 +230,16 @@ class AttachedIndex(WritableIndex):
         return plan(filter, {} if self._table.layout.fields.metadata else self._kinds)
 
     def _check_fields(self, expression: str) -> None:
-        """Refuses an expression about a field that no row has, by which Milvus would find nothing."""
+        """Refuses an expression about a field that is not there; warns where it may become a dynamic one."""
         layout = self._table.layout
         for name in sorted(field_names(expression) - layout.kinds.keys() - self._dynamic):
-            if not (layout.dynamic and self._table.has_dynamic(name)):
+            if not layout.dynamic:
                 raise unknown_field(name, layout.kinds, layout.fields.metadata)
+            if not self._table.has_dynamic(name):
+                told = (
+                    f"no row of {self._table.name!r} has the field {name!r}, by which a filter asks; is it spelt right?"
+                )
+                warnings.warn(told, stacklevel=4)
             self._dynamic.add(name)
 
 

@@ -71,8 +71,8 @@ class Table:
         return self._collection.count(expression)
 
     def has_dynamic(self, name: str) -> bool:
-        """Whether a row has a dynamic field of this name, or there is no row at all."""
-        return bool(self._query(f"exists $meta[{literal(name)}]", [], 1)) or not self.sample([], 1)
+        """Whether a row has a dynamic field of this name."""
+        return bool(self._query(f"exists $meta[{literal(name)}]", [], 1))
 
     def delete(self, ids: Iterable[str]) -> None:
         """Deletes rows; unknown ids are none."""
