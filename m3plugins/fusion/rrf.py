@@ -34,8 +34,8 @@ def reciprocal_rank_fusion(
     Example:
         >>> reciprocal_rank_fusion([[0.9, 0.1], [2.0, 2.0]], k=1).round(3).tolist()  # 1/2 + 1/2 and 1/3 + 1/2
         [1.0, 0.833]
-        >>> reciprocal_rank_fusion([[0.9, 0.1], [None, 0.2]], weights=[1, 0.3], k=1).tolist()  # 1/2 and 1/3 + 0.3/2
-        [0.5, 0.48333333333333334]
+        >>> reciprocal_rank_fusion([[0.9, 0.1], [None, 0.2]], weights=[1, 0.3], k=1).round(3).tolist()  # .5, 1/3 + .15
+        [0.5, 0.483]
     """
     weights = [1.0] * len(columns) if weights is None else weights
     if k < 0:

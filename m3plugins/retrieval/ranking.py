@@ -19,6 +19,7 @@ Families = Callable[[Sequence[str]], Mapping[str, Family]]
 """The family of each of these documents, in their order; those that are gone are left out."""
 
 _DEFAULTS = HybridWeights()
+_SLICE = 100
 
 
 def proposing(weights: HybridWeights) -> tuple[Leg, ...]:
@@ -125,4 +126,5 @@ def first_of_families(ids: Sequence[str], count: int, per_parent: int | None, fa
 def has_room(ids: Sequence[str], others: Sequence[str], per_parent: int, families: Families) -> bool:
     """Whether one of `ids` is of a family that has fewer than `per_parent` documents among the `others`."""
     taken = Counter(families(others).values())
-    return any(taken[own] < per_parent for own in families(ids).values())
+    slices = (ids[start : start + _SLICE] for start in range(0, len(ids), _SLICE))
+    return any(taken[own] < per_parent for some in slices for own in families(some).values())
