@@ -49,7 +49,9 @@ def create(connection: Connection, name: str, identity: Identity, settings: Mapp
                 index=name, mappings=mappings, settings={**settings, **ours}, aliases=aliases
             )
         except BadRequestError as err:
-            known = {setting: value for setting, value in ours.items() if f"[{setting}]" not in str(err.body)}
+            known = {
+                setting: value for setting, value in ours.items() if f"unknown setting [{setting}]" not in str(err.body)
+            }
             if known == ours:
                 raise
             make(known)
