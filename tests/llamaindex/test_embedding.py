@@ -111,9 +111,10 @@ def test_it_survives_pickle(checkpoint: Path):
     assert again.to_dict() == embedding.to_dict()
 
 
-def test_nothing_is_loaded_before_the_first_text(tmp_path: Path):
-    embedding = M3Embedding(model=str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+def test_nothing_is_loaded_before_the_first_text(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    embedding = M3Embedding(model="no/such-model")
+    with pytest.raises(FileNotFoundError, match="no/such-model"):
         embedding.get_query_embedding("a fox")
 
 

@@ -113,10 +113,13 @@ def test_events_are_paired(encoder: M3Encoder, scored: list[NodeWithScore], hear
     assert ended.payload["nodes"] == best
 
 
-def test_events_are_paired_where_it_fails(scored: list[NodeWithScore], heard: list[BaseEvent], tmp_path: object):
+def test_events_are_paired_where_it_fails(
+    scored: list[NodeWithScore], heard: list[BaseEvent], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     handler = LlamaDebugHandler(print_trace_on_end=False)
-    rerank = M3Rerank(model=f"{tmp_path}/nowhere", callback_manager=CallbackManager([handler]))
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    rerank = M3Rerank(model="no/such-model", callback_manager=CallbackManager([handler]))
+    with pytest.raises(FileNotFoundError, match="no/such-model"):
         rerank.postprocess_nodes(scored, query_str=QUERY)
     assert [type(event) for event in heard] == [ReRankStartEvent, ReRankEndEvent]
     assert len(handler.get_event_pairs(CBEventType.RERANKING)) == 1
