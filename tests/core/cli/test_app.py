@@ -97,7 +97,7 @@ def test_a_real_ctrl_c_leaves_an_index_that_the_same_command_goes_on_with(checkp
         time.sleep(0.1)
     time.sleep(2)
     os.killpg(started.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
-    out, err = started.communicate(timeout=60)
+    out, err = started.communicate(timeout=240)
     assert (started.returncode, out) == (130, "")
     assert err == "m3: interrupted; run the same command again: it goes on, and encodes nothing that is stored\n"
     done = json.loads(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
