@@ -125,9 +125,9 @@ Judged = dict[str, list[np.ndarray]]
 
 
 def judge(model: M3Model, tasks: list[Task]) -> Judged:
-    """What a model finds."""
+    """What a model finds, to the digits that are kept."""
     parts = [ndcg_of_rows(head_scores(model, task), task) for task in tasks]
-    return {row: [part[row] for part in parts] for row in ROWS}
+    return {row: [part[row].round(5) for part in parts] for row in ROWS}
 
 
 def write(path: Path, values: Judged, seconds: float) -> None:
@@ -145,7 +145,7 @@ def read(path: Path) -> tuple[Judged, float]:
 def write_values(path: Path, found: dict[str, list[Judged]], facts: dict[str, Any]) -> None:
     """Keeps the nDCG@10 of every query, by variant, seed, row and collection."""
     ndcg = {
-        name: [{row: [part.round(5).tolist() for part in parts] for row, parts in seed.items()} for seed in seeds]
+        name: [{row: [part.tolist() for part in parts] for row, parts in seed.items()} for seed in seeds]
         for name, seeds in found.items()
     }
     path.write_text(json.dumps({**facts, "ndcg": ndcg}), encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated
 
@@ -26,7 +26,7 @@ from m3plugins.cli.versions import installed
 COMMANDS = "m3plugins.commands"
 """Entry point group of further verbs: functions with typer's annotations that return an exit code or None."""
 
-_VERBS = {
+_VERBS: dict[str, Callable[..., int | None]] = {
     "index": index,
     "search": search,
     "info": info,

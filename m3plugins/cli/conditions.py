@@ -38,7 +38,7 @@ def parse_filter(texts: Sequence[str]) -> Filter | None:
     Raises:
         CallError: If a text is neither.
 
-    For example:
+    Example:
         >>> parse_filter(["year>=2020", 'isbn="0262033844"'])  # doctest: +NORMALIZE_WHITESPACE
         And(parts=(Comparison(operator='gte', field='year', value=2020),
                    Comparison(operator='eq', field='isbn', value='0262033844')))
@@ -91,7 +91,7 @@ def parse_weights(text: str) -> HybridWeights | None:
     Raises:
         CallError: If a head is unknown or named twice, or a weight is none.
 
-    For example:
+    Example:
         >>> parse_weights("dense=1,sparse=0.3")
         HybridWeights(dense=1.0, sparse=0.3, multi_vector=0.0, bm25=0.0)
     """

@@ -81,8 +81,9 @@ def delete(
     if (everything or drop) and not dry_run and not yes:
         _confirm(f"{held.documents} documents of {collection} at {without_credentials(uri)}")
     missing: list[str] = []
+    documents: int | None = held.documents
+    stored = held.passage_count
     if drop:
-        documents, stored = held.documents, held.passage_count
         if not dry_run:
             with calls():
                 kind.drop_index(collection, uri=uri, token=token or None)
@@ -95,9 +96,9 @@ def delete(
             else:
                 documents, stored = held.documents if everything else None, index.count(wanted)
             if not dry_run:
-                stored = index.delete(ids, wanted)
-        if held.passages is None:
-            documents, stored = stored, None
+                stored = index.delete(ids or None, wanted)
+            if held.passages is None:
+                documents, stored = stored, None
     _tell(
         Deleted(documents, stored, missing, dropped=drop, dry_run=dry_run),
         f"{collection} at {without_credentials(uri)}",

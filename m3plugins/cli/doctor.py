@@ -44,8 +44,8 @@ def doctor(
     if engine and not hasattr(find_engine(engine), "checks"):
         msg = f"the engine {engine!r} has no check of a server; leave out --uri"
         raise CallError(msg)
-    ask = partial(_engines, engine, uri, token or None)
-    checks = [c for name, look in (*_LOOKS, ("engines", ask)) for c in _guarded(name, look)]
+    looks = {**_LOOKS, "engines": partial(_engines, engine, uri, token or None)}
+    checks = [check for name, look in looks.items() for check in _guarded(name, look)]
     broken = any(check.status == "broken" for check in checks)
     if as_json:
         print_json({"ok": not broken, "versions": installed(), "checks": [asdict(check) for check in checks]})
@@ -145,11 +145,11 @@ def _engines(asked: str, uri: str, token: str | None) -> Iterator[Check]:
             yield from own(uri=uri, token=token) if name == asked else own()
 
 
-_LOOKS: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
-    ("python", _python),
-    (CORE, _core),
-    ("extras", _extras),
-    ("integrations", _integrations),
-    ("devices", _machine),
-    ("m3-mini", _mini),
-)
+_LOOKS: dict[str, Callable[[], Iterator[Check]]] = {
+    "python": _python,
+    CORE: _core,
+    "extras": _extras,
+    "integrations": _integrations,
+    "devices": _machine,
+    "m3-mini": _mini,
+}

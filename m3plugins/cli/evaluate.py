@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from m3plugins.cli.errors import CallError
 from m3plugins.cli.index import ingest, report_failed
 from m3plugins.cli.inputs import source
 from m3plugins.cli.options import Dtype, Json, Model, Token, Uri, find_engine, load_encoder, opened
+from m3plugins.cli.printing import complain, print_json, say
 
 if TYPE_CHECKING:
     from m3plugins.retrieval.index import HybridIndex
@@ -72,12 +72,11 @@ def evaluate(
         )
     foreign = documents > done.written + done.unchanged
     if foreign:
-        typer.echo(f"m3: {name} holds {documents} documents, not these alone; name another --collection", err=True)
+        complain(f"{name} holds {documents} documents, not these alone; name another --collection")
     if result.identical_ids:
-        typer.echo(
-            f"m3: {result.identical_ids} of {result.queries} queries found a document of their own id, which is left "
-            "out as BEIR does; --keep-identical-ids keeps it",
-            err=True,
+        complain(
+            f"{result.identical_ids} of {result.queries} queries found a document of their own id, which is left "
+            "out as BEIR does; --keep-identical-ids keeps it"
         )
     report_failed(done.failed)
     means = result.means()
@@ -85,9 +84,9 @@ def evaluate(
         about = {"collection": str(folder), "split": split, "model": model, "engine": engine or "memory"}
         counts = {"documents": documents, "queries": result.queries, "candidates": candidates}
         counts["identical_ids"] = result.identical_ids
-        typer.echo(json.dumps({**about, **counts, "measures": means, "failed": len(done.failed)}, ensure_ascii=False))
+        print_json({**about, **counts, "measures": means, "failed": len(done.failed)})
     else:
-        typer.echo(f"{folder.name} ({split}): {result.queries} queries, {documents} documents, {model}")
+        say(f"{folder.name} ({split}): {result.queries} queries, {documents} documents, {model}")
         table = Table(box=None, pad_edge=False)
         for column in ("", *next(iter(means.values()))):
             table.add_column(column, justify="right" if column else "left")
@@ -107,7 +106,7 @@ def _count_documents(index: HybridIndex) -> int:
 def own_name(folder: Path) -> str:
     """A name for the folder's index that every engine takes.
 
-    For example:
+    Example:
         >>> own_name(Path("/data/BEIR (v1.0)"))
         'evaluate_beir__v1_0_'
     """

@@ -30,7 +30,7 @@ from m3plugins.cli.progress import progress
 from m3plugins.cli.pruning import check_prunable, prune
 from m3plugins.cli.seen import Seen
 from m3plugins.compression import CODECS
-from m3plugins.encoding.passages import Passages
+from m3plugins.encoding.passages import Passages, check_packages
 from m3plugins.retrieval.corpus import Rejected
 from m3plugins.retrieval.document import Document
 from m3plugins.retrieval.index import HybridIndex
@@ -154,10 +154,13 @@ def _tell(done: Ingested, where: str) -> None:
 
 def _passages(size: int, overlap: int) -> Passages | None:
     try:
-        return Passages(size, overlap) if size or overlap else None
+        cut = Passages(size, overlap) if size or overlap else None
     except ValueError as err:
         msg = f"--passages and --overlap: {err}"
         raise CallError(msg) from err
+    if cut is not None:
+        check_packages()
+    return cut
 
 
 def ingest(index: HybridIndex, documents: Source, *, pruning: bool = False) -> Ingested:

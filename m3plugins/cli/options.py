@@ -14,8 +14,8 @@ from m3plugins.cli.errors import CallError
 if TYPE_CHECKING:
     from m3plugins.encoding.encoder import M3Encoder
     from m3plugins.encoding.passages import Passages
+    from m3plugins.retrieval.engine import NamedIndex
     from m3plugins.retrieval.engines import Engine
-    from m3plugins.retrieval.index import HybridIndex
 
 _INDEX, _MODEL = "Index", "Model"  # panels of `--help`
 
@@ -89,9 +89,10 @@ def find_engine(name: str) -> Engine:
 @contextmanager
 def calls(*others: type[Exception]) -> Iterator[None]:
     """A `ValueError`, or an error of the other kinds, is that of a wrong call."""
+    kinds: tuple[type[Exception], ...] = (ValueError, *others)
     try:
         yield
-    except (ValueError, *others) as err:
+    except kinds as err:
         raise CallError(str(err)) from err
 
 
@@ -125,16 +126,14 @@ def opened(
     create: bool = False,
     codec: str | None = None,
     passages: Passages | None = None,
-) -> Iterator[HybridIndex]:
+) -> Iterator[NamedIndex]:
     """The index, closed at the end; made first, with this codec and these passages, if there is none and `create`."""
     where: dict[str, Any] = {"encoder": encoder, "uri": uri, "token": token or None}
-    try:
+    with calls():
         if create:
             index = engine.open_or_create(collection, **where, codec=codec, passages=passages)
         else:
             index = engine.open(collection, **where)
-    except ValueError as err:
-        raise CallError(str(err)) from err
     try:
         yield index
     finally:

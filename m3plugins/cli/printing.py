@@ -13,7 +13,7 @@ _JOINERS = "\u200c\u200d"
 def printable(text: str) -> str:
     r"""The text on one line, without control, bidirectional, private and unassigned characters.
 
-    For example:
+    Example:
         >>> printable("a\x1b[31mb\n c")
         'a[31mb c'
     """
@@ -38,7 +38,7 @@ def print_json(value: object) -> None:
 def escaped(text: str) -> str:
     r"""JSON with what is not printable as `\uXXXX`: json.dumps leaves the controls above U+007E as they are.
 
-    For example:
+    Example:
         >>> print(escaped('"\x9b31m狐"'))
         "\u009b31m狐"
     """

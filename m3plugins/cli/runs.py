@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
 from m3plugins.cli.errors import CallError, Interrupted
+from m3plugins.cli.printing import print_json, say
 
 if TYPE_CHECKING:
     from m3plugins.training import SelfDistillationTrainer
@@ -78,16 +78,16 @@ def _report(
     if as_json:
         found = {"output": str(output), "steps": state.global_step, "seconds": round(seconds, 1), "losses": losses}
         dev = {"best_step": state.best_global_step, "before": _named(before, "eval_"), "after": best}
-        typer.echo(json.dumps({**found, "dev": dev if best else None}))
+        print_json({**found, "dev": dev if best else None})
         return
     terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-    typer.echo(f"{output}: {state.global_step} steps in {seconds:.1f} s; {terms}")
+    say(f"{output}: {state.global_step} steps in {seconds:.1f} s; {terms}")
     if best:
         table = Table(f"step {state.best_global_step}", "before", "after", box=None, pad_edge=False)
         for name, value in best.items():
             table.add_row(name, f"{before[name]:.4f}" if name in before else "", f"{value:.4f}")
         Console().print(table)
-    typer.echo(f'next: m3 evaluate FOLDER --model {output}, or M3Encoder.from_pretrained("{output}")')
+    say(f'next: m3 evaluate FOLDER --model {output}, or M3Encoder.from_pretrained("{output}")')
 
 
 def _named(logs: Mapping[str, float], prefix: str) -> dict[str, float]:

@@ -168,7 +168,7 @@ def _cut(text: str, start: int, end: int, matches: Sequence[Sequence[int]]) -> S
 def _whole(text: str, start: int, end: int) -> tuple[int, int]:
     """The span with the rest of the words at its ends, in scripts that have letter case: they put spaces between words.
 
-    For example:
+    Example:
         >>> _whole("a hedgehog ran", 2, 6)
         (2, 10)
     """

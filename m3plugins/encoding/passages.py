@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -195,12 +196,22 @@ def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
     return start, start + len(part.strip())
 
 
+def check_packages() -> None:
+    """Refuses to cut where what finds sentences, or words in those that are too long, is not installed.
+
+    Raises:
+        ImportError: If it is not.
+    """
+    missing = [name for name in ("sentencex", "regex") if find_spec(name) is None]
+    if missing:
+        msg = f'passages need {" and ".join(missing)}; pip install "m3plugins[passages]"'
+        raise ImportError(msg)
+
+
 def _segmenter() -> Callable[[str, str], list[dict[str, Any]]]:
-    try:
-        from sentencex import get_sentence_boundaries
-    except ImportError as err:
-        msg = 'passages need sentencex; pip install "m3plugins[passages]"'
-        raise ImportError(msg) from err
+    check_packages()
+    from sentencex import get_sentence_boundaries
+
     segment: Callable[[str, str], list[dict[str, Any]]] = get_sentence_boundaries
     return segment
 

@@ -44,8 +44,11 @@ def test_the_help_of_a_verb_fits_into_80_columns(verb: str) -> None:
         [sys.executable, "-m", "m3plugins.cli", verb, "--help"],
         capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"},
     )  # fmt: skip
-    assert max(map(len, done.stdout.splitlines())) <= 80
-    assert "…" not in done.stdout.replace("{…}", "").replace(": …", "").replace("[…]", "")  # nothing is cut off
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not [
+        line for line in lines if line.startswith("│") and line.rstrip(" │").endswith("…")
+    ]  # nothing is cut off
 
 
 def test_the_versions_are_those_that_are_installed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +97,7 @@ def test_a_real_ctrl_c_leaves_an_index_that_the_same_command_goes_on_with(checkp
         time.sleep(0.1)
     time.sleep(2)
     os.killpg(started.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
-    out, err = started.communicate(timeout=60)
+    out, err = started.communicate(timeout=240)
     assert (started.returncode, out) == (130, "")
     assert err == "m3: interrupted; run the same command again: it goes on, and encodes nothing that is stored\n"
     done = json.loads(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)

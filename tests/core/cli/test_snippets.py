@@ -51,8 +51,8 @@ def test_a_token_vector_alone_finds_its_place(encoder: M3Encoder):
     text = NOISE * 12 + SENTENCES[4] + " " + NOISE * 12
     document = Document(id="a", text=text)
     weights = HybridWeights(dense=0, sparse=0, multi_vector=1)
-    stored = encoder.encode_documents([text])
-    spans = encoder.tokenizer.encode(text, add_special_tokens=False).offsets
+    stored = encoder.encode_documents([document.content])
+    spans = encoder.tokenizer.encode(document.content, add_special_tokens=False).offsets
     row = next(i for i, (_, end) in enumerate(spans) if end > text.index("лиса"))
     embedded = encoder.encode_queries(["fox"])  # which shares no word with it
     embedded.multi_vector.vectors[:] = stored.multi_vector.vectors[row]

@@ -247,9 +247,11 @@ def test_without_the_extra_it_says_what_to_install(data: Path, call) -> None:
 
 def test_the_defaults_are_those_of_python() -> None:
     same = {"encoder": "train_encoder", "batch_size": "per_device_train_batch_size", "log_steps": "logging_steps"}
+    same |= {"warmup": "warmup_steps", "accumulation": "gradient_accumulation_steps", "scheduler": "lr_scheduler_type"}
     ours = {same.get(name, name): option.default for name, option in inspect.signature(train).parameters.items()}
     theirs = {field.name: field.default for field in fields(SelfDistillationArguments) if field.default is not MISSING}
-    ours["heads"] = tuple(ours["heads"].split(","))
+    ours |= {"heads": tuple(ours["heads"].split(",")), "temperature": float(ours["temperature"])}
+    ours["self_distillation"] = not ours.pop("no_self_distillation")
     shared = {name for name in ours.keys() & theirs.keys() if ours[name] is not None}
     no_settings = {"eval_steps", "gradient_checkpointing"}  # of --dev; None is off
     assert len(shared) > 9

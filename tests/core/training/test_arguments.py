@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from m3plugins.training import M3Dataset, PerHead, SelfDistillationArguments, StoredScores
 from tests.core.training.runs import examples, trainer
 
