@@ -129,11 +129,11 @@ class Example:
 
     def with_prompted_passages(self) -> Example:
         """The example with its prompt ahead of its passages too; blank ones stay blank."""
-        prompted = {
-            name: tuple(self.prompt + text if text.strip() else text for text in getattr(self, name))
-            for name in ("positives", "negatives")
-        }
-        return replace(self, **prompted)
+        positives, negatives = (
+            tuple(self.prompt + text if text.strip() else text for text in texts)
+            for texts in (self.positives, self.negatives)
+        )
+        return replace(self, positives=positives, negatives=negatives)
 
     def distinct(self) -> Example:
         """The example without the negatives that are blank, repeated or also positives, nor their scores."""

@@ -37,7 +37,7 @@ from m3plugins.training.dataset import M3Dataset
 from m3plugins.training.development import DevelopmentSet, evaluate_model
 from m3plugins.training.gathering import gather_representations, gather_rows
 from m3plugins.training.grad_cache import Chunks, Pair
-from m3plugins.training.loading import train_loader
+from m3plugins.training.loading import EpochLoader, train_loader
 from m3plugins.training.losses import M3Loss, m3_loss
 from m3plugins.training.memory import chunk_tokens
 from m3plugins.training.model import M3Model
@@ -376,8 +376,8 @@ class _Steps(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # transformers before 5.18 does not in the epoch that a run is resumed in
-        kwargs["train_dataloader"].set_epoch(int(state.epoch or 0))
+        if isinstance(loader := kwargs["train_dataloader"], EpochLoader):
+            loader.set_epoch(int(state.epoch or 0))  # transformers before 5.18 does not where it skips batches
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._trainer.teacher.update(state.global_step)
