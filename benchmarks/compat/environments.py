@@ -9,10 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.compat.rows import Row
+from benchmarks.compat.rows import LOCK, ROOT, Row
 
-ROOT = Path(__file__).resolve().parents[2]
-LOCK = ROOT / "constraints.txt"
 BUILDING = ("pip", "editables", "hatchling", "setuptools")
 
 

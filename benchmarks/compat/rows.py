@@ -17,7 +17,9 @@ MILVUS, ELASTICSEARCH = "integrations/milvus", "integrations/elasticsearch[async
 SERVER_8, SERVER_9 = "M3_TEST_ES_ZIP", "M3_TEST_ES9_ZIP"
 TOOLS = ("hypothesis", "pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "scipy")
 WITHOUT_TRAINING = ".[mini,cli,evaluation,loaders,passages]"
-LOCKED_TORCH = "torch==2.13.0"
+ROOT = Path(__file__).resolve().parents[2]
+LOCK = ROOT / "constraints.txt"
+LOCKED_TORCH = next(line for line in LOCK.read_text(encoding="utf-8").splitlines() if line.startswith("torch=="))
 
 
 @dataclass(frozen=True)
