@@ -11,7 +11,11 @@ from pathlib import Path
 
 from benchmarks.compat.rows import LOCK, ROOT, Row
 
-BUILDING = ("pip", "editables", "hatchling", "setuptools")
+BUILDING = [
+    line
+    for line in LOCK.read_text(encoding="utf-8").splitlines()
+    if line.split("==")[0] in ("pip", "editables", "hatchling", "setuptools")
+]
 
 
 def folder(row: Row) -> Path:
