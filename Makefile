@@ -26,7 +26,8 @@ test: $(BIN)/.dev  ## all tests, doctests and examples; those of Elasticsearch w
 	set -e; for example in $(EXAMPLES); do echo "$$ python $$example"; $(BIN)/python $$example; done
 
 test-elasticsearch9: $(BIN)/.dev  ## what a server of Elasticsearch 9 may do unlike 8.19; M3_TEST_ES9_ZIP names a distribution
-	env -u M3_TEST_ES_URL M3_TEST_ES_ZIP="$(M3_TEST_ES9_ZIP)" $(BIN)/python -m pytest -m elasticsearch9
+	env -u M3_TEST_ES_URL M3_TEST_ES_ZIP="$(M3_TEST_ES9_ZIP)" $(BIN)/python -m pytest -m elasticsearch9 \
+		tests/elasticsearch tests/langchain tests/llamaindex
 
 parity: $(PARITY)/bin/.parity  ## our results against FlagEmbedding's, in an environment that it still runs in
 	$(PARITY)/bin/python -m pytest -m parity tests/core

@@ -8,11 +8,18 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from m3plugins import Document, HybridIndex, M3Encoder, M3Output
 from tests.tiny import random_documents, save_checkpoint
 
 Make = Callable[..., HybridIndex]
+
+# The same examples on any day, and no deadline, which a busy machine misses; more: `pytest --hypothesis-profile search`
+steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True, derandomize=True)
+settings.register_profile("steady", steady)
+settings.register_profile("search", steady, derandomize=False)
+settings.load_profile("steady")
 
 pytest.register_assert_rewrite("tests.core", "tests.frameworks")  # their suites say what differs, as tests do
 

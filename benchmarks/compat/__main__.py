@@ -29,8 +29,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from benchmarks.compat import environments
-from benchmarks.compat.environments import ROOT, folder, python, variables, versions
-from benchmarks.compat.rows import Row, matrix, named
+from benchmarks.compat.environments import folder, python, variables, versions
+from benchmarks.compat.rows import ROOT, Row, matrix, named
 
 SHOWN = (
     "Python", "torch", "transformers", "numpy", "pymilvus", "milvus-lite", "elasticsearch", "langchain-core",

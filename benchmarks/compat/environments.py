@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.compat.rows import Row
+from benchmarks.compat.rows import LOCK, ROOT, Row
 
-ROOT = Path(__file__).resolve().parents[2]
-LOCK = ROOT / "constraints.txt"
-BUILDING = ("pip", "editables", "hatchling", "setuptools")
+BUILDING = [
+    line
+    for line in LOCK.read_text(encoding="utf-8").splitlines()
+    if line.split("==")[0] in ("pip", "editables", "hatchling", "setuptools")
+]
 
 
 def folder(row: Row) -> Path:

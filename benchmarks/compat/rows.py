@@ -12,12 +12,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 MILVUS, ELASTICSEARCH = "integrations/milvus", "integrations/elasticsearch[async]"
 SERVER_8, SERVER_9 = "M3_TEST_ES_ZIP", "M3_TEST_ES9_ZIP"
-TOOLS = ("hypothesis", "pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "scipy")
 WITHOUT_TRAINING = ".[mini,cli,evaluation,loaders,passages]"
-LOCKED_TORCH = "torch==2.13.0"
+ROOT = Path(__file__).resolve().parents[2]
+LOCK = ROOT / "constraints.txt"
+LOCKED_TORCH = next(line for line in LOCK.read_text(encoding="utf-8").splitlines() if line.startswith("torch=="))
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+TOOLS = tuple(requirement for requirement in EXTRAS["test"] if not requirement.startswith("m3plugins["))
 
 
 @dataclass(frozen=True)
