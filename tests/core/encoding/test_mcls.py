@@ -144,13 +144,12 @@ def test_fingerprint_changes_with_mcls_and_is_the_checkpoints_without(checkpoint
     assert fingerprint(None) == Checkpoint(checkpoint).fingerprint()
 
 
-def test_a_model_that_pools_by_the_mean_is_refused_when_it_loads(checkpoint: Path, tmp_path: Path):
+def test_a_model_that_pools_by_the_mean_is_refused_at_once(checkpoint: Path, tmp_path: Path):
     folder = shutil.copytree(checkpoint, tmp_path / "mean")
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
-    encoder = M3Encoder.from_pretrained(folder, mcls=256)
     with pytest.raises(ValueError, match=r"pools by cls, .* pools by mean; leave out mcls=256"):
-        encoder.warm_up()
+        M3Encoder.from_pretrained(folder, mcls=256)
 
 
 @pytest.mark.parametrize("mcls", [0, -1, True, 2.5, "256"])
