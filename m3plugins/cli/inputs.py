@@ -99,11 +99,10 @@ def _distinct(items: Iterable[tuple[str, Item]]) -> Iterator[Item]:
     """Documents with their places, less those of an id that came before."""
     with Seen() as seen:
         for place, item in items:
-            before = seen.add(item.id, place) if isinstance(item, Document) else None
-            if before is None:
-                yield item
-            else:
+            if isinstance(item, Document) and (before := seen.add(item.id, place)) is not None:
                 yield Rejected(place, f"the id {item.id!r} is at {before} already; give each document an id of its own")
+            else:
+                yield item
 
 
 def _files(folder: Path) -> Source:

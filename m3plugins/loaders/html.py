@@ -10,9 +10,9 @@ from m3plugins.loaders.page import Page, decode
 from m3plugins.retrieval.document import Heading
 
 try:
-    from bs4 import BeautifulSoup, NavigableString, Tag
+    from bs4 import BeautifulSoup, Tag
     from bs4.dammit import EncodingDetector
-    from bs4.element import PreformattedString
+    from bs4.element import NavigableString, PreformattedString
     from bs4.exceptions import ParserRejectedMarkup
 except ImportError as err:
     msg = 'HTML needs beautifulsoup4: pip install "m3plugins[loaders]"'
