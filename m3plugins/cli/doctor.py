@@ -44,7 +44,10 @@ def doctor(
     if engine and not hasattr(find_engine(engine), "checks"):
         msg = f"the engine {engine!r} has no check of a server; leave out --uri"
         raise CallError(msg)
-    looks = {**_LOOKS, "engines": partial(_engines, engine, uri, token or None)}
+    looks: dict[str, Callable[[], Iterator[Check]]] = {
+        **_LOOKS,
+        "engines": partial(_engines, engine, uri, token or None),
+    }
     checks = [check for name, look in looks.items() for check in _guarded(name, look)]
     broken = any(check.status == "broken" for check in checks)
     if as_json:
