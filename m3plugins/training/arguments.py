@@ -39,11 +39,12 @@ _WIDE = 768
 def default_rates(width: int) -> dict[str, float]:
     """Learning rates of the `encoder` and of the linear heads of a model that is `width` wide.
 
-    Of wide models the reference's, for BGE-M3 (1,024); of small ones those that m3-mini's heads were trained with.
+    They are the reference's, for BGE-M3 (1,024), but for the heads of small models, where they are those that m3-mini's
+    heads were trained with (`recipes/train_m3_mini.py`).
     """
     if width >= _WIDE:
         return {"encoder": 1e-5, "sparse": 1e-5, "multi_vector": 1e-5}
-    return {"encoder": 5e-5, "sparse": 2e-3, "multi_vector": 2e-4}
+    return {"encoder": 1e-5, "sparse": 2e-3, "multi_vector": 2e-4}
 
 
 @dataclass
