@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 
 import numpy as np
-from pymilvus import CollectionSchema
+from pymilvus import CollectionSchema, DataType
 from pymilvus.exceptions import MilvusException
 from pymilvus.milvus_client.index import IndexParams
 
@@ -54,12 +54,9 @@ def _create(documents: Collection, blocks: Collection, identity: Identity) -> No
     if connection.lite:
         for collection in (documents, blocks):
             repair.remove_unfinished(connection.address.uri, collection.name)
-    waited_for = time.monotonic() + (0 if connection.exclusive else PATIENCE_S)
-    while unfinished := _is_unfinished(documents, blocks):
-        if time.monotonic() >= waited_for or _is_dropped(blocks):
-            break
-        time.sleep(_PAUSE_S)
-    if unfinished:
+    if not connection.exclusive:
+        _wait(documents, blocks)
+    if _is_unfinished(documents, blocks):
         _drop(documents, blocks)
     for collection in (documents, blocks):
         if _exists(collection):
@@ -76,6 +73,16 @@ def _create(documents: Collection, blocks: Collection, identity: Identity) -> No
         with suppress(MilvusIndexError):
             _drop(*made)
         raise
+
+
+def _wait(documents: Collection, blocks: Collection) -> None:
+    """While another process is making the same index, for as long as one should take."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        with suppress(MilvusIndexError):  # of what is there in part
+            if not _is_unfinished(documents, blocks) or _is_dropped(blocks):
+                return
+        time.sleep(_PAUSE_S)
 
 
 def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A001
@@ -210,9 +217,8 @@ def _is_unfinished(documents: Collection, blocks: Collection) -> bool:
         return False
     if _is_dropped(blocks):
         return True
-    with errors(f"list the indexes of {documents.name!r}"):
-        if not {"dense", "sparse"} <= set(documents.connection.client.list_indexes(documents.name)):
-            return True  # nothing is stored before there are both
+    if not all(_has_index(documents, field) for field in _vectors(documents)):
+        return True  # nothing is stored before there are all
     documents.load()
     return documents.count() <= len(_KNOWN)
 
@@ -230,6 +236,17 @@ def _identity(blocks: Collection) -> Identity | None:
         return None
     blocks.load()
     return Identity.read(blocks)
+
+
+def _vectors(collection: Collection) -> list[str]:
+    with errors(f"describe {collection.name!r}"):
+        described = collection.connection.client.describe_collection(collection.name)
+    return [field["name"] for field in described["fields"] if "VECTOR" in DataType(field["type"]).name]
+
+
+def _has_index(collection: Collection, field: str) -> bool:
+    with errors(f"list the indexes of {collection.name!r}"):
+        return bool(collection.connection.client.list_indexes(collection.name, field_name=field))
 
 
 def _is_loadable(collection: Collection) -> bool:

@@ -34,7 +34,7 @@ def in_processes(engine: type[NamedIndex], encoder: M3Encoder, name: str, uri: o
         subprocess.Popen([*arguments, f"doc-{number}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         for number in range(count)
     ]
-    ended = [(process.communicate(timeout=120)[1], process.returncode) for process in running]
+    ended = [(process.communicate(timeout=280)[1], process.returncode) for process in running]
     return [said[-2000:] for said, code in ended if code]
 
 
