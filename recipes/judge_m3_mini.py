@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from mini_data import read_task
-from mini_scores import ROWS, bm25_scores, head_scores, interval, ndcg, ndcg_of_rows, stemmed_bm25_scores
+from mini_scores import ROWS, bm25_scores, head_scores, ndcg, ndcg_of_rows, stemmed_bm25_scores
 from train_m3_mini import untrained_checkpoint
 
 from m3plugins import M3Encoder
 from m3plugins.encoding.checkpoint import Checkpoint
+from m3plugins.evaluation.significance import bootstrap_interval
 from m3plugins.training import M3Model
 from m3plugins.training.state_cache import StateCache
 
@@ -64,8 +65,9 @@ def main() -> None:
         print(f"| {name} | {' | '.join(f'{mean:.3f}' for mean in [*means, np.mean(means)])} |")
     print()
     for ours, theirs in COMPARED:
-        mean, low, high = interval([a - b for a, b in zip(values[ours], values[theirs], strict=True)])
-        print(f"{ours} against {theirs}: {100 * mean:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]")
+        found = bootstrap_interval([(a - b)[None] for a, b in zip(values[ours], values[theirs], strict=True)])
+        points = f"{100 * found.mean:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+        print(f"{ours} against {theirs}: {points}")
 
 
 if __name__ == "__main__":

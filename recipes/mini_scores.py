@@ -1,4 +1,4 @@
-"""nDCG@10 of a model's heads and of their sums on a task, and what is chance in a difference."""
+"""nDCG@10 of a model's heads and of their sums on a task."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import bm25s
 import numpy as np
-import scipy.stats
 import Stemmer
 import torch
 from mini_data import Task, bm25
@@ -107,18 +106,3 @@ def ndcg_of_rows(scores: Mapping[str, NDArray[np.float32]], task: Task) -> dict[
     """NDCG@10 of each query for every row of the paper's tables that the heads allow."""
     rows = {name: weights for name, weights in ROWS.items() if set(weights) <= set(scores)}
     return {name: ndcg(sum(w * scores[head] for head, w in weights.items()), task) for name, weights in rows.items()}
-
-
-def interval(values: Sequence[NDArray[np.float64]]) -> tuple[float, float, float]:
-    """The mean over collections of the means over their queries, and its 95% bootstrap interval.
-
-    Args:
-        values: One array a collection: a measure of each query, or the difference of two systems.
-    """
-    mean = float(np.mean([part.mean() for part in values]))
-
-    def macro(*parts: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
-        return np.mean([part.mean(axis=axis) for part in parts], axis=0)
-
-    found = scipy.stats.bootstrap(tuple(values), macro, n_resamples=5000, method="percentile", rng=0)
-    return mean, float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -43,7 +43,7 @@ class Codec(Protocol):
 CODECS: dict[str, Codec] = {codec.name: codec for codec in (Float16Codec(), Int8Codec(), BinaryCodec())}
 
 DEFAULT_CODEC = BinaryCodec.name
-"""What a new index keeps token vectors by; an index that is there keeps its own."""
+"""Codec of new indexes; an existing index keeps the codec it was created with."""
 
 
 def get_codec(name: str) -> Codec:

@@ -21,6 +21,9 @@ GROUP = "m3plugins.engines"
 class Engine(Protocol):
     """An index class: its instances are `NamedIndex`, these are its class methods.
 
+    A class may also have `checks(uri: str = "", token: str | None = None) -> Iterator[Check]`: lines of `m3 doctor`
+    (`m3plugins.cli.checks.Check`) about the engine's client and, with an address, its server.
+
     Attributes:
         default_uri: Where `m3` looks for it unless told.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from typing_extensions import Self
 
@@ -17,9 +17,10 @@ from m3plugins.retrieval.index import ModelMismatchError
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Of an index; engines add their own options.
+    """What made an index's vectors and how they are stored. Engines add their own options.
 
     Attributes:
+        ATTRIBUTES: The attribute that an option is compared by, where it has another name than the option.
         model: Its name, for people: models of one name may differ, and those of two names be equal. "" if an older
             version made the index, which recorded none.
         fingerprint: Of the model: weights, heads, tokenizer, pooling.
@@ -32,6 +33,8 @@ class Identity:
         passages: `Passages` that documents are cut into, as a mapping; None if they are stored whole.
     """
 
+    ATTRIBUTES: ClassVar[Mapping[str, str]] = {"passages": "cut"}
+
     fingerprint: str
     dim: int
     multi_vector_dim: int
@@ -43,18 +46,20 @@ class Identity:
     model: str = field(default="", compare=False)
 
     @classmethod
-    def of(cls, encoder: M3Encoder, *, codec: str = "", passages: Passages | None = None, **options: Any) -> Self:
+    def of(
+        cls, encoder: M3Encoder, *, codec: str | None = None, passages: Passages | None = None, **options: Any
+    ) -> Self:
         """What an index made with this encoder and these options is.
 
         Raises:
             ValueError: If an option is not possible.
         """
-        if codec:
+        if codec is not None:
             get_codec(codec)
         if passages is not None:
             passages.split("", encoder)  # refuses a size that the model has not
         cut = None if passages is None else asdict(passages)
-        return cls(**_facts(encoder), codec=codec, passages=cut, **options)
+        return cls(**_facts(encoder), codec=codec or "", passages=cut, **options)
 
     def of_another(self, encoder: M3Encoder) -> Self:
         """The same options with another encoder.
@@ -83,7 +88,8 @@ class Identity:
             encoders += ": weights, prompts or mcls differ" if self.model == encoder.name else ""
             msg = (
                 f"index {name!r} holds vectors of {made_by} ({_short(self.fingerprint)}), the encoder is {encoders}; "
-                "open it with the model that made it, or have its reembed make a second index by the other one"
+                "open it with the model that made it, or make a second index for this encoder with "
+                "`index.reembed(encoder, into=…)`"
             )
             raise ModelMismatchError(msg)
         current = dict(encoder.settings)
@@ -100,14 +106,14 @@ class Identity:
 
         Args:
             asked: What an index with the options asked for would be.
-            given: Names of the options that were given: no other one is compared.
+            given: Names of the options that were given, as the caller knows them: no other one is compared.
             name: Of the index.
 
         Raises:
             ValueError: If one differs.
         """
         for option in given:
-            attribute = "cut" if option == "passages" else option
+            attribute = self.ATTRIBUTES.get(option, option)
             stored, wanted = getattr(self, attribute), getattr(asked, attribute)
             if stored != wanted:
                 msg = (

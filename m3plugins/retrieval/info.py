@@ -1,4 +1,4 @@
-"""What an index says of itself."""
+"""Description of an index: model, codec, passages, counts."""
 
 from __future__ import annotations
 

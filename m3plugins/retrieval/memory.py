@@ -47,8 +47,8 @@ class InMemoryHybridIndex(WritableIndex):
         self, *, encoder: M3Encoder, codec: str | None = DEFAULT_CODEC, passages: Passages | None = None
     ) -> None:
         super().__init__(encoder)
-        self._identity = Identity.of(encoder, codec=codec or "", passages=passages)
-        self._store = _Store(get_codec(codec) if codec else _Float32())
+        self._identity = Identity.of(encoder, codec=codec, passages=passages)
+        self._store = _Store(_Float32() if codec is None else get_codec(codec))
 
     @property
     def identity(self) -> Identity:

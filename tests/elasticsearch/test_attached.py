@@ -210,9 +210,10 @@ def test_a_meta_that_was_replaced_is_told(client, attach, es_name):
 def test_other_options_than_those_it_was_attached_with_are_refused(attach):
     attach(codec="binary")
     for options, error in [
-        ({"codec": "int8"}, "attached to with codec='binary', got 'int8'; leave it as it was"),
-        ({"codec": "binary", "dense_index": "flat"}, "attached to with dense_index="),
-        ({"codec": "binary", "fields": {"text": "headline"}}, "attached to with fields="),
+        ({"codec": "int8"}, "is there and has codec='binary', got 'int8'; leave codec out"),
+        ({"codec": "binary", "dense_index": "flat"}, "has dense_index="),
+        ({"codec": "binary", "fields": {"text": "headline"}}, "has fields="),
+        ({"codec": ""}, "codec must be one of"),
     ]:
         with pytest.raises(ValueError) as caught:
             attach(**options)

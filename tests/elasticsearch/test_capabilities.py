@@ -131,3 +131,10 @@ def test_what_is_no_elasticsearch_is_told(encoder):
             ElasticsearchHybridIndex.create("docs", encoder=encoder, uri=uri)
         server.shutdown()
     assert "not Elasticsearch" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_doctor_warns_of_a_cluster_that_was_not_tested_though_a_later_one_was(proxy):
+    proxy.expect("/", about("9.4.2"))
+    _, cluster = ElasticsearchHybridIndex.checks(proxy.url)
+    assert cluster.status == "warn" and "9.4.2" in cluster.detail and "not tested" in cluster.detail
+    assert "8.19 with 9.5" in cluster.fix

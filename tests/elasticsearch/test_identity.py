@@ -193,7 +193,7 @@ def test_all_options_survive_storage(make: Create, encoder):
     }
     fields = {"published": {"type": "date", "format": "yyyy"}}
     index = make(**options, metadata_fields=fields)
-    assert read(index) == index.identity == Identity.asked(encoder, **options, metadata=fields)
+    assert read(index) == index.identity == Identity.asked(encoder, **options, metadata_fields=fields)
 
 
 def test_the_mapping_takes_what_we_write_and_nothing_else(docs, client):

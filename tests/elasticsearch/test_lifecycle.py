@@ -57,5 +57,7 @@ class TestLifecycle(LifecycleSuite):
             {"dense_index": "hnsw"},
             {"bm25": "whitespace"},
         ):
-            with pytest.raises(ValueError, match="is there and has .* got .*leave .* out to keep what it has"):
+            (option,) = options
+            told = f"is there and has {option}=.* got .*; leave {option} out to keep what it has"
+            with pytest.raises(ValueError, match=told):
                 opened(**options)

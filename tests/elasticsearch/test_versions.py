@@ -15,8 +15,8 @@ from m3plugins_elasticsearch import (
     check_versions,
     lifecycle,
 )
-from m3plugins_elasticsearch.client import matching_versions
-from m3plugins_elasticsearch.mapping import SETTINGS, unsaid
+from m3plugins_elasticsearch.client import errors
+from m3plugins_elasticsearch.mapping import SETTINGS, missing_defaults
 from m3plugins_elasticsearch.versions import PAIRS
 from tests.tiny import SENTENCES
 
@@ -75,14 +75,14 @@ def test_a_client_newer_than_its_cluster_is_named_with_the_fix(connect, es_url, 
 
 
 def test_it_is_named_where_the_answer_has_no_body(client, too_new):
-    with pytest.raises(ElasticsearchIndexError, match=NEWER), matching_versions():
+    with pytest.raises(ElasticsearchIndexError, match=NEWER), errors("look for it"):
         client.indices.exists(index="docs")
 
 
 async def test_it_is_named_to_an_async_client(es_url, too_new):
     pytest.importorskip("aiohttp", reason="the client's async half needs aiohttp: pip install 'elasticsearch[async]'")
     async with AsyncElasticsearch(es_url) as client:
-        with pytest.raises(ElasticsearchIndexError, match=NEWER), matching_versions():
+        with pytest.raises(ElasticsearchIndexError, match=NEWER), errors("look for it"):
             await client.indices.exists(index="docs")
 
 
@@ -116,8 +116,8 @@ def test_a_users_settings_go_first(make, client, version):
     ],
 )
 def test_a_setting_is_a_users_however_it_is_written(asked):
-    assert unsaid(asked) == {"index.dense_vector.hnsw_enable_early_termination": False}
-    assert unsaid({"number_of_shards": 1}) == dict(SETTINGS)
+    assert missing_defaults(asked) == {"index.dense_vector.hnsw_enable_early_termination": False}
+    assert missing_defaults({"number_of_shards": 1}) == dict(SETTINGS)
 
 
 def test_a_users_unknown_setting_is_refused_by_its_name(encoder, es_url, es_name, client):
@@ -134,7 +134,7 @@ def test_an_index_with_other_settings_reads_the_same(make, encoder, monkeypatch,
     if made and version < (9, 5):
         pytest.skip("this server does not know the setting")
     ours = make()
-    monkeypatch.setattr(lifecycle, "unsaid", lambda settings: dict(made))
+    monkeypatch.setattr(lifecycle, "missing_defaults", lambda settings: dict(made))
     other = make()
     monkeypatch.undo()
     query = encoder.encode_queries([SENTENCES[0]])

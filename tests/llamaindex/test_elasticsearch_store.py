@@ -9,8 +9,7 @@ import pytest
 pytest.importorskip("llama_index.vector_stores.elasticsearch", reason="LlamaIndex' Elasticsearch store is an extra")
 pytest.importorskip("m3plugins_elasticsearch")
 
-from elasticsearch import AsyncElasticsearch, Elasticsearch
-from elasticsearch._async.client import _base
+from elasticsearch import AsyncElasticsearch
 from llama_index.core import VectorStoreIndex
 from llama_index.core.schema import MetadataMode, TextNode
 from llama_index.core.vector_stores.types import ExactMatchFilter, MetadataFilters, VectorStoreQuery
@@ -19,7 +18,6 @@ from llama_index.vector_stores.m3plugins.elasticsearch import M3ElasticsearchSto
 
 from m3plugins import HybridWeights, M3Encoder
 from m3plugins.scoring import head_scores
-from m3plugins_elasticsearch import ElasticsearchIndexError, check_versions
 from tests.llamaindex.conftest import Passes
 from tests.tiny import SENTENCES
 
@@ -83,24 +81,6 @@ async def test_an_index_needs_no_embed_model_and_a_node_costs_one_pass(
     embedded_by_the_store_itself = 1  # to see how wide the vectors are
     assert len(passes) == len(nodes) + embedded_by_the_store_itself + 1
     assert set(passes.values()) == {1}
-
-
-async def test_a_client_newer_than_its_cluster_is_named_with_the_fix(
-    store: M3ElasticsearchStore, nodes: list[TextNode], es_url: str, monkeypatch: pytest.MonkeyPatch
-):
-    with Elasticsearch(es_url) as client:
-        following = check_versions(client).version[0] + 1
-    spoken = rf"application/vnd.elasticsearch+\g<1>; compatible-with={following}"
-    monkeypatch.setattr(_base, "_COMPAT_MIMETYPE_SUB", spoken)
-    calls = [
-        lambda: store.async_add(nodes),
-        lambda: store.aquery(VectorStoreQuery(query_str=QUERY, similarity_top_k=1)),
-        lambda: store.adelete("document"),
-        lambda: store.adelete_nodes(["node-1"]),
-    ]
-    for call in calls:
-        with pytest.raises(ElasticsearchIndexError, match="newer than the cluster.*pip install 'elasticsearch<"):
-            await call()
 
 
 async def test_nothing_to_add_is_nothing_done(store: M3ElasticsearchStore, es_name: str):

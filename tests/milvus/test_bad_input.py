@@ -54,7 +54,7 @@ def test_a_filter_that_is_none_is_refused_and_deletes_nothing(empty, wanted, err
 def test_another_model_is_refused_on_open(create, encoder, tmp_path):
     create().close()
     other = M3Encoder.from_pretrained(save_checkpoint(tmp_path / "other", layers=1))
-    with pytest.raises(ModelMismatchError, match="open it with the model that made it, or have its reembed"):
+    with pytest.raises(ModelMismatchError, match="open it with the model that made it, or make a second index"):
         MilvusHybridIndex.open("docs", encoder=other, uri=tmp_path / "m3.db")
 
 

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 from elasticsearch import Elasticsearch
 
 from m3plugins import Document, M3Encoder
-from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.output import M3Output
 from m3plugins.retrieval.document import Digest
 from m3plugins.retrieval.index import Ack, AnyFilter, UpsertReport
@@ -19,7 +18,7 @@ from m3plugins.retrieval.writing import Batch
 from m3plugins_elasticsearch import lifecycle
 from m3plugins_elasticsearch.capabilities import probe
 from m3plugins_elasticsearch.client import Connection, connect
-from m3plugins_elasticsearch.identity import Identity, index_options
+from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import OURS, Layout
 from m3plugins_elasticsearch.mapping import META
 from m3plugins_elasticsearch.readable import ReadableIndex
@@ -75,9 +74,10 @@ class AttachedIndex(ReadableIndex):
             token: An API key, or "user:password".
             client: A client of your own, in place of `uri`; it stays open.
             client_options: Of `elasticsearch.Elasticsearch`.
-            codec: How token vectors are stored, as in `ElasticsearchHybridIndex.create`; by default as they are,
-                "binary" at first.
-            dense_index: As in `ElasticsearchHybridIndex.create`; by default as it is, "int8_hnsw" at first.
+            codec: How token vectors are stored, as in `ElasticsearchHybridIndex.create`; by default
+                those of the index; "binary" when it is attached for the first time.
+            dense_index: As in `ElasticsearchHybridIndex.create`; by default that of the index, "int8_hnsw" when it is
+                attached for the first time.
             patience: Seconds for which a write goes on while Elasticsearch is busy or away.
 
         Raises:
@@ -99,26 +99,23 @@ class AttachedIndex(ReadableIndex):
             paths = None if fields is None else _paths(fields)
             if paths is not None:
                 _check_paths(paths, described["mappings"], name)
-            if stored is None:
-                if fault := probe(connection).fault:
-                    raise ValueError(fault)
-                identity = Identity.asked(
-                    encoder, codec=codec or DEFAULT_CODEC, dense_index=dense_index or "int8_hnsw", fields=paths
+            options = {"codec": codec, "dense_index": dense_index, "fields": paths}
+            given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
+            asked = Identity.asked(encoder, **given)
+            if stored is not None:
+                stored.check(encoder, name)
+                stored.check_options(asked, given, name)
+                return cls(connection, name, stored, encoder)
+            if fault := probe(connection).fault:
+                raise ValueError(fault)
+            if OURS in described["mappings"].get("properties", {}):
+                msg = (
+                    f"the index {name!r} has a field {OURS!r}, where ours belong, and its mapping's _meta does not "
+                    f"say that it is ours; rename it or, if the _meta was replaced, put its {META!r} back"
                 )
-                if OURS in described["mappings"].get("properties", {}):
-                    msg = (
-                        f"the index {name!r} has a field {OURS!r}, where ours belong, and its mapping's _meta does not "
-                        f"say that it is ours; rename it or, if the _meta was replaced, put its {META!r} back"
-                    )
-                    raise ValueError(msg)
-                lifecycle.add_fields(connection, name, described, identity)
-            else:
-                identity = stored
-                identity.check(encoder, name)
-                _check_same(
-                    identity, name, fields=paths, codec=codec, dense_index=dense_index and index_options(dense_index)
-                )
-            return cls(connection, name, identity, encoder)
+                raise ValueError(msg)
+            lifecycle.add_fields(connection, name, described, asked)
+            return cls(connection, name, asked, encoder)
         except BaseException:
             connection.close()
             raise
@@ -257,12 +254,3 @@ def _covers(patterns: Sequence[str], path: str) -> bool:
     parts = path.split(".")
     inside = [".".join(parts[:size]) for size in range(1, len(parts) + 1)]
     return any(fnmatchcase(one, pattern) for one in inside for pattern in patterns)
-
-
-def _check_same(stored: Identity, name: str, **asked: Any) -> None:
-    """Refuses options other than those that the index was attached to with; None is none."""
-    for option, value in asked.items():
-        if value is not None and value != getattr(stored, option):
-            before = getattr(stored, option)
-            msg = f"the index {name!r} was attached to with {option}={before!r}, got {value!r}; leave it as it was"
-            raise ValueError(msg)

@@ -231,21 +231,6 @@ def errors(doing: str) -> Iterator[None]:
         raise ElasticsearchIndexError(msg) from err
 
 
-@contextmanager
-def matching_versions() -> Iterator[None]:
-    """Names a client that is newer than its cluster; other errors stay the client's own.
-
-    Raises:
-        ElasticsearchIndexError: If it is.
-    """
-    try:
-        yield
-    except ApiError as err:
-        if not is_too_new(err):
-            raise
-        raise ElasticsearchIndexError(explain(err)) from err
-
-
 def explain(err: ApiError | TransportError) -> str:
     """What went wrong, and what to do."""
     if not isinstance(err, ApiError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from typing_extensions import Self
 
@@ -42,6 +42,8 @@ class Identity(Index):
         format: Version of the layout.
     """
 
+    ATTRIBUTES: ClassVar[Mapping[str, str]] = {**Index.ATTRIBUTES, "metadata_fields": "metadata"}
+
     dense_index: Mapping[str, Any] = field(default_factory=lambda: dict(INT8_HNSW))
     bm25: str | Mapping[str, Any] | None = None
     metadata: Mapping[str, Any] | None = None
@@ -57,7 +59,7 @@ class Identity(Index):
         dense_index: str | Mapping[str, Any] = "int8_hnsw",
         passages: Passages | None = None,
         bm25: str | Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metadata_fields: Mapping[str, Any] | None = None,
         fields: Mapping[str, Any] | None = None,
     ) -> Self:
         """What an index of this encoder and these options of `create`, or of `attach`, is.
@@ -66,12 +68,19 @@ class Identity(Index):
             TypeError: If metadata are no mappings of fields.
             ValueError: If an option is not possible.
         """
-        if not _are_mappings({} if metadata is None else metadata):
+        if not _are_mappings({} if metadata_fields is None else metadata_fields):
             example = '{"year": {"type": "integer"}}'
-            msg = f"metadata_fields must be mappings by field, as in {example}, got {metadata!r:.200}"
+            msg = f"metadata_fields must be mappings by field, as in {example}, got {metadata_fields!r:.200}"
             raise TypeError(msg)
-        options = {"dense_index": index_options(dense_index), "bm25": bm25, "metadata": metadata, "fields": fields}
-        return cls.of(encoder, codec=codec, passages=passages, **options)
+        return cls.of(
+            encoder,
+            codec=codec,
+            passages=passages,
+            dense_index=index_options(dense_index),
+            bm25=bm25,
+            metadata=metadata_fields,
+            fields=fields,
+        )
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any], name: str) -> Self:

@@ -107,7 +107,12 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
             ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
         """
         identity = Identity.asked(
-            encoder, codec=codec, dense_index=dense_index, passages=passages, bm25=bm25, metadata=metadata_fields
+            encoder,
+            codec=codec,
+            dense_index=dense_index,
+            passages=passages,
+            bm25=bm25,
+            metadata_fields=metadata_fields,
         )
         connection = connect(uri, token, client=client, patience=patience, options=client_options)
         return cls._create(connection, name, identity, encoder, settings, refresh)
@@ -205,9 +210,15 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
             ValueError: If it has another option than one that is given, or is not of ours.
             ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
         """
-        options = {"codec": codec, "dense_index": dense_index, "passages": passages, "bm25": bm25}
+        options = {
+            "codec": codec,
+            "dense_index": dense_index,
+            "passages": passages,
+            "bm25": bm25,
+            "metadata_fields": metadata_fields,
+        }
         given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
-        asked = Identity.asked(encoder, **given, metadata=metadata_fields)
+        asked = Identity.asked(encoder, **given)
         there: dict[str, Any] = {
             "encoder": encoder,
             "uri": uri,
@@ -217,9 +228,9 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
             "refresh": refresh,
             "patience": patience,
         }
-        create = partial(cls.create, name, **there, **given, metadata_fields=metadata_fields, settings=settings)
+        create = partial(cls.create, name, **there, **given, settings=settings)
         index = opened_or_created(partial(cls.open, name, **there), create)
-        return index._checked(asked, given.keys() | ({"metadata"} if metadata_fields is not None else set()))
+        return index._checked(asked, given)
 
     @classmethod
     def list_indexes(

@@ -18,10 +18,10 @@ from m3plugins_elasticsearch.mapping import (
     META,
     WRITE_ALIAS,
     check_name,
+    missing_defaults,
     our_properties,
     own_mapping,
     own_settings,
-    unsaid,
 )
 
 _SERVERS = ("uuid", "version", "creation_date", "provided_name", "blocks", "routing", "resize", "history")
@@ -33,8 +33,8 @@ _EXISTS = ("resource_already_exists_exception", "invalid_index_name_exception")
 def create(connection: Connection, name: str, identity: Identity, settings: Mapping[str, Any] | None) -> None:
     """Makes an index and its alias for writing, in one step.
 
-    Our own settings are left out where the server says that it does not know them: which version it is, a user of one
-    index may not ask.
+    Our own settings are left out where the server says that it does not know them: a user with rights to a single
+    index may not query the cluster's version.
 
     Raises:
         IndexExistsError: If there is an index or an alias of that name.
@@ -59,7 +59,7 @@ def create(connection: Connection, name: str, identity: Identity, settings: Mapp
 
     with errors(f"create {check_name(name)!r}"):
         try:
-            make(unsaid(settings))
+            make(missing_defaults(settings))
         except BadRequestError as err:
             if err.error in _EXISTS:
                 msg = f"there is an index {name!r} already; open it with ElasticsearchHybridIndex.open, or drop it"

@@ -114,11 +114,11 @@ def own_settings(identity: Identity, settings: Mapping[str, Any] | None) -> dict
     return {**settings, "analysis": {**analysis, "analyzer": analyzers}}
 
 
-def unsaid(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `SETTINGS` about which a user's settings say nothing, however these are nested.
+def missing_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults in `SETTINGS` that the user's settings do not override, nested or dotted.
 
     Example:
-        >>> list(unsaid({"mapping": {"exclude_source_vectors": False}}))
+        >>> list(missing_defaults({"mapping": {"exclude_source_vectors": False}}))
         ['index.dense_vector.hnsw_enable_early_termination']
     """
     said = set(_paths(settings))

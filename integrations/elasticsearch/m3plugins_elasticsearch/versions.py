@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 PAIRS = (("8.19", "8.19"), ("8.19", "9.5"), ("9.5", "9.5"))
 """Client and cluster, each pair tested by the whole suite. A client may be older than its cluster, not newer."""
 
-_MAJORS = {tuple(int(version.partition(".")[0]) for version in pair) for pair in PAIRS}
+_TESTED = {(client.partition(".")[0], cluster) for client, cluster in PAIRS}
+"""Major version of the client, whose minor versions speak alike, and version of the cluster."""
 
 
 def check_versions(client: Elasticsearch) -> Capabilities:
     """Passes if a client and its cluster go together; the stock vector stores do not ask.
 
     Returns:
-        What the cluster says of itself.
+        The cluster's version, health and licence.
 
     Raises:
         ElasticsearchIndexError: If the client is newer than the cluster, the cluster is older than 8.19, or it cannot
@@ -52,7 +53,8 @@ def checks(uri: str = "", token: str | None = None) -> Iterator[Check]:
         return
     version = ".".join(map(str, able.version)) or "of a version that it does not say"
     detail = f"{version}, {able.health or 'health unknown'}, licence {able.licence or 'unknown'}"
-    if able.version and (__version__[0], able.version[0]) not in _MAJORS:
-        yield Check("elasticsearch cluster", "warn", detail, "choose a pair that is tested")
+    if able.version and (str(__version__[0]), ".".join(map(str, able.version[:2]))) not in _TESTED:
+        detail += f"; not tested with client {CLIENT_VERSION}"
+        yield Check("elasticsearch cluster", "warn", detail, f"tested are, client with cluster: {tested}")
     else:
         yield Check("elasticsearch cluster", "ok", detail)

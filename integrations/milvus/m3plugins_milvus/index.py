@@ -177,6 +177,9 @@ class MilvusHybridIndex(NamedIndex):
         The arguments are those of `open` and of `create`. An option that is None is what the index has, or the
         default of `create`.
 
+        On a server, two processes that both find what a killed one left in part may remove each other's index; the
+        one whose index is gone then raises `MilvusIndexError`, and may call again.
+
         Raises:
             ModelMismatchError: If the index holds another model's vectors.
             ValueError: If it has another option than one that is given, or the collection is not of ours.

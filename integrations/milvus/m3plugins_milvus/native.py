@@ -1,4 +1,4 @@
-"""Filters in Milvus' own language: which fields they name, as Milvus takes any name for that of a dynamic field."""
+"""Filters in Milvus' own language. Milvus treats an unknown name as a dynamic field, so we check names."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ FLAT: Mapping[str, Any] = {"index_type": "FLAT"}
 SPARSE_INDEX = "SPARSE_INVERTED_INDEX"
 BM25 = "BM25"
 PUBLIC_FIELDS = ("id", "title", "text", "parent_id", "metadata")
-"""What expressions of users are about."""
+"""Fields that users' filter expressions may name."""
 
 LITE_DENSE_INDEXES = ("FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8")
 """Lite accepts any other name, and fails when it next loads the collection."""

@@ -30,3 +30,8 @@ def test_closing_it_ends_whoever_is_writing(encoder):
     index = InMemoryHybridIndex(encoder=encoder)
     with pytest.raises(ValueError, match="this index is closed; make a new InMemoryHybridIndex"):
         index.upsert(random_documents(300), on_ack=lambda ids: index.close())
+
+
+def test_an_empty_codec_is_refused_as_any_unknown_one_is(encoder):
+    with pytest.raises(ValueError, match="codec must be one of .*, got ''"):
+        InMemoryHybridIndex(encoder=encoder, codec="")

@@ -33,7 +33,9 @@ def enrich(
     model: Model = "m3-mini",
     codec: Annotated[
         str,
-        typer.Option(help="Of the token vectors: binary, int8 or float16; by default as it is, binary the first time."),
+        typer.Option(
+            help="Codec of the token vectors: binary, int8 or float16 (default: the index's own; binary for a new one)."
+        ),
     ] = "",
     once: Annotated[bool, typer.Option("--once", help="Enrich what is there, and end.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Enrich what is there and what comes, as a service.")] = False,

@@ -237,7 +237,7 @@ class AttachedIndex(WritableIndex):
                 raise unknown_field(name, layout.kinds, layout.fields.metadata)
             if not self._table.has_dynamic(name):
                 told = (
-                    f"no row of {self._table.name!r} has the field {name!r}, by which a filter asks; is it spelt right?"
+                    f"no row of {self._table.name!r} has a field {name!r}, which the filter names; check its spelling"
                 )
                 warnings.warn(told, stacklevel=4)
             self._dynamic.add(name)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama_index.core.schema import BaseNode, MetadataMode
-from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryResult
 from llama_index.core.vector_stores.utils import node_to_metadata_dict
 
 from m3plugins import HybridWeights, M3Encoder
@@ -14,7 +13,6 @@ from m3plugins import HybridWeights, M3Encoder
 try:
     from llama_index.vector_stores.elasticsearch import ElasticsearchStore  # type: ignore[import,unused-ignore]
 
-    from m3plugins_elasticsearch.client import matching_versions
     from m3plugins_elasticsearch.strategy import AsyncM3EmbeddingService, AsyncM3RetrievalStrategy
 except ImportError as err:
     msg = f"{err}; pip install llama-index-vector-stores-elasticsearch m3plugins-elasticsearch"
@@ -40,7 +38,6 @@ class M3ElasticsearchStore(ElasticsearchStore):  # type: ignore[misc,unused-igno
 
     Raises:
         ValueError: If an option is not possible.
-        ElasticsearchIndexError: By what stores, finds and deletes nodes, if the client is newer than its cluster.
 
     Example:
         ```python
@@ -76,28 +73,12 @@ class M3ElasticsearchStore(ElasticsearchStore):  # type: ignore[misc,unused-igno
             return []
         contents = [node.get_content(MetadataMode.EMBED) for node in nodes]
         vectors = await self._store.embedding_service.embed_documents(contents)
-        with matching_versions():
-            ids: list[str] = await self._store.add_texts(
-                [node.get_content(MetadataMode.NONE) for node in nodes],
-                metadatas=[node_to_metadata_dict(node, remove_text=True) for node in nodes],
-                vectors=vectors,
-                ids=[node.node_id for node in nodes],
-                create_index_if_not_exists=create_index_if_not_exists,
-                bulk_kwargs=add_kwargs,
-            )
+        ids: list[str] = await self._store.add_texts(
+            [node.get_content(MetadataMode.NONE) for node in nodes],
+            metadatas=[node_to_metadata_dict(node, remove_text=True) for node in nodes],
+            vectors=vectors,
+            ids=[node.node_id for node in nodes],
+            create_index_if_not_exists=create_index_if_not_exists,
+            bulk_kwargs=add_kwargs,
+        )
         return ids
-
-    async def aquery(self, query: VectorStoreQuery, *arguments: Any, **options: Any) -> VectorStoreQueryResult:
-        """The most similar nodes, as the stock store gives them."""
-        with matching_versions():
-            return await super().aquery(query, *arguments, **options)
-
-    async def adelete(self, ref_doc_id: str, **options: Any) -> None:
-        """Deletes the nodes of a document."""
-        with matching_versions():
-            await super().adelete(ref_doc_id, **options)
-
-    async def adelete_nodes(self, *arguments: Any, **options: Any) -> None:
-        """Deletes nodes by id or by filter."""
-        with matching_versions():
-            await super().adelete_nodes(*arguments, **options)
