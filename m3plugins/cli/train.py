@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from m3plugins.training import M3Dataset, SelfDistillationArguments, SelfDistillationTrainer, Teacher
 
 _MAX_LENGTH, _TEMPERATURE = 512, 0.02
+_SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
+"""Those of transformers that need neither arguments nor evaluations."""
 _LINEAR_HEADS = ("sparse", "multi_vector")
 _TEMPERATURES = ("dense", *_LINEAR_HEADS, "ensemble")
 
@@ -34,9 +36,12 @@ def train(
     output: Annotated[Path, typer.Option(help="A new folder, for the model and, below, the checkpoints of the run.")],
     model: Model = "m3-mini",
     query_prompt: Annotated[
-        str | None, typer.Option(help="What goes ahead of queries without one (the model's own). It is saved.")
+        str | None,
+        typer.Option(
+            help="Prompt ahead of queries that have none of their own; saved with the model (default: the model's)."
+        ),
     ] = None,
-    document_prompt: Annotated[str | None, typer.Option(help="The same of passages.")] = None,
+    document_prompt: Annotated[str | None, typer.Option(help="Prompt ahead of passages (the model's own).")] = None,
     split: Annotated[str, typer.Option(help="Which qrels of BEIR folders to train on.")] = "train",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output, called as before.")] = False,
     as_json: Json = False,
@@ -46,16 +51,21 @@ def train(
         int | None, _option("Steps", "Steps between checkpoints (500, or --eval-steps).", min=1)
     ] = None,
     log_steps: Annotated[int, _option("Steps", "Steps between logs.", min=1)] = 10,
-    seed: Annotated[int, _option("Steps", "Of order, negatives and dropout.", min=0)] = 42,
-    warmup: Annotated[float, _option("Steps", "Steps of rising rates, or below 1 their share.", min=0)] = 0.1,
+    seed: Annotated[int, _option("Steps", "Random seed of shuffling, negatives and dropout.", min=0)] = 42,
+    warmup: Annotated[float, _option("Steps", "Warm-up steps; below 1, a share of all steps.", min=0)] = 0.1,
     scheduler: Annotated[
-        str, _option("Steps", "Of the rates: linear, cosine, constant, or another of transformers'.", metavar="NAME")
+        str, _option("Steps", f"Learning-rate schedule: {', '.join(_SCHEDULERS)}.", metavar="NAME")
     ] = "linear",
     batch_size: Annotated[int, _option("Batch", "Queries a batch and device.", min=1)] = 32,
-    accumulation: Annotated[int, _option("Batch", "Batches a step; their negatives stay apart.", min=1)] = 1,
+    accumulation: Annotated[
+        int,
+        _option("Batch", "Batches per optimizer step; in-batch negatives are not shared between them.", min=1),
+    ] = 1,
     negatives: Annotated[int, _option("Batch", "Hard negatives per query, at most.", min=0)] = 7,
     query_max_length: Annotated[int | None, _option("Batch", "Tokens (512, or the model's maximum).")] = None,
-    passage_max_length: Annotated[int | None, _option("Batch", "The same of passages.")] = None,
+    passage_max_length: Annotated[
+        int | None, _option("Batch", "Tokens per passage (512, or the model's maximum).")
+    ] = None,
     batch_tokens: Annotated[int | None, _option("Batch", "Most tokens: of long texts fewer queries.", min=1)] = None,
     chunk_tokens: Annotated[int | None, _option("Batch", "Tokens in memory at a time (as many as fit).")] = None,
     encoder: Annotated[
@@ -112,6 +122,7 @@ def train(
     if patience is not None and dev is None:
         msg = f"--patience {patience} needs --dev, what to evaluate on"
         raise CallError(msg)
+    _check_one_of("--scheduler", scheduler, _SCHEDULERS)
     examples, start = _examples(data, split), _located(model)
     longest = min(_MAX_LENGTH, start.checkpoint.max_length)
     weights = PerHead(sparse=sparse_loss_weight)
@@ -121,7 +132,7 @@ def train(
         "save_steps": save_steps or (500 if dev is None else eval_steps),
         "save_total_limit": 2,
         "logging_steps": log_steps,
-        "report_to": [name.strip() for name in report_to.split(",")],
+        "report_to": _loggers(report_to),
         "seed": seed,
         "warmup_steps": warmup,
         "lr_scheduler_type": scheduler,
@@ -176,6 +187,26 @@ def _temperatures(text: str) -> float | dict[str, float]:
     return dict.fromkeys(_TEMPERATURES, _TEMPERATURE) | given if isinstance(given, dict) else given
 
 
+def _loggers(text: str) -> list[str]:
+    """The loggers to report to; transformers would find out that one is not installed when the model is in memory."""
+    from transformers.integrations import get_available_reporting_integrations
+
+    names, installed = [name.strip() for name in text.split(",")], get_available_reporting_integrations()
+    if names not in (["none"], ["all"]) and (missing := [name for name in names if name not in installed]):
+        found = ", ".join(installed) or "none"
+        msg = (
+            f"--report-to must name installed loggers ({found}), got {', '.join(missing)}; install it, or leave it out"
+        )
+        raise CallError(msg)
+    return names
+
+
+def _check_one_of(option: str, name: str, names: Collection[str]) -> None:
+    if name not in names:
+        msg = f"{option} must be one of {', '.join(names)}, got {name!r}"
+        raise CallError(msg)
+
+
 def _examples(paths: Sequence[Path], split: str) -> M3Dataset:
     """The training data of all the paths; a file that is not there, or holds something else, is a wrong call."""
     from m3plugins.training import DatasetError, M3Dataset
@@ -221,9 +252,7 @@ def _teacher(name: str) -> Teacher:
         "noisy": NoisyEnsemble,
         "stored": StoredScores,
     }
-    if name not in kinds:
-        msg = f"--teacher must be one of {', '.join(kinds)}, got {name!r}"
-        raise CallError(msg)
+    _check_one_of("--teacher", name, kinds)
     return kinds[name]()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args
@@ -176,6 +177,12 @@ class SelfDistillationArguments(TrainingArguments):
         plain: dict[str, Any] = super().to_dict()
         return {name: asdict(value) if is_dataclass(value) else value for name, value in plain.items()}  # type: ignore[arg-type]
 
+    def _given_rates(self) -> dict[str, float | None]:
+        rates = {name: getattr(self, name) for name in ("learning_rate", "temperature_learning_rate")}
+        if isinstance(given := self.head_learning_rate, Mapping):
+            return rates | {f"head_learning_rate of {head}": rate for head, rate in given.items()}
+        return rates | {"head_learning_rate": given}
+
     def _check(self) -> None:
         if self.train_encoder not in get_args(EncoderTraining):
             msg = f"train_encoder must be one of {', '.join(get_args(EncoderTraining))}, got {self.train_encoder!r}"
@@ -189,11 +196,15 @@ class SelfDistillationArguments(TrainingArguments):
             named = ", ".join(_LINEAR_HEADS.values())
             msg = f"head_learning_rate must be of heads with weights of their own, {named}, got {sorted(unknown)}"
             raise ValueError(msg)
+        for name, rate in self._given_rates().items():
+            if rate is not None and not 0 <= rate < math.inf:
+                msg = f"{name} must be a finite number >= 0, got {rate}"
+                raise ValueError(msg)
         smallest = {"query_max_length": 3, "passage_max_length": 3, "negatives": 0, "lora_rank": 1, "chunk_tokens": 1}
         smallest |= {"batch_tokens": 1, "distillation_start_step": 0, "teacher_weight": 0, "state_cache_bytes": 0}
         for name, least in smallest.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and not value >= least:  # NaN is not
                 msg = f"{name} must be at least {least}, got {value}"
                 raise ValueError(msg)
         if self.state_cache_bytes and self.train_encoder != "frozen":

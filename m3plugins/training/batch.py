@@ -64,6 +64,7 @@ class Batch:
         positive_keys: (Q, K) int64, of all known positives of a query, drawn or not; filled up with 0.
         teacher_scores: (Q, G) float32, an external teacher's scores (higher is better), filled up with -inf; or None.
         own_passages_only: (Q,) bool, whether a query is compared with its own passages only; None: no query is.
+        all_own_passages_only: Whether every query is, known without waiting for a device.
         truncated: How many of the texts were cut to their maximum length.
     """
 
@@ -75,12 +76,8 @@ class Batch:
     positive_keys: Tensor
     teacher_scores: Tensor | None = None
     own_passages_only: Tensor | None = None
+    all_own_passages_only: bool = False
     truncated: int = 0
-
-    @property
-    def all_own_passages_only(self) -> bool:
-        """Whether no query is compared with another's passages."""
-        return self.own_passages_only is not None and bool(self.own_passages_only.all())
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
@@ -100,5 +97,6 @@ class Batch:
             positive_keys=change(self.positive_keys),
             teacher_scores=None if self.teacher_scores is None else change(self.teacher_scores),
             own_passages_only=None if self.own_passages_only is None else change(self.own_passages_only),
+            all_own_passages_only=self.all_own_passages_only,
             truncated=self.truncated,
         )

@@ -123,6 +123,7 @@ class M3Collator:
         row = {text: number for number, text in enumerate(texts)}
         scores = _filled([_scores(each) for each in examples], -math.inf) if self._with_scores else None
         asked = [(example.prompt or self._query_prompt) + example.query for example in examples]
+        own_only = [not example.in_batch_negatives for example in examples]
         queries = self._queries.tokenize(asked)
         passages = self._passages.tokenize(texts)
         return Batch(
@@ -133,7 +134,8 @@ class M3Collator:
             passage_keys=torch.tensor([text_key(text) for text in texts]),
             positive_keys=_filled([[text_key(text) for text in example.positives] for example in examples], 0),
             teacher_scores=scores,
-            own_passages_only=torch.tensor([not example.in_batch_negatives for example in examples]),
+            own_passages_only=torch.tensor(own_only),
+            all_own_passages_only=all(own_only),
             truncated=sum(text.truncated for text in queries + passages),
         )
 

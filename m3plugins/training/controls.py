@@ -32,9 +32,12 @@ class Controls:
             msg = f"batch_size in a line is not supported, got {row['batch_size']!r}; take it out and set the run's"
             raise ValueError(msg)
         kind, size = row.get("type"), row.get("train_group_size")
-        if isinstance(kind, str) and kind in _TYPES:
+        if not isinstance(kind, str | None):
+            msg = f"type must be a string, got {kind!r:.80}"
+            raise ValueError(msg)
+        if kind in _TYPES:
             return _TYPES[kind]
-        if isinstance(kind, str) and ("symmetric" in kind or kind.startswith("only_")):
+        if kind is not None and ("symmetric" in kind or kind.startswith("only_")):
             msg = f"type must be one of {', '.join(_TYPES)}, or a label that is none of them, got {kind!r}"
             raise ValueError(msg)
         if size is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -89,9 +90,7 @@ class M3Dataset:
             unanswered += not positives
             if positives:
                 with findings.at(f"{folder}: query {query!r}"):
-                    example = Example(
-                        collection.queries[query], positives, negatives, source=Path(folder).resolve().name
-                    )
+                    example = Example(collection.queries[query], positives, negatives, source=_named(Path(folder)).name)
                     examples.append(findings.distinct(example))
         if unanswered:
             logger.warning("%s: %d queries without a relevant document were left out", folder, unanswered)
@@ -161,6 +160,11 @@ class M3Dataset:
         return frozenset().union(*(part.prompts for part in self._parts))
 
     @cached_property
+    def prompted(self) -> NDArray[np.bool_]:
+        """Which queries have a prompt of their own, (n,)."""
+        return np.concatenate([part.prompted for part in self._parts])
+
+    @cached_property
     def half_batches(self) -> NDArray[np.bool_]:
         """Which examples are trained on in batches of half the size, (n,)."""
         return np.concatenate([part.half_batches for part in self._parts])
@@ -188,8 +192,13 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
+def _named(path: Path) -> Path:
+    """The path by the name that was given, links kept; `.` and `..` have none."""
+    return Path(os.path.abspath(path))
+
+
 def _in_batch(file: Path, given: Path) -> bool:
-    return not any(path.stem.endswith(_OWN_PASSAGES) for path in (file, given.resolve()))
+    return not any(path.stem.endswith(_OWN_PASSAGES) for path in (file, _named(given)))
 
 
 def _example(item: Example | Mapping[str, Any], source: str) -> Example:

@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
+from m3plugins.encoding.sentence_transformers import Prompts
 from m3plugins.training.arguments import SelfDistillationArguments
 from m3plugins.training.collator import Draws, M3Collator
 from m3plugins.training.dataset import M3Dataset
@@ -24,7 +25,11 @@ class EpochLoader(DataLoader[Any]):
 
 
 def train_loader(
-    dataset: M3Dataset, args: SelfDistillationArguments, tokenizer: Tokenizer, collator: M3Collator
+    dataset: M3Dataset,
+    args: SelfDistillationArguments,
+    tokenizer: Tokenizer,
+    collator: M3Collator,
+    prompts: Prompts,
 ) -> EpochLoader:
     """This process' share of batches of texts of similar length; the same in every run with this seed."""
     lengths = estimated_lengths(
@@ -33,6 +38,7 @@ def train_loader(
         max_query_length=args.query_max_length,
         max_passage_length=args.passage_max_length,
         negatives=args.negatives,
+        prompts=prompts,
     )
     batches = LengthGroupedBatches(
         lengths,

@@ -36,7 +36,7 @@ class M3Model(nn.Module):
         heads: Which heads to compute; the others keep their weights.
         freeze_encoder: Train the linear heads only. The encoder then runs without dropout.
         state_cache: Where a frozen encoder's token states are kept.
-        prompts: Those that it is trained with, for what is saved to state; None: the checkpoint's.
+        prompts: Prompts used in training, written to saved checkpoints; None means the checkpoint's own.
     """
 
     def __init__(

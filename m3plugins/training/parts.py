@@ -49,6 +49,8 @@ class Part(Protocol):
     @property
     def prompts(self) -> frozenset[str]: ...  # noqa: D102
     @property
+    def prompted(self) -> NDArray[np.bool_]: ...  # noqa: D102
+    @property
     def half_batches(self) -> NDArray[np.bool_]: ...  # noqa: D102
     @property
     def has_scores(self) -> bool: ...  # noqa: D102
@@ -102,6 +104,7 @@ class InMemory:
         self.sizes: NDArray[np.int64] = np.array([example.sizes for example in examples], np.int64).reshape(-1, 3)
         self.half_batches: NDArray[np.bool_] = np.array([example.half_batch for example in examples], np.bool_)
         self.prompts = frozenset(example.prompt for example in examples)
+        self.prompted: NDArray[np.bool_] = np.array([example.prompt != "" for example in examples], np.bool_)
         self.sources = Sources.of([example.source for example in examples])
         self.has_scores = all(example.has_scores for example in examples)
 
@@ -128,7 +131,7 @@ class JsonLines:
     def __init__(self, path: Path, source: str, findings: Findings, *, in_batch_negatives: bool = True) -> None:
         self.path, self._source, self.has_scores = path, source, True
         self._in_batch_negatives = in_batch_negatives
-        offsets, sizes, halves, end = array("q"), array("q"), array("b"), 0
+        offsets, sizes, halves, prompted, end = array("q"), array("q"), array("b"), array("b"), 0
         prompts: set[str] = set()
         with path.open("rb") as file:
             self._state = _state(file.fileno())
@@ -140,11 +143,13 @@ class JsonLines:
                         offsets.append(start)
                         sizes.extend(example.sizes)
                         halves.append(example.half_batch)
+                        prompted.append(example.prompt != "")
                         prompts.add(example.prompt)
                         self.has_scores = self.has_scores and example.has_scores
         self._offsets = np.array(offsets, np.int64)
         self.half_batches: NDArray[np.bool_] = np.array(halves, np.bool_)
         self.prompts = frozenset(prompts)
+        self.prompted: NDArray[np.bool_] = np.array(prompted, np.bool_)
         self.sizes: NDArray[np.int64] = np.array(sizes, np.int64).reshape(-1, 3)
 
     @property

@@ -28,14 +28,14 @@ def trained_prompts(args: SelfDistillationArguments, own: Prompts, dataset: M3Da
     query = own.query if args.query_prompt is None else args.query_prompt
     document = own.document if args.document_prompt is None else args.document_prompt
     lines = frozenset({""}) if dataset is None else dataset.prompts
-    if lines == {""}:
-        return Prompts(query=query, document=document)
     examples = ", ".join(repr(prompt) for prompt in sorted(lines - {""})[:3])
     if "" not in lines and args.query_prompt is not None and lines != {args.query_prompt}:
-        msg = f"query_prompt={query!r} would be ahead of no query, all have their own, such as {examples}; leave it out"
+        reason = f"every query has its own prompt, such as {examples}"
+        msg = f"query_prompt={query!r} would never be used: {reason}; leave it out"
         raise ValueError(msg)
-    if len(lines) == 1:
-        return Prompts(query=next(iter(lines)), document=document)
+    effective = {prompt or query for prompt in lines}
+    if len(effective) == 1:
+        return Prompts(query=effective.pop(), document=document)
     logger.warning(
         "the training data has %d different prompts, such as %s; the checkpoint will state %r as that of queries: "
         "give other queries theirs when you search or evaluate, as in M3Encoder.from_pretrained(…, query_prompt=…)",

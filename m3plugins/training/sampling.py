@@ -87,8 +87,8 @@ class LengthGroupedBatches(Sampler[list[Draw]]):
         for group in np.unique(groups):
             rows = np.flatnonzero(groups == group)
             rows = rows[np.argsort(-lengths[rows], kind="stable")]
-            self._batch_size = max(1, batch_size // 2) if group % 2 else batch_size
-            self._buckets += self._cut(rows, lengths[rows], drop_last)
+            most = max(1, batch_size // 2) if group % 2 else batch_size
+            self._buckets += self._cut(rows, lengths[rows], most, drop_last)
         if never := sum(len(bucket.rows) for bucket in self._buckets if not bucket.batches):
             logger.warning("%d examples are never drawn: drop_last, and they fill no global batch", never)
         if not len(self):
@@ -112,8 +112,10 @@ class LengthGroupedBatches(Sampler[list[Draw]]):
         for step in random.permutation(len(steps)):
             yield [Draw(epoch, int(row)) for row in steps[step][:, self._rank]]
 
-    def _cut(self, rows: NDArray[np.int64], lengths: NDArray[np.int64], drop_last: bool) -> list[_Bucket]:
-        """The buckets of rows that come longest first.
+    def _cut(
+        self, rows: NDArray[np.int64], lengths: NDArray[np.int64], batch_size: int, drop_last: bool
+    ) -> list[_Bucket]:
+        """The buckets of rows that come longest first, in batches of `batch_size` queries at most.
 
         A bucket takes what is `SPREAD` times shorter than its longest, and if that is no global batch yet, the next
         longest too. What is left at the end and fills no global batch joins the last bucket. So one long example
@@ -121,10 +123,11 @@ class LengthGroupedBatches(Sampler[list[Draw]]):
         """
         buckets, start = [], 0
         while start < len(rows):
-            size = self._size(int(lengths[start]))
+            size = self._size(int(lengths[start]), batch_size)
             similar = np.searchsorted(-lengths, -lengths[start] / SPREAD, side="right")
             end = max(int(similar), start + size * self._world_size)
-            if len(rows) - end < self._size(int(lengths[min(end, len(rows) - 1)])) * self._world_size:
+            following = self._size(int(lengths[min(end, len(rows) - 1)]), batch_size)
+            if len(rows) - end < following * self._world_size:
                 end = len(rows)
             if drop_last:
                 batches = (end - start) // (size * self._world_size)
@@ -136,11 +139,11 @@ class LengthGroupedBatches(Sampler[list[Draw]]):
             start = end
         return buckets
 
-    def _size(self, length: int) -> int:
+    def _size(self, length: int, batch_size: int) -> int:
         """Queries per device in a bucket whose longest example is of this length."""
         if self._token_budget is None:
-            return self._batch_size
-        return min(self._batch_size, max(1, self._token_budget // max(1, length)))
+            return batch_size
+        return min(batch_size, max(1, self._token_budget // max(1, length)))
 
 
 class _Bucket(NamedTuple):

@@ -139,7 +139,7 @@ class SelfDistillationTrainer(ResumableTrainer):
         if dataset is None:
             msg = "training needs a train_dataset, as in M3Dataset.from_jsonl(path)"
             raise ValueError(msg)
-        return train_loader(dataset, self.args, self._tokenizer, self.collator_of(dataset))
+        return train_loader(dataset, self.args, self._tokenizer, self.collator_of(dataset), self.model.prompts)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device

@@ -186,8 +186,11 @@ def test_the_settings_of_the_shipped_heads_can_be_said(data: Path, call, tmp_pat
             "--head-learning-rate must be a number, or numbers by name of sparse, multi",
         ),
         ({"temperature": "warm"}, "--temperature must be a number, or numbers by name of dense, sparse"),
-        ({"scheduler": "steep"}, "steep is not a valid SchedulerType"),
-        ({"report-to": "paper"}, "paper is not supported, only"),
+        ({"scheduler": "steep"}, "--scheduler must be one of linear, cosine, constant, "),
+        ({"scheduler": "reduce_lr_on_plateau"}, "inverse_sqrt, got 'reduce_lr_on_plateau'"),
+        ({"report-to": "paper"}, "--report-to must name installed loggers ("),
+        ({"head-learning-rate": "sparse=-1"}, "head_learning_rate of sparse must be a finite number >= 0, got -1"),
+        ({"learning-rate": "inf"}, "learning_rate must be a finite number >= 0, got inf"),
         ({"epochs": 1}, "--epochs 1 and --max-steps 2 are two ends; give one"),
         ({"patience": 2}, "--patience 2 needs --dev"),
         ({"heads": "dense,colbert"}, "heads must be one or more of dense, sparse, multi_vector"),
@@ -208,6 +211,21 @@ def test_a_wrong_call_exits_2_with_one_line_and_leaves_nothing(
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("m3: ") and said in err and err.count("\n") == 1
     assert not (tmp_path / "tuned").exists()
+
+
+def test_a_logger_that_is_not_installed_is_found_out_before_the_run(
+    data: Path, call, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
+    assert run(call(data, **{"report-to": "wandb"})) == 2
+    err = capsys.readouterr().err
+    assert err.endswith("got wandb; install it, or leave it out\n") and err.count("\n") == 1
+    assert not (tmp_path / "tuned").exists()
+
+
+@pytest.mark.parametrize("scheduler", ["constant_with_warmup", "polynomial", "inverse_sqrt"])
+def test_every_schedule_trains(data: Path, call, scheduler: str) -> None:
+    assert run(call(data, scheduler=scheduler)) == 0
 
 
 def test_data_and_models_and_runs_that_are_not_there(data: Path, call, capsys: pytest.CaptureFixture[str]) -> None:

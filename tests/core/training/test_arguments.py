@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,16 @@ def test_the_defaults_are_the_papers(tmp_path: Path) -> None:
         ),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported, got 0.1; leave it out"),
         ({"neftune_noise_alpha": 5}, "neftune_noise_alpha is not supported, got 5; leave it out"),
+        ({"learning_rate": -1}, "learning_rate must be a finite number >= 0, got -1"),
+        ({"learning_rate": math.nan}, "learning_rate must be a finite number >= 0, got nan"),
+        ({"temperature_learning_rate": math.inf}, "temperature_learning_rate must be a finite number >= 0, got inf"),
+        ({"head_learning_rate": math.nan}, "head_learning_rate must be a finite number >= 0, got nan"),
+        ({"head_learning_rate": -1}, "head_learning_rate must be a finite number >= 0, got -1"),
+        (
+            {"head_learning_rate": {"multi_vector": 1e-3, "sparse": math.inf}},
+            "head_learning_rate of sparse must be a finite number >= 0, got inf",
+        ),
+        ({"teacher_weight": math.nan}, "teacher_weight must be at least 0, got nan"),
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
         (
             {"head_learning_rate": {"dense": 1e-3}},

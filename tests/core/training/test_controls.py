@@ -42,7 +42,7 @@ def test_symmetric_pairs_have_the_prompt_on_both_sides(kind: str) -> None:
     assert (example.prompted_query, example.positives, example.negatives) == ("P: q", ("P: p",), ("P: n0", " "))
 
 
-@pytest.mark.parametrize("kind", ["symmetric_class", "only_1neg", "normal", None, 3])
+@pytest.mark.parametrize("kind", ["symmetric_class", "only_1neg", "normal", None])
 def test_other_types_leave_the_passages_without(kind: object) -> None:
     assert Example.from_row({**ROW, "prompt": "P: ", "type": kind}).positives == ("p",)
 
@@ -61,6 +61,8 @@ def test_symmetric_data_has_batches_of_half_the_size() -> None:
     [
         ({"type": "symmetric_classes"}, "type must be one of only_1neg, symmetric_class, .*, got 'symmetric_classes'"),
         ({"type": "only_2neg"}, "got 'only_2neg'"),
+        ({"type": 3}, "type must be a string, got 3"),
+        ({"type": ["only_1neg"]}, "type must be a string, got .'only_1neg'."),
         ({"batch_size": 8}, "batch_size in a line is not supported, got 8; take it out and set the run's"),
         ({"train_group_size": 0}, "train_group_size must be an integer of at least 1, .*, got 0"),
         ({"train_group_size": True}, "got True"),
@@ -86,6 +88,33 @@ def test_a_file_or_folder_so_named_has_no_in_batch_negatives(tmp_path: Path) -> 
     folder = write(tmp_path / "c_no_in_batch_neg" / "d.jsonl", [ROW]).parent
     found = [example.in_batch_negatives for example in M3Dataset.from_jsonl(plain, named, folder)]
     assert found == [True, False, False]
+
+
+def test_a_folder_is_so_named_by_the_link_that_was_given(tmp_path: Path) -> None:
+    """And not by what the link points to."""
+    real = write(tmp_path / "real" / "d.jsonl", [ROW]).parent
+    link = tmp_path / "c_no_in_batch_neg"
+    link.symlink_to(real, target_is_directory=True)
+    back = tmp_path / "plain"
+    back.symlink_to(write(tmp_path / "e_no_in_batch_neg" / "d.jsonl", [ROW]).parent, target_is_directory=True)
+    assert [M3Dataset.from_jsonl(folder)[0].in_batch_negatives for folder in (real, link, back)] == [True, False, True]
+
+
+def test_the_working_folder_has_the_name_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write(tmp_path / "c_no_in_batch_neg" / "d.jsonl", [ROW]).parent)
+    assert not M3Dataset.from_jsonl(".")[0].in_batch_negatives
+
+
+def test_whether_all_are_compared_with_their_own_is_known_without_the_device(tiny: Path, tmp_path: Path) -> None:
+    """A tensor on the meta device has no values."""
+    files = [write(tmp_path / f"{name}.jsonl", examples()) for name in ("a", "no_in_batch_neg")]
+    data = [M3Dataset.from_jsonl(*paths) for paths in (files[:1], files[1:], files)]
+    found = []
+    for dataset in data:
+        run, draws = trainer(tiny, tmp_path / "run", data=dataset), Draws(dataset, negatives=1)
+        batch = run.collator_of(dataset)([draws[Draw(0, 0)], draws[Draw(0, len(dataset) - 1)]])
+        found.append(batch.to(torch.device("meta")).all_own_passages_only)
+    assert found == [False, True, False]
 
 
 def test_a_query_that_would_have_its_positive_alone_is_refused(tmp_path: Path) -> None:

@@ -97,8 +97,27 @@ def test_lines_with_several_prompts_are_warned_of(tiny: Path, tmp_path: Path, ca
     assert run.model.prompts == Prompts()
 
 
+def test_lines_with_the_runs_prompt_are_no_others(tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        run = trainer(tiny, tmp_path, data=data("", "q: "), query_prompt="q: ")
+    assert "different prompts" not in caplog.text
+    assert run.model.prompts == Prompts(query="q: ")
+
+
+def test_a_budget_of_tokens_counts_the_prompts(tiny: Path, tmp_path: Path) -> None:
+    settings = {"batch_tokens": 200, "per_device_train_batch_size": 16, "negatives": 0}
+    settings |= {"query_max_length": 64, "passage_max_length": 64}
+    plain, prompted = (
+        trainer(tiny, tmp_path, **settings, **prompts).get_train_dataloader()
+        for prompts in ({}, {"query_prompt": "find: " * 4, "document_prompt": "text: " * 4})
+    )
+    assert len(plain) < len(prompted)
+
+
 def test_a_prompt_that_no_query_would_have_is_refused(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="query_prompt='find: ' would be ahead of no query, .* such as 'own: '"):
+    with pytest.raises(
+        ValueError, match="query_prompt='find: ' would never be used: every query has its own prompt, such as 'own: '"
+    ):
         trainer(tiny, tmp_path, data=data("own: "), query_prompt="find: ")
 
 
