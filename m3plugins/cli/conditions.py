@@ -100,8 +100,9 @@ def parse_weights(text: str) -> HybridWeights | None:
     """
     if not text:
         return None
+    weights: dict[str, float] = {leg: 0.0 for leg in LEGS}
     try:
-        return HybridWeights(**{**dict.fromkeys(LEGS, 0.0), **named_numbers(text, LEGS)})
+        return HybridWeights(**(weights | named_numbers(text, LEGS)))
     except ValueError as err:
         msg = f"--weights: {err}; for example --weights dense=1,sparse=0.3,multi_vector=1"
         raise CallError(msg) from err

@@ -111,8 +111,8 @@ def copy(
     else:
         unit = "documents" if info.passages is None else "passages"
         say(
-            f"{collection} at {without_credentials(uri)}: {report.written} {unit} copied, {report.unchanged} unchanged, "
-            f"{len(report.failed)} failed in {time.monotonic() - started:.1f} s; {contents(info)} in all"
+            f"{collection} at {without_credentials(uri)}: {report.written} {unit} copied, "
+            f"{report.unchanged} unchanged, {len(report.failed)} failed in {time.monotonic() - started:.1f} s; {contents(info)} in all"
         )
     report_failed([Rejected(failure.id, failure.reason) for failure in report.failed])
     return 1 if report.failed else 0

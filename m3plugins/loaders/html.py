@@ -12,12 +12,13 @@ from m3plugins.retrieval.document import Heading
 try:
     from bs4 import BeautifulSoup, Tag
     from bs4.dammit import EncodingDetector
-    from bs4.element import CData, NavigableString, PreformattedString
+    from bs4.element import Comment, Declaration, Doctype, NavigableString, ProcessingInstruction
     from bs4.exceptions import ParserRejectedMarkup
 except ImportError as err:
     msg = 'HTML needs beautifulsoup4: pip install "m3plugins[loaders]"'
     raise ImportError(msg) from err
 
+_MARKUP = (Comment, Declaration, Doctype, ProcessingInstruction)
 _UNREAD = ["script", "style", "template"]
 _HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
 _BLOCKS = set(
@@ -74,9 +75,7 @@ def _write(soup: BeautifulSoup, text: _Text) -> None:
         if isinstance(node, Tag):
             open_tags.append(node)
             text.open(node)
-        elif isinstance(node, CData) or (
-            isinstance(node, NavigableString) and not isinstance(node, PreformattedString)
-        ):
+        elif isinstance(node, NavigableString) and not isinstance(node, _MARKUP):
             text.add(node)
     while open_tags:
         text.close(open_tags.pop())
