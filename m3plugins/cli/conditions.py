@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from m3plugins.cli.errors import CallError
+from m3plugins.cli.per_head import named_numbers
 from m3plugins.fusion import HybridWeights
 from m3plugins.retrieval.filters import Filter, Scalar, and_, eq, from_dict, gt, gte, lt, lte, ne
 from m3plugins.scoring.heads import LEGS
@@ -22,7 +23,7 @@ _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _CONDITION = re.compile(
     rf"""\s*(?P<field>{_QUOTED}|[^"=!<>,\s][^=!<>,]*)
          \s*(?P<operator>[!=<>]=|[=<>])
-         \s*(?P<value>{_QUOTED}|[^",\s][^,]*)\s*(?:,(?!\s*$)|$)""",
+         \s*(?P<value>{_QUOTED}|[^",\s=!<>][^,]*)\s*(?:,(?!\s*$)|$)""",
     re.VERBOSE | re.DOTALL,
 )
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
@@ -33,7 +34,8 @@ def parse_filter(texts: Sequence[str]) -> Filter | None:
 
     A text is JSON, as `filters.to_dict` writes it, or conditions with commas between them: a field, one of
     `= != > >= < <=`, and a value. Numbers, true and false are what they look like; anything else is a string, and so
-    is what stands in double quotes, where JSON's escapes hold. A field may be quoted as well.
+    is what stands in double quotes, where JSON's escapes hold. A value that contains a comma, or begins with a
+    character of an operator, must be quoted; a field may be.
 
     Raises:
         CallError: If a text is neither.
@@ -60,8 +62,9 @@ def _parts(text: str) -> Iterator[Filter]:
         found = _CONDITION.match(text, position)
         if found is None:
             msg = (
-                f"{text[position:].strip()!r} is no condition; it needs a field, one of = != > >= < <= and a value, "
-                "which is in double quotes if it has a comma; the shell needs single quotes around all"
+                f"{text[position:].strip()!r} is not a condition: write FIELD OPERATOR VALUE, with one of "
+                "= != > >= < <= (not => or =<); quote a value that contains a comma or begins with an operator; "
+                "put the whole filter in single quotes"
             )
             raise ValueError(msg)
         position = found.end()
@@ -97,18 +100,9 @@ def parse_weights(text: str) -> HybridWeights | None:
     """
     if not text:
         return None
-    weights = dict.fromkeys(LEGS, 0.0)
-    named = [part.partition("=") for part in text.split(",")]
+    weights: dict[str, float] = {leg: 0.0 for leg in LEGS}
     try:
-        for name, _, value in named:
-            if name.strip() not in weights:
-                msg = f"{name.strip()!r} is none of {', '.join(LEGS)}"
-                raise ValueError(msg)
-            weights[name.strip()] = float(value)  # type: ignore[index]
-        if len({name.strip() for name, _, _ in named}) < len(named):
-            msg = "each head may be named once"
-            raise ValueError(msg)
-        return HybridWeights(**weights)
+        return HybridWeights(**(weights | named_numbers(text, LEGS)))
     except ValueError as err:
         msg = f"--weights: {err}; for example --weights dense=1,sparse=0.3,multi_vector=1"
         raise CallError(msg) from err

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from m3plugins.cli.errors import CallError
-from m3plugins.cli.index import report_failed
+from m3plugins.cli.index import check_codec, report_failed
+from m3plugins.cli.indexes import contents
 from m3plugins.cli.options import (
     Collection,
     Dtype,
@@ -65,12 +66,20 @@ def copy(
         ),
     ] = "",
     token: Token = "",
+    codec: Annotated[
+        str,
+        typer.Option(
+            show_default=False,
+            help="Codec for the target's token vectors: binary, int8 or float16; default: the source's.",
+        ),
+    ] = "",
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> int:
     """Copy an index into another engine, or another collection, without encoding anything; run again, it goes on.
 
-    The target is made if it is not there. Both hold the vectors of one model, which --model names.
+    The target is made if it is not there; one that is there must have the codec that --codec names, or else the
+    source's. Both hold the vectors of one model, which --model names.
 
     For example:
 
@@ -81,24 +90,29 @@ def copy(
     if (source, source_uri, source_collection) == (engine, uri, collection):
         msg = "the source is the target; name another --engine, --uri or --collection"
         raise CallError(msg)
+    check_codec(codec)
     encoder = load_encoder(model, dtype)
     started = time.monotonic()
     with opened(from_kind, source_collection, source_uri, encoder, token=source_token) as origin:
         length = origin.identity.document_max_length
         if length != encoder.document_max_length:
             encoder = load_encoder(model, dtype, document_max_length=length)
+        kept = codec or origin.identity.codec or None
         with (
-            opened(to_kind, collection, uri, encoder, token=token, create=True, passages=origin.passages) as target,
+            opened(
+                to_kind, collection, uri, encoder, token=token, create=True, codec=kept, passages=origin.passages
+            ) as target,
             progress("copying", origin.count) as advance,
         ):
             report = copy_index(origin, target, on_ack=lambda ids: advance(len(ids)))
-            documents = target.count()
+            info = target.describe()
     if as_json:
-        print_json({**asdict(report), "documents": documents})
+        print_json({**asdict(report), "documents": info.documents, "passages": info.passage_count})
     else:
+        unit = "documents" if info.passages is None else "passages"
         say(
-            f"{collection} at {without_credentials(uri)}: {report.written} copied, {report.unchanged} unchanged, "
-            f"{len(report.failed)} failed in {time.monotonic() - started:.1f} s; {documents} documents in all"
+            f"{collection} at {without_credentials(uri)}: {report.written} {unit} copied, "
+            f"{report.unchanged} unchanged, {len(report.failed)} failed in {time.monotonic() - started:.1f} s; {contents(info)} in all"
         )
     report_failed([Rejected(failure.id, failure.reason) for failure in report.failed])
     return 1 if report.failed else 0

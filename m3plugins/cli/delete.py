@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def delete(
-    ids: Annotated[list[str] | None, typer.Argument(help="Of documents.", metavar="ID")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(help="IDs of the documents to delete.", metavar="ID")] = None,
     engine: EngineName = "milvus",
     uri: Uri = "",
     collection: Collection = "docs",
@@ -151,7 +151,9 @@ def _confirm(what: str) -> None:
     if not sys.stdin.isatty():
         msg = f"this would delete {what}; say --yes if that is meant, or --dry-run"
         raise CallError(msg)
-    typer.confirm(printable(f"Delete {what}?"), abort=True, err=True)
+    if not typer.confirm(printable(f"Delete {what}?"), err=True):
+        msg = "nothing was deleted"
+        raise CallError(msg)
 
 
 def _tell(deleted: Deleted, place: str, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""How a verb ends that cannot do, or go on with, what was asked."""
+"""Errors that end a command, with their exit codes."""
 
 
 class CallError(ValueError):

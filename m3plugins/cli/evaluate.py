@@ -6,20 +6,16 @@ import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from m3plugins.cli.errors import CallError
 from m3plugins.cli.index import ingest, report_failed
 from m3plugins.cli.inputs import source
-from m3plugins.cli.options import Dtype, Json, Model, Token, Uri, find_engine, load_encoder, opened
+from m3plugins.cli.options import Dtype, Json, Model, Token, Uri, calls, find_engine, load_encoder, opened
 from m3plugins.cli.printing import complain, print_json, say
-
-if TYPE_CHECKING:
-    from m3plugins.retrieval.index import HybridIndex
 
 _LONGEST = 128
 
@@ -50,19 +46,18 @@ def evaluate(
     """
     from m3plugins.evaluation import Dataset
     from m3plugins.evaluation import evaluate as run
+    from m3plugins.retrieval.engine import NamedIndex
     from m3plugins.retrieval.memory import InMemoryHybridIndex
 
-    try:
+    with calls(FileNotFoundError):
         dataset = Dataset.load(folder, split)
-    except FileNotFoundError as err:
-        raise CallError(str(err)) from err
     kind = find_engine(engine) if engine else None
     name = collection or own_name(folder)
     encoder = load_encoder(model, dtype)
     memory = nullcontext(InMemoryHybridIndex(encoder=encoder, codec=None))  # the model is measured, not a codec
     with opened(kind, name, uri or kind.default_uri, encoder, token=token, create=True) if kind else memory as index:
         done = ingest(index, source(folder))
-        documents = _count_documents(index)
+        documents = index.describe().documents if isinstance(index, NamedIndex) else index.count()
         result = run(
             index,
             dataset,
@@ -94,13 +89,6 @@ def evaluate(
             table.add_row(row, *(f"{value:.4f}" for value in values.values()))
         Console().print(table)
     return 1 if done.failed or foreign else 0
-
-
-def _count_documents(index: HybridIndex) -> int:
-    """How many documents there are, however many passages they are stored as."""
-    if index.passages is None:
-        return index.count()
-    return len({passage.parent_id for passage in index.scan()})
 
 
 def own_name(folder: Path) -> str:

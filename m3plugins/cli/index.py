@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from m3plugins.cli.errors import CallError
+from m3plugins.cli.indexes import contents
 from m3plugins.cli.inputs import Source, counted, source
 from m3plugins.cli.options import (
     Collection,
@@ -34,6 +35,7 @@ from m3plugins.encoding.passages import Passages, check_packages
 from m3plugins.retrieval.corpus import Rejected
 from m3plugins.retrieval.document import Document
 from m3plugins.retrieval.index import HybridIndex
+from m3plugins.retrieval.info import IndexInfo
 
 _LISTED = 10
 
@@ -47,8 +49,6 @@ class Ingested:
         unchanged: Documents that were there already.
         failed: What could not be read and what could not be stored.
         truncated: Texts that are longer than the model reads.
-        documents: How many the index now holds.
-        passages: In how many passages it holds them; None if it keeps them whole.
         pruned: Documents that were removed, since the source has them no more; None if that was not asked for.
         skipped: Files that were passed over, by ending.
         seconds: Time taken.
@@ -58,8 +58,6 @@ class Ingested:
     unchanged: int
     failed: list[Rejected]
     truncated: int
-    documents: int
-    passages: int | None
     pruned: int | None
     skipped: Mapping[str, int]
     seconds: float
@@ -80,7 +78,7 @@ def index(
         str,
         typer.Option(
             show_default=False,
-            help="Of the token vectors of a new index: binary, int8 or float16; by default the engine's own.",
+            help="Codec for a new index's token vectors: binary, int8 or float16; default: the engine's.",
         ),
     ] = "",
     passages: Annotated[
@@ -88,7 +86,8 @@ def index(
     ] = 0,
     overlap: Annotated[int, typer.Option(min=0, help="Tokens that a passage repeats of the one before.")] = 0,
     pruning: Annotated[
-        bool, typer.Option("--prune", help="Then remove from the index what is no longer in PATH (see above).")
+        bool,
+        typer.Option("--prune", help="After indexing, remove documents that are no longer in PATH (see above)."),
     ] = False,
     token: Token = "",
     dtype: Dtype = "auto",
@@ -106,9 +105,7 @@ def index(
     must then be all that is indexed in the collection but for folders, each document that is not in it.
     """
     documents, kind, cut = source(path), find_engine(engine), _passages(passages, overlap)
-    if codec and codec not in CODECS:
-        msg = f"--codec must be one of {', '.join(CODECS)}, got {codec!r}"
-        raise CallError(msg)
+    check_codec(codec)
     if pruning:
         check_prunable(path, documents)
     if documents.wanting:
@@ -120,12 +117,12 @@ def index(
     with opened(kind, collection, uri, encoder, token=token, create=True, codec=codec or None, passages=cut) as target:
         done = ingest(target, documents, pruning=pruning)
         info = target.describe()
-        done = replace(done, documents=info.documents, passages=info.passage_count)
     if as_json:
-        summary = {**asdict(done), "seconds": round(done.seconds, 2), "documents_per_second": round(done.rate, 1)}
-        print_json(summary)
+        held = {"documents": info.documents, "passages": info.passage_count}
+        speed = {"seconds": round(done.seconds, 2), "documents_per_second": round(done.rate, 1)}
+        print_json({**asdict(done), **held, **speed})
     else:
-        _tell(done, f"{collection} at {without_credentials(uri)}")
+        _tell(done, info, f"{collection} at {without_credentials(uri)}")
     report_failed(done.failed)
     if pruning and done.pruned is None:
         complain("nothing was pruned, since not all of the source could be read and stored, or it has no documents")
@@ -133,17 +130,23 @@ def index(
     return 1 if done.failed else 0
 
 
-def _tell(done: Ingested, where: str) -> None:
-    passages = "" if done.passages is None else f" in {done.passages} passages"
+def check_codec(codec: str) -> None:
+    """Refuses an unknown --codec; "" is none."""
+    if codec and codec not in CODECS:
+        msg = f"--codec must be one of {', '.join(CODECS)}, got {codec!r}"
+        raise CallError(msg)
+
+
+def _tell(done: Ingested, info: IndexInfo, where: str) -> None:
     say(
         f"{where}: {done.written} written, {done.unchanged} unchanged, {len(done.failed)} failed "
-        f"in {done.seconds:.1f} s ({done.rate:.0f} docs/s); {done.documents} documents{passages} in all"
+        f"in {done.seconds:.1f} s ({done.rate:.0f} docs/s); {contents(info)} in all"
     )
     if done.pruned is not None:
         say(f"pruned {done.pruned} documents that are gone from the source")
     if done.skipped:
-        say(f"skipped {sum(done.skipped.values())} files: {counted(done.skipped)}")
-    if done.truncated and done.passages is None:
+        say(f"skipped {sum(done.skipped.values())}: {counted(done.skipped)}")
+    if done.truncated and info.passages is None:
         say(
             f"{done.truncated} texts are longer than the model reads: only their beginning can be found; "
             "index them again with --passages 200 and another --collection"
@@ -188,8 +191,6 @@ def ingest(index: HybridIndex, documents: Source, *, pruning: bool = False) -> I
         unchanged=report.unchanged,
         failed=failed,
         truncated=report.truncated,
-        documents=index.count(),
-        passages=None,
         pruned=pruned,
         skipped=dict(documents.skipped),
         seconds=time.monotonic() - started,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from m3plugins.cli.options import Collection, EngineName, Json, Token, Uri, calls, find_engine, without_credentials
-from m3plugins.cli.printing import print_json, say
+from m3plugins.cli.printing import complain, print_json, say
 
 if TYPE_CHECKING:
     from m3plugins.retrieval.info import IndexInfo
@@ -41,15 +41,20 @@ def list_indexes(
         for name in () if as_json else found:
             say(name)
         return 0
-    infos = [kind.describe_index(name, uri=uri, token=token or None) for name in found]
+    infos = []
+    for name in found:
+        try:
+            infos.append(kind.describe_index(name, uri=uri, token=token or None))
+        except ValueError as err:
+            complain(f"{name}: {err}")
     if as_json:
         print_json({"indexes": [asdict(info) for info in infos]})
-        return 0
-    for info in infos:
-        say(f"{info.name}: {_contents(info)}, {_model(info)}")
-    if not infos:
-        say(f"no index at {without_credentials(uri)}; m3 index makes one")
-    return 0
+    else:
+        for info in infos:
+            say(f"{info.name}: {contents(info)}, {_model(info)}")
+        if not found:
+            say(f"no index at {without_credentials(uri)}; m3 index makes one")
+    return 0 if len(infos) == len(found) else 1
 
 
 def info(
@@ -76,7 +81,7 @@ def info(
     rows = {
         "index": f"{found.name} ({found.engine}, format {found.format})",
         "aliases": ", ".join(found.aliases),
-        "contents": _contents(found),
+        "contents": contents(found),
         "passages": cut and f"of {cut.size} tokens, {cut.overlap} of them repeated",
         "model": _model(found),
         "fingerprint": found.fingerprint,
@@ -89,7 +94,8 @@ def info(
     return 0
 
 
-def _contents(info: IndexInfo) -> str:
+def contents(info: IndexInfo) -> str:
+    """How many documents an index holds, in how many passages."""
     passages = "" if info.passage_count is None else f" in {info.passage_count} passages"
     return f"{info.documents} documents{passages}"
 

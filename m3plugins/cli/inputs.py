@@ -12,10 +12,10 @@ from m3plugins import loaders
 from m3plugins.cli import tables
 from m3plugins.cli.errors import CallError
 from m3plugins.cli.seen import Seen
-from m3plugins.retrieval.corpus import Rejected, document_of, read_jsonl
+from m3plugins.retrieval.corpus import Rejected, read_places
 from m3plugins.retrieval.document import Document
 
-_LINK = "links to folders"
+_LINK = "linked folder"
 
 Item = Document | Rejected
 
@@ -82,12 +82,7 @@ def counted(endings: Mapping[str, int]) -> str:
 
 
 def _json_lines(path: Path) -> Source:
-    def rows() -> Iterator[tuple[str, Item]]:
-        for number, row in read_jsonl(path):
-            place = f"{path}:{number}"
-            yield place, row if isinstance(row, Rejected) else document_of(row, place)
-
-    return Source(lambda: _distinct(rows()), lambda: _count_lines(path))
+    return Source(lambda: _distinct(read_places(path)), lambda: _count_lines(path))
 
 
 def _count_lines(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Options that take one number for all heads, or one by name for each."""
+"""Options that take numbers by name, such as `dense=1,sparse=0.3`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,32 @@ def per_head(option: str, text: str, names: Collection[str]) -> float | dict[str
     Raises:
         CallError: It is neither.
     """
-    parts = [part.partition("=") for part in text.split(",")]
     try:
-        if "=" not in text:
-            return float(text)
-        found = {name.strip(): float(value) for name, _, value in parts}
-        if found.keys() <= set(names) and len(found) == len(parts):
-            return found
-    except ValueError:
-        pass
-    example = ",".join(f"{name}=0.02" for name in list(names)[:2])
-    msg = f"{option} must be a number, or numbers by name of {', '.join(names)}, as in {example}, got {text!r}"
-    raise CallError(msg)
+        return named_numbers(text, names) if "=" in text else float(text)
+    except ValueError as err:
+        example = ",".join(f"{name}=0.02" for name in list(names)[:2])
+        msg = f"{option} must be a number, or numbers by name of {', '.join(names)}, as in {example}, got {text!r}"
+        raise CallError(msg) from err
+
+
+def named_numbers(text: str, names: Collection[str]) -> dict[str, float]:
+    """The numbers of `a=1,b=2`, by name.
+
+    Raises:
+        ValueError: If a name is none of `names` or comes twice, or has no number.
+    """
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = map(str.strip, part.partition("="))
+        if name not in names:
+            msg = f"{name!r} is none of {', '.join(names)}"
+            raise ValueError(msg)
+        if name in found:
+            msg = f"{name!r} may be named only once"
+            raise ValueError(msg)
+        try:
+            found[name] = float(value)
+        except ValueError as err:
+            msg = f"{name!r} needs a number, got {value!r}"
+            raise ValueError(msg) from err
+    return found

@@ -1,4 +1,4 @@
-"""Documents that a source has no more: away with them, and with nothing else."""
+"""Removes from an index the documents that their source no longer has."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def _hits_table(found: Found) -> Table:
 
 
 def _place(document: Document) -> Text:
-    """The id, and where that is in words: path, title and nearest heading, each unless it was said."""
+    """The id, then path, title and nearest heading, without repeats."""
     said = [document.id, document.parent_id]
     title = document.metadata.get("title") or document.title  # a passage's own title has its heading in it
     for name in (document.metadata.get("path"), title, document.metadata.get("heading")):

@@ -56,7 +56,7 @@ def search(
             rich_help_panel=_RANKING,
             metavar="WEIGHTS",
             show_default=False,
-            help="How much each head's score counts; one that is not named does not. By default "
+            help="How much each head's score counts; a head that is not named gets weight 0. By default "
             "dense=1,sparse=0.3,multi_vector=1.",
         ),
     ] = "",
@@ -72,7 +72,7 @@ def search(
             rich_help_panel=_RANKING,
             metavar="MODEL",
             show_default=False,
-            help="A cross-encoder that orders the best hits anew: a hub id (BAAI/bge-reranker-v2-m3) or a folder.",
+            help="A cross-encoder that reranks the top hits: a hub id (BAAI/bge-reranker-v2-m3) or a folder.",
         ),
     ] = "",
     rerank_depth: Annotated[

@@ -12,7 +12,7 @@ import typer
 
 from m3plugins.cli import runs
 from m3plugins.cli.errors import CallError
-from m3plugins.cli.options import Json, Model
+from m3plugins.cli.options import Json, Model, calls, load_encoder
 from m3plugins.cli.per_head import per_head
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def train(
         msg = f"--patience {patience} needs --dev, what to evaluate on"
         raise CallError(msg)
     _check_one_of("--scheduler", scheduler, _SCHEDULERS)
-    examples, start = _examples(data, split), _located(model)
+    examples, start = _examples(data, split), load_encoder(model, weights=False)
     longest = min(_MAX_LENGTH, start.checkpoint.max_length)
     weights = PerHead(sparse=sparse_loss_weight)
     settings: dict[str, Any] = {
@@ -209,37 +209,21 @@ def _check_one_of(option: str, name: str, names: Collection[str]) -> None:
 
 def _examples(paths: Sequence[Path], split: str) -> M3Dataset:
     """The training data of all the paths; a file that is not there, or holds something else, is a wrong call."""
-    from m3plugins.training import DatasetError, M3Dataset
+    from m3plugins.training import M3Dataset
 
     collections = [path for path in paths if (path / "corpus.jsonl").is_file()]
     files = [path for path in paths if path not in collections]
-    try:
+    with calls(FileNotFoundError):
         parts = [M3Dataset.from_jsonl(*files)] if files else []
         parts += [M3Dataset.from_beir(path, split) for path in collections]
-    except (FileNotFoundError, DatasetError) as err:
-        raise CallError(str(err)) from err
-    return reduce(add, parts)
-
-
-def _located(model: str) -> M3Encoder:
-    """The model to start from, not in memory yet; an unknown one is a wrong call."""
-    from m3plugins.encoding.encoder import M3Encoder
-
-    encoder = M3Encoder.from_pretrained(model)
-    try:
-        encoder.checkpoint.check()
-    except (ValueError, FileNotFoundError) as err:
-        raise CallError(str(err)) from err
-    return encoder
+        return reduce(add, parts)
 
 
 def _collection(folder: Path, split: str) -> Dataset:
-    from m3plugins.evaluation import Dataset, DatasetError
+    from m3plugins.evaluation import Dataset
 
-    try:
+    with calls(FileNotFoundError):
         return Dataset.load(folder, split)
-    except (FileNotFoundError, DatasetError) as err:
-        raise CallError(str(err)) from err
 
 
 def _teacher(name: str) -> Teacher:

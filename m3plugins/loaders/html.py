@@ -12,12 +12,13 @@ from m3plugins.retrieval.document import Heading
 try:
     from bs4 import BeautifulSoup, Tag
     from bs4.dammit import EncodingDetector
-    from bs4.element import NavigableString, PreformattedString
+    from bs4.element import Comment, Declaration, Doctype, NavigableString, ProcessingInstruction
     from bs4.exceptions import ParserRejectedMarkup
 except ImportError as err:
     msg = 'HTML needs beautifulsoup4: pip install "m3plugins[loaders]"'
     raise ImportError(msg) from err
 
+_MARKUP = (Comment, Declaration, Doctype, ProcessingInstruction)
 _UNREAD = ["script", "style", "template"]
 _HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
 _BLOCKS = set(
@@ -26,7 +27,9 @@ _BLOCKS = set(
     "tbody tfoot thead title tr ul".split()
 )
 _CELLS = {"td", "th"}
-_AS_BROWSERS_DO = {"iso8859-1": "cp1252", "ascii": "cp1252", "utf-16": "utf-8"}  # https://encoding.spec.whatwg.org
+_AS_BROWSERS_DO = {  # https://encoding.spec.whatwg.org
+    "iso8859-1": "cp1252", "ascii": "cp1252", "utf-16": "utf-8", "utf-16-le": "utf-8", "utf-16-be": "utf-8"
+}  # fmt: skip
 
 
 def parse(data: bytes) -> Page:
@@ -39,9 +42,8 @@ def parse(data: bytes) -> Page:
     except (ParserRejectedMarkup, RecursionError) as err:
         msg = f"not readable as HTML: {err}"
         raise ValueError(msg) from err
-    title = " ".join(soup.title.get_text().split()) if soup.title else ""
-    if soup.title:
-        soup.title.extract()
+    named = next((tag for tag in soup("title") if tag.find_parent("svg") is None), None)  # a drawing has its own
+    title = " ".join(named.extract().get_text().split()) if named else ""
     for tag in soup(_UNREAD):
         tag.extract()
     text = _Text()
@@ -73,7 +75,7 @@ def _write(soup: BeautifulSoup, text: _Text) -> None:
         if isinstance(node, Tag):
             open_tags.append(node)
             text.open(node)
-        elif isinstance(node, NavigableString) and not isinstance(node, PreformattedString):
+        elif isinstance(node, NavigableString) and not isinstance(node, _MARKUP):
             text.add(node)
     while open_tags:
         text.close(open_tags.pop())
@@ -88,7 +90,7 @@ class _Text:
         self._length = 0
         self._end = "\n"  # the last character
         self._pre = 0
-        self._started: list[int] = []  # where the open headings start
+        self._started: list[tuple[int, int]] = []  # where the open headings start: in the text, among the parts
 
     def open(self, tag: Tag) -> None:
         self._break(tag)
@@ -96,13 +98,13 @@ class _Text:
             self._put(" ")
         self._pre += tag.name == "pre"
         if tag.name in _HEADINGS:
-            self._started.append(self._length)
+            self._started.append((self._length, len(self.parts)))
 
     def close(self, tag: Tag) -> None:
         self._pre -= tag.name == "pre"
         if tag.name in _HEADINGS:
-            start = self._started.pop()
-            title = " ".join(tag.get_text().split()).rstrip("¶ ")  # the mark of a link to itself
+            start, part = self._started.pop()
+            title = " ".join("".join(self.parts[part:]).split()).rstrip("¶ ")  # the mark of a link to itself
             if not self._started:
                 self.headings.append(Heading(start, self._length, title))
         self._break(tag)

@@ -15,12 +15,18 @@ except ImportError as err:
     msg = 'Markdown needs markdown-it-py: pip install "m3plugins[loaders]"'
     raise ImportError(msg) from err
 
-_FRONT_MATTER = re.compile(r"---\n(?:.*\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
+_FRONT_MATTER = re.compile(r"---\n(?=.*\S)(?:.*\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
+_TITLE = re.compile(
+    r"""^title:[ \t]+(?:"([^"\\\n]+)"|'([^'\n]+)'|([^\s"'#&*!|>%@`{\[].*?))[ \t]*(?:[ \t]\#.*)?$(?!\n[ \t])""",
+    re.MULTILINE,
+)
+"""A title in YAML that is a string on one line; what else YAML allows is left alone."""
+
 _BLOCKS = MarkdownIt("commonmark").disable("inline")
 
 
 def parse(data: bytes) -> Page:
-    """The text, front matter and markup included; the title is the first heading."""
+    """The text, front matter and markup included; the title is that of the front matter, or else the first heading."""
     text = decode(data)
     front = _FRONT_MATTER.match(text)
     above = front.end() if front else 0  # its comments look like headings
@@ -33,7 +39,9 @@ def parse(data: bytes) -> Page:
         if token.type == "heading_open" and token.level == 0 and token.map
     ]
     headings = [heading for heading in headings if heading.text]
-    return Page(text, headings[0].text if headings else "", tuple(headings))
+    named = _TITLE.search(text, 0, above)
+    title = next(filter(None, named.groups())) if named else headings[0].text if headings else ""
+    return Page(text, title, tuple(headings))
 
 
 def _plain(markdown: str) -> str:

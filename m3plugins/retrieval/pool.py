@@ -24,7 +24,7 @@ from m3plugins.retrieval.ranking import (
 from m3plugins.scoring.heads import HeadScores, Leg
 
 REACH = (1, 4, 16)
-"""Times the candidates, as long as that finds passages of more parents."""
+"""Multiples of `candidates` to try in turn while they add parents."""
 
 
 class Pool:

@@ -5,6 +5,7 @@ import pytest
 from pymilvus import DataType, MilvusClient
 
 from m3plugins import M3Encoder, ModelMismatchError
+from m3plugins.cli.app import run
 from m3plugins.encoding import Passages
 from m3plugins.retrieval import IndexNotFoundError
 from m3plugins_milvus import MilvusHybridIndex
@@ -62,6 +63,17 @@ def test_another_length_is_refused_on_upsert_only(uri, encoder, other_identity):
         assert index.count() == 3
         with pytest.raises(ValueError, match="document_max_length=100"):
             index.upsert(random_documents(1))
+
+
+def test_an_index_that_cannot_be_read_is_named_and_the_others_are_listed(uri, encoder, other_identity, capsys):
+    MilvusHybridIndex.open_or_create("other", encoder=encoder, uri=uri).close()
+    other_identity(format=99)
+    assert run(["list", "--uri", str(uri)]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("other: 0 documents") and out.count("\n") == 1
+    assert err.startswith("m3: docs: ") and "format 99" in err
+    assert run(["list", "--uri", str(uri), "--json"]) == 1
+    assert [info["name"] for info in json.loads(capsys.readouterr().out)["indexes"]] == ["other"]
 
 
 def test_another_format_is_refused(uri, encoder, other_identity):

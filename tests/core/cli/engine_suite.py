@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,13 @@ def write(path: Path, texts: list[str]) -> Path:
 
 def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return json.loads(capsys.readouterr().out)
+
+
+class Terminal(io.StringIO):
+    """Answers that are typed."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 class EngineCliSuite:
@@ -107,7 +115,7 @@ class EngineCliSuite:
 
     def test_files_have_their_places_as_metadata_and_the_skipped_are_told(self, m3, notes, capsys):
         assert m3("index", "notes") == 0
-        assert "skipped 1 files: 1 .png" in capsys.readouterr().out
+        assert "skipped 1: 1 .png" in capsys.readouterr().out
         assert m3("search", "foxes", "--json", "--filter", '{"eq": {"folder": "."}}') == 0
         (hit,) = printed(capsys)["hits"]
         assert hit["metadata"] == {"path": "a.md", "folder": ".", "title": "Foxes", "source": str(notes.resolve())}
@@ -311,6 +319,49 @@ class EngineCliSuite:
         deleted = printed(capsys)
         assert deleted["documents"] == 1 < deleted["passages"]
         assert held()["passage_count"] == before["passage_count"] - deleted["passages"]
+
+    @pytest.mark.parametrize("option", ["--all", "--drop"])
+    def test_nothing_is_deleted_unless_the_answer_is_yes(self, m3, indexed, held, option, monkeypatch, capsys):
+        capsys.readouterr()
+        monkeypatch.setattr("sys.stdin", Terminal("n\ny\n"))
+        assert m3("delete", option) == 2
+        err = capsys.readouterr().err
+        assert f"Delete {len(SENTENCES) + 1} documents of" in err and err.endswith("m3: nothing was deleted\n")
+        assert held()["documents"] == len(SENTENCES) + 1
+        assert m3("delete", option) == 0
+        assert f"{len(SENTENCES) + 1} documents deleted" in capsys.readouterr().out
+
+    # m3 copy
+
+    @pytest.fixture
+    def copied(self, m3: M3, where: list[str], name: str) -> M3:
+        """Runs `m3 copy` from the index to another one beside it, and returns the exit code."""
+        source = [option.replace("--engine", "--from") for option in where] or ["--from", self.engine]
+        source = [{"--uri": "--from-uri", "--collection": "--from-collection"}.get(option, option) for option in source]
+        return lambda *arguments: m3("copy", *source, "--engine", self.engine, "--collection", f"{name}_2", *arguments)
+
+    def test_a_copy_has_the_codec_of_its_source_unless_told(self, m3, copied, corpus, name, reopen, capsys):
+        assert m3("index", "corpus.jsonl", "--codec", "float16") == 0
+        assert copied() == 0
+        assert f"{len(SENTENCES) + 1} documents copied" in capsys.readouterr().out
+        with reopen(f"{name}_2") as index:
+            assert index.identity.codec == "float16"
+        assert copied("--codec", "int8") == 2
+        assert copied("--codec", "float8") == 2
+        assert copied("--codec", "int8", "--collection", f"{name}_3") == 0
+        with reopen(f"{name}_3") as index:
+            assert index.identity.codec == "int8"
+
+    def test_a_copy_tells_documents_from_passages(self, m3, copied, tmp_path, capsys):
+        write(tmp_path / "corpus.jsonl", [" ".join(SENTENCES[:3]), "a short one", " ".join(SENTENCES[3:6])])
+        assert m3("index", "corpus.jsonl", "--passages", "40", "--json") == 0
+        count = printed(capsys)["passages"]
+        assert copied() == 0
+        out = capsys.readouterr().out
+        assert f"{count} passages copied" in out and f"3 documents in {count} passages in all" in out
+        assert copied("--json") == 0
+        told = printed(capsys)
+        assert (told["unchanged"], told["documents"], told["passages"]) == (count, 3, count)
 
     # Text of documents
 

@@ -147,7 +147,7 @@ def test_help_does_not_import_the_model_libraries() -> None:
         (["search", " \n"], "the query is empty; say what to search for"),
         (["search", "q", "--rerank-depth", "3"], "--rerank-depth 3 needs --rerank"),
         (["search", "q", "--rerank", "/no/such/model"], "/no/such/model"),
-        (["search", "q", "--filter", "year"], "--filter: 'year' is no condition"),
+        (["search", "q", "--filter", "year"], "--filter: 'year' is not a condition"),
         (["search", "q", "--weights", "dens=1"], "--weights: 'dens' is none of dense, sparse"),
         (["delete"], "say what to delete, by one of ids, --filter, --all, --drop; got none of them"),
         (["delete", "a", "--all"], "got ids and --all"),

@@ -72,6 +72,7 @@ def test_any_text_is_a_filter_or_a_wrong_call_with_an_example(text):
         (["code=007"], eq("code", "007")),  # no number of JSON's
         (["url=http://a/?b=c"], eq("url", "http://a/?b=c")),
         (['word="null"'], eq("word", "null")),
+        (['arrow="=>"', 'a>="=b"'], and_(eq("arrow", "=>"), gte("a", "=b"))),
     ],
 )
 def test_what_is_typed_means(texts, meant):
@@ -81,10 +82,15 @@ def test_what_is_typed_means(texts, meant):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("year", "'year' is no condition; it needs a field, one of = != > >= < <= and a value"),
-        ("", "is no condition"),
-        ("a=1,", "'a=1,' is no condition"),
-        ("a=Knuth, Donald", "'Donald' is no condition"),
+        ("year", "'year' is not a condition: write FIELD OPERATOR VALUE, with one of = != > >= < <="),
+        ("", "is not a condition"),
+        ("a=1,", "'a=1,' is not a condition"),
+        ("a=Knuth, Donald", "'Donald' is not a condition"),
+        ("year=>2020", "'year=>2020' is not a condition"),
+        ("year=<2020", "(not => or =<)"),
+        ("year=! 5", "is not a condition"),
+        ("a!==b", "is not a condition"),
+        ("a=1,b>>2", "'b>>2' is not a condition"),
         ("a=null", "null has no value"),
         ("a>true", "gt takes a number or a string, got True"),
         ("a=1e999", "finite number"),
@@ -108,3 +114,18 @@ def test_weights_that_are_not_named_are_zero():
 def test_weights_that_are_none_are_told_with_an_example(text):
     with pytest.raises(CallError, match="--weights: .*; for example --weights dense=1,sparse=0.3"):
         parse_weights(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("dense", "'dense' needs a number, got ''"),
+        ("dense=x", "'dense' needs a number, got 'x'"),
+        ("dens=1", "'dens' is none of dense, sparse"),
+        ("dense=1, dense=2", "'dense' may be named only once"),
+    ],
+)
+def test_what_is_wrong_with_weights_is_told(text, said):
+    with pytest.raises(CallError) as told:
+        parse_weights(text)
+    assert said in str(told.value)

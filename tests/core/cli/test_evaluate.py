@@ -64,11 +64,11 @@ def test_documents_that_could_not_be_read_fail_the_evaluation_but_not_its_table(
     assert f"corpus.jsonl:{len(SENTENCES) + 1}: not a line of JSON" in err
 
 
-def test_a_malformed_judgement_fails_in_one_line(
+def test_a_malformed_judgement_is_a_wrong_call(
     collection: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (collection / "qrels" / "test.tsv").write_text("q1\td1\n")
-    assert run(["evaluate", str(collection), "--model", str(checkpoint)]) == 1
+    assert run(["evaluate", str(collection), "--model", str(checkpoint)]) == 2
     err = capsys.readouterr().err
     assert "test.tsv:1: a judgement is" in err and err.count("\n") == 1
 

@@ -53,7 +53,7 @@ def test_what_is_skipped_is_counted_by_ending(tmp_path: Path) -> None:
     fill(tmp_path, "a.txt", "b.png", "c/d.PNG", "e.pdf", "Makefile", ".hidden", "f.jsonl")
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
     found = source(tmp_path)
-    assert found.skipped == {".png": 2, ".pdf": 1, "without ending": 1, ".jsonl": 1, "links to folders": 1}
+    assert found.skipped == {".png": 2, ".pdf": 1, "without ending": 1, ".jsonl": 1, "linked folder": 1}
     assert [document.id for document in found.read() if isinstance(document, Document)] == ["a.txt"]
 
 

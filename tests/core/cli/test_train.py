@@ -233,6 +233,8 @@ def test_data_and_models_and_runs_that_are_not_there(data: Path, call, capsys: p
     assert "got nosuch.jsonl" in capsys.readouterr().err
     assert run(call(data, model=data.parent)) == 2
     assert "has no config.json" in capsys.readouterr().err
+    assert run(call(data, model="typo")) == 2
+    assert "no model 'typo'" in capsys.readouterr().err
     assert run([*call(data), "--resume"]) == 2
     assert "there is no run in" in capsys.readouterr().err
 

@@ -24,13 +24,11 @@ def page(tmp_path: Path):
 
 @pytest.fixture
 def html(page):
-    pytest.importorskip("bs4")
     return lambda content: page("page.html", content)
 
 
 @pytest.fixture
 def rst(page):
-    pytest.importorskip("docutils")
     return lambda content: page("page.rst", content)
 
 
@@ -88,6 +86,28 @@ def test_headings_after_front_matter_and_with_windows_lines_are_in_their_places(
     assert outline(found) == [("One", "# One"), ("Two", "# Two")]
 
 
+def test_a_thematic_break_at_the_start_of_markdown_is_no_front_matter(page):
+    found = page("a.md", "---\n\n# Real title\n\ntext\n\n---\n\n## More\n")
+    assert (found.title, [heading.text for heading in found.headings]) == ("Real title", ["Real title", "More"])
+
+
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [
+        ("title: Red foxes", "Red foxes"),
+        ("lang: en\ntitle:  'Foxes: a guide' # by us", "Foxes: a guide"),
+        ('title: "Foxes"', "Foxes"),
+        ("title: C# notes # draft", "C# notes"),
+        ("subtitle: Dogs", "One"),
+        ("title:", "One"),
+        ("title: >\n  folded", "One"),
+        ("title: plain\n  folded", "One"),
+    ],
+)
+def test_a_title_in_front_matter_is_that_of_markdown(page, line: str, title: str):
+    assert page("a.md", f"---\n{line}\n---\n# One\n\ntitle: Two\n").title == title
+
+
 # HTML
 
 
@@ -107,6 +127,27 @@ def test_the_title_of_html_without_one_is_its_first_heading(html):
     assert html("<p>text").title == ""
 
 
+def test_the_title_of_a_drawing_is_not_that_of_html(html):
+    drawing = "<svg><title>Logo</title></svg>"
+    assert html(f"{drawing}<h1>Head</h1>").title == "Head"
+    assert html(f"<body>{drawing}<title>Page</title>").title == "Page"
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "title"),
+    [
+        ("<h1><![CDATA[Head]]></h1>", "Head", "Head"),
+        ("<p>a</p><h1><![CDATA[Head]]></h1>", "a\nHead", "Head"),
+        ("<h1>a<br>b</h1>", "a\nb", "a b"),
+        ("<h1>a<p>b</p> c</h1>", "a\nb\nc", "a b c"),
+    ],
+)
+def test_headings_of_html_say_what_the_text_says(html, content: str, text: str, title: str):
+    found = html(content)
+    Document(id="a", text=found.text, headings=found.headings).check()
+    assert (found.text, found.title, [heading.text for heading in found.headings]) == (text, title, [title])
+
+
 @pytest.mark.parametrize("content", ["<h1>Head </h1>", "<h1> <b>Head</b> \n", "<pre>\n <h1>Head </h1>", "<h1><h2>Head"])
 def test_headings_of_html_are_within_the_text(html, content: str):
     found = html(content)
@@ -122,6 +163,8 @@ def test_headings_of_html_are_within_the_text(html, content: str):
         ('<meta http-equiv="Content-Type" content="text/html; charset=gbk"><p>狐'.encode("gbk"), "狐"),
         ("<p>狐".encode(), "狐"),
         ('<meta charset="utf-16"><p>狐'.encode(), "狐"),
+        ('<meta charset="utf-16le"><p>狐'.encode(), "狐"),
+        ('<meta charset="UTF-16BE"><p>狐'.encode(), "狐"),
         ('\ufeff<meta charset="latin-1"><p>狐'.encode(), "狐"),
     ],
 )
