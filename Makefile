@@ -22,10 +22,12 @@ demo: $(BIN)/.demo  ## index the standard library's documentation, then search i
 
 test: $(BIN)/.dev  ## all tests, doctests and examples; those of Elasticsearch where M3_TEST_ES_ZIP names a distribution
 	$(BIN)/python -m pytest
-	M3_TEST_MILVUS_URI="$$(mktemp -d)/milvus.db" $(BIN)/python -m pytest -m integration tests/milvus/test_server.py
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+		M3_TEST_MILVUS_URI="$$folder/milvus.db" $(BIN)/python -m pytest -m integration tests/milvus/test_server.py
 	set -e; for example in $(EXAMPLES); do echo "$$ python $$example"; $(BIN)/python $$example; done
 
 test-elasticsearch9: $(BIN)/.dev  ## what a server of Elasticsearch 9 may do unlike 8.19; M3_TEST_ES9_ZIP names a distribution
+	@test -n "$(M3_TEST_ES9_ZIP)" || { echo "M3_TEST_ES9_ZIP must name an archive of Elasticsearch 9" >&2; exit 2; }
 	env -u M3_TEST_ES_URL M3_TEST_ES_ZIP="$(M3_TEST_ES9_ZIP)" $(BIN)/python -m pytest -m elasticsearch9 \
 		tests/elasticsearch tests/langchain tests/llamaindex
 

@@ -8,9 +8,10 @@
     python -m benchmarks.compat --list
 
 A result is kept in `.compat/`, with the commit that gave it; a run without names runs the rows that have none of this
-commit, then writes all of them to `benchmarks/results/`. Rows "torch too" fetch another torch, gigabytes, and are run
-by name only. Rows of Elasticsearch need M3_TEST_ES_ZIP (8.19) and M3_TEST_ES9_ZIP (9). Fails if a test does, or a row
-cannot be run.
+commit, then writes all of them to `benchmarks/results/`. Where files differ from the commit, which then says too little
+of what was tested, every row is run, and nothing is kept or written. Rows "torch too"
+fetch another torch, gigabytes, and are run by name only. Rows of Elasticsearch need M3_TEST_ES_ZIP (8.19) and
+M3_TEST_ES9_ZIP (9). Fails if a test does, or a row cannot be run.
 """
 
 from __future__ import annotations
@@ -86,10 +87,17 @@ def keep(row: Row, result: Result) -> None:
     (folder(row) / "result.json").write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
 
 
+DIRTY = "-dirty"
+
+
 def head() -> str:
     """The commit of this checkout, with a mark where files differ from it."""
     described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "describe", "--always", f"--dirty={DIRTY}", "--exclude=*"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return described.stdout.strip()
 
@@ -131,13 +139,18 @@ def main() -> int:
                 sep="\t",
             )
         return 0
+    if dirty := commit.endswith(DIRTY):
+        print(
+            "compat: files differ from the commit: nothing is kept, no report goes to benchmarks/results",
+            file=sys.stderr,
+        )
     rows = named(options.names) if options.names else [row for row in matrix() if not row.by_name_only]
     results: dict[str, Result] = {}
     for row in rows:
-        known = None if options.names or arguments else kept(row)
+        known = None if options.names or arguments or dirty else kept(row)
         if known is None or known.commit != commit or known.error:
             known = run(row, commit, arguments)
-            if not arguments and not known.error:
+            if not arguments and not dirty and not known.error:
                 keep(row, known)
         results[row.name] = known
         print(table({row.name: known}, arguments), flush=True)
@@ -145,7 +158,9 @@ def main() -> int:
         results |= {row.name: known for row in matrix() if row.by_name_only and (known := kept(row))}
     report = table(results, arguments)
     print(report)
-    whole = None if options.names or arguments else ROOT / "benchmarks" / "results" / f"{date.today()}-compat.md"
+    whole = (
+        None if options.names or arguments or dirty else ROOT / "benchmarks" / "results" / f"{date.today()}-compat.md"
+    )
     if output := options.output or whole:
         output.write_text(report, encoding="utf-8")
     return int(any(result.failed or result.error for result in results.values()))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -69,7 +70,7 @@ def core(name: str, prefer: Literal["highest", "lowest-direct"]) -> Iterator[Row
 
 
 def transformers(version: str) -> Row:
-    if version.startswith("4."):
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < (5, 10):  # training asks for 5.10
         tests = ("tests/core/encoding", "tests/core/reranking")
         return Row(f"transformers=={version}", tests, (f"transformers=={version}", *TOOLS), (WITHOUT_TRAINING,))
     tests = ("tests/core/encoding", "tests/core/reranking", "tests/core/training")
@@ -105,6 +106,7 @@ def pythons() -> Iterator[Row]:
             yield Row(f"python{version}", ("tests/core", "tests/milvus"), (), (".[test]", MILVUS), python=found)
 
 
+@cache
 def interpreter(version: str) -> str | None:
     """A Python of that version which runs: a shim of pyenv's may not."""
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
@@ -154,15 +156,27 @@ def matrix() -> list[Row]:
 
 
 def named(names: Sequence[str]) -> list[Row]:
-    """The rows of these names; of a distribution, all its rows; of a version outside the matrix, one like them."""
+    """The rows of these names; of a host or an end, all but those by name only; of a version outside, one made anew."""
     rows = matrix()
     found: list[Row] = []
     for name in names:
-        of_host = [row for row in rows if row.name == name or re.split("[=<>,]", row.name)[0] == name]
-        alike = [row for row in rows if "==" in name and row.name.split("==")[0] == name.split("==")[0]]
-        if not of_host and not alike:
+        of_host = [row for row in rows if re.split("[=,]", row.name)[0] == name and not row.by_name_only]
+        made = of_host or [row for row in rows if row.name == name] or list(outside(name, rows))
+        if not made:
             sys.exit(f"compat: no row {name!r}; there are: {'; '.join(row.name for row in rows)}")
-        exact = [row for row in of_host if row.name == name]
-        other = [replace(row, name=name, requirements=(name, *row.requirements[1:])) for row in alike[-1:]]
-        found += exact or of_host or other
+        found += made
     return found
+
+
+def outside(name: str, rows: Sequence[Row]) -> Iterator[Row]:
+    """The row of a version outside the matrix; none where the name is no host's, or nothing that a host can be."""
+    match = re.fullmatch(r"([\w-]+)==([\w.*+!]+)(, server 9)?", name)
+    if not match:
+        return
+    host, version, on_9 = match.groups()
+    if host == "elasticsearch":
+        yield elasticsearch(version, SERVER_9 if on_9 or version.startswith("9") else SERVER_8)
+    elif host == "transformers" and not on_9:
+        yield transformers(version)
+    elif (alike := [row for row in rows if row.name.split("==")[0] == host]) and not on_9:
+        yield replace(alike[-1], name=name, requirements=(name, *alike[-1].requirements[1:]))

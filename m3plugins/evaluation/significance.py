@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _RESAMPLES = 5000
+_BLOCK = 2**22
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,17 @@ def bootstrap_interval(values: Sequence[NDArray[np.float64]], *, level: float = 
         msg = f"values must be arrays (seeds, queries) of as many seeds, one a collection, got shapes {shapes}"
         raise ValueError(msg)
     random = np.random.default_rng(seed)
-    of_seeds, means = _shares(random, shapes[0][0]), np.zeros(_RESAMPLES)
+    of_seeds, means = _shares(random, shapes[0][0], _RESAMPLES), np.zeros(_RESAMPLES)
     for part in values:
-        means += ((of_seeds @ part) * _shares(random, part.shape[1])).sum(1)
+        queries = part.shape[1]
+        rows = max(1, _BLOCK // queries)  # at a time, so that memory does not grow with the queries
+        for start in range(0, _RESAMPLES, rows):
+            block = of_seeds[start : start + rows]
+            means[start : start + rows] += ((block @ part) * _shares(random, queries, len(block))).sum(1)
     low, high = np.quantile(means / len(values), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(np.mean([part.mean() for part in values])), float(low), float(high))
 
 
-def _shares(random: np.random.Generator, count: int) -> NDArray[np.float64]:
+def _shares(random: np.random.Generator, count: int, resamples: int) -> NDArray[np.float64]:
     """What share of every resample each of `count` items has, (resamples, count)."""
-    return random.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES) / count
+    return random.multinomial(count, np.full(count, 1 / count), size=resamples) / count

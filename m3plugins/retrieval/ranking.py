@@ -47,7 +47,8 @@ def shortlist(scores: Mapping[str, HeadScores], weights: HybridWeights, depth: i
     """The best of the union by the weighted sum of what proposed it: those whose token vectors are compared.
 
     A head that proposes without a weight counts by its default weight (dense 1, sparse 0.3); by its own, what it
-    alone proposed would come last and be cut.
+    alone proposed would come last and be cut. A weight above 0 counts as it is, however small: with one of 1e-9, what
+    that head alone proposed does come last.
 
     Args:
         scores: Of the union, on the legs that proposed it.

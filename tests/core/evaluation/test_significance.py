@@ -55,6 +55,14 @@ def test_it_covers_the_truth_about_as_often_as_it_says() -> None:
     assert hits >= 88
 
 
+def test_resamples_in_blocks_are_those_of_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [np.random.default_rng(4).normal(size=(3, queries)) for queries in (40, 70)]
+    whole = bootstrap_interval(values)
+    monkeypatch.setattr("m3plugins.evaluation.significance._BLOCK", 70 * 301)
+    found = bootstrap_interval(values)
+    assert (found.mean, found.low, found.high) == pytest.approx((whole.mean, whole.low, whole.high), rel=1e-12)
+
+
 @pytest.mark.parametrize(
     "values", [[], [np.zeros(3)], [np.zeros((0, 3))], [np.zeros((2, 0))], [np.zeros((2, 3)), np.zeros((3, 3))]]
 )
