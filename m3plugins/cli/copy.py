@@ -109,10 +109,10 @@ def copy(
     if as_json:
         print_json({**asdict(report), "documents": info.documents, "passages": info.passage_count})
     else:
-        unit = "documents" if info.passages is None else "passages"
+        copied = f"{report.written} {'documents' if info.passages is None else 'passages'} copied"
         say(
-            f"{collection} at {without_credentials(uri)}: {report.written} {unit} copied, "
-            f"{report.unchanged} unchanged, {len(report.failed)} failed in {time.monotonic() - started:.1f} s; {contents(info)} in all"
+            f"{collection} at {without_credentials(uri)}: {copied}, {report.unchanged} unchanged, "
+            f"{len(report.failed)} failed in {time.monotonic() - started:.1f} s; {contents(info)} in all"
         )
     report_failed([Rejected(failure.id, failure.reason) for failure in report.failed])
     return 1 if report.failed else 0
