@@ -9,9 +9,9 @@
 
 A result is kept in `.compat/`, with the commit that gave it; a run without names runs the rows that have none of this
 commit, then writes all of them to `benchmarks/results/`. Where files differ from the commit, which then says too little
-of what was tested, every row is run, and nothing is kept or written. Rows "torch too"
-fetch another torch, gigabytes, and are run by name only. Rows of Elasticsearch need M3_TEST_ES_ZIP (8.19) and
-M3_TEST_ES9_ZIP (9). Fails if a test does, or a row cannot be run.
+of what was tested, every row is run, and nothing is kept or written. Rows "torch too" fetch another torch, gigabytes,
+and are run by name only. Rows of Elasticsearch need M3_TEST_ES_ZIP (8.19) and M3_TEST_ES9_ZIP (9). Fails if a test
+does, or a row cannot be run.
 """
 
 from __future__ import annotations
