@@ -225,8 +225,8 @@ def _located(model: str) -> M3Encoder:
     """The model to start from, not in memory yet; an unknown one is a wrong call."""
     from m3plugins.encoding.encoder import M3Encoder
 
-    encoder = M3Encoder.from_pretrained(model)
     try:
+        encoder = M3Encoder.from_pretrained(model)
         encoder.checkpoint.check()
     except (ValueError, FileNotFoundError) as err:
         raise CallError(str(err)) from err
