@@ -343,9 +343,9 @@ class EngineCliSuite:
     def test_a_copy_has_the_codec_of_its_source_unless_told(self, m3, copied, corpus, name, reopen, capsys):
         assert m3("index", "corpus.jsonl", "--codec", "float16") == 0
         assert copied() == 0
-        assert f"{len(SENTENCES) + 1} documents copied" in capsys.readouterr().out
         with reopen(f"{name}_2") as index:
             assert index.identity.codec == "float16"
+        assert f"{len(SENTENCES) + 1} documents copied" in capsys.readouterr().out
         assert copied("--codec", "int8") == 2
         assert copied("--codec", "float8") == 2
         assert copied("--codec", "int8", "--collection", f"{name}_3") == 0
