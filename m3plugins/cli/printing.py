@@ -20,9 +20,9 @@ def printable(text: str) -> str:
     return " ".join("".join(c for c in text if c.isprintable() or c.isspace() or c in _JOINERS).split())
 
 
-def say(line: str) -> None:
-    """Prints a line of text."""
-    typer.echo(printable(line))
+def say(line: str, *, indent: int = 0) -> None:
+    """Prints a line of text, after so many spaces."""
+    typer.echo(" " * indent + printable(line))
 
 
 def complain(line: str) -> None:

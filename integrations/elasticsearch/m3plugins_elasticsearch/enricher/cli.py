@@ -95,8 +95,9 @@ def _verify(enricher: Enricher, place: str, as_json: bool) -> int:
     if as_json:
         print_json(told)
     else:
-        for line in verdict(report, place):
-            say(line)
+        say(f"{place}: {verdict(report)}")
+        for name, ids in report.examples.items():
+            say(f"{name}: {', '.join(ids)}", indent=2)
     if report.dead:
         complain(f"{report.dead} documents cannot be enriched; {_letters(enricher)}")
     if report.stale + report.missing + report.orphaned:

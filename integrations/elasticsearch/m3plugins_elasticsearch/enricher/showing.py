@@ -76,12 +76,11 @@ def summary(report: EnrichReport) -> str:
     return f"{_counts(report)} in {report.seconds:.1f} s ({rate:.0f} documents encoded a second)"
 
 
-def verdict(report: VerifyReport, place: str) -> list[str]:
-    """A comparison in one line, and some of what is behind, a line a kind."""
+def verdict(report: VerifyReport) -> str:
+    """A comparison in one line."""
     parts = (("stale", report.stale), ("missing", report.missing), ("orphaned", report.orphaned), ("dead", report.dead))
     bad = "".join(f", {count} {name}" for name, count in parts if count)
-    lines = [f"{place}: {report.enriched} of {report.documents} documents are enriched{bad}"]
-    return lines + [f"{name}: {', '.join(ids)}" for name, ids in report.examples.items()]
+    return f"{report.enriched} of {report.documents} documents are enriched{bad}"
 
 
 def _line(metrics: Metrics) -> str:
