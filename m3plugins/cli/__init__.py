@@ -8,7 +8,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command and exits with 0 (done), 1 (the work failed), 2 (the call was wrong) or 130 (Ctrl-C).
+    """Runs the command and exits with 0 (done), 1 (the work failed or was interrupted) or 2 (the call was wrong).
 
     Args:
         arguments: What was typed after `m3`; None takes it from the command line.
@@ -21,5 +21,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         msg = 'm3: the command needs typer and rich; pip install "m3plugins[cli]"'
         raise SystemExit(msg) from err
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        raise SystemExit(1) from None
     raise SystemExit(run(arguments))

@@ -47,6 +47,9 @@ _AFTER_INTERRUPT = {
 }
 """By verb, what to do after Ctrl-C."""
 
+_INTERRUPTED = 130
+"""What typer makes of Ctrl-C."""
+
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb and returns its exit code; errors become one line on stderr.
@@ -58,7 +61,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         command = get_command(build(arguments))
         code = command.main(arguments or ["--help"], prog_name="m3", standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
-        code = Interrupted.exit_code
+        code = _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: let the exit be quiet
         return 1
@@ -66,9 +69,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("M3_DEBUG"):
             raise
         return _fail(_message(err), getattr(err, "exit_code", 1))
-    if code == Interrupted.exit_code:  # what typer makes of Ctrl-C
+    if code == _INTERRUPTED:
         after = _AFTER_INTERRUPT.get(next(iter(arguments), ""))
-        return _fail(f"interrupted; {after}" if after else "interrupted", code)
+        return _fail(f"interrupted; {after}" if after else "interrupted", Interrupted.exit_code)
     return int(code)
 
 

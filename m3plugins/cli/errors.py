@@ -8,6 +8,6 @@ class CallError(ValueError):
 
 
 class Interrupted(Exception):
-    """Ctrl-C: exit code 130, 128 and the number of the signal as shells have it. The message says how to go on."""
+    """Ctrl-C: exit code 1. The message says how to go on."""
 
-    exit_code = 130
+    exit_code = 1

@@ -344,7 +344,7 @@ def test_documents_that_their_owner_routes_are_found_too(client, attach, es_name
         client.index(index=es_name, id=str(number), routing=f"r{number}", document=body, refresh=True)
     for document in index.scan():
         (output,) = encoder.encode_documents([document.content])
-        ours = our_fields(document, document.digest(), output, "int8")
+        ours = our_fields(document, document.digest(), output, "binary")
         ours = {**ours, "dense": ours["dense"].tolist()}
         client.update(index=es_name, id=document.id, routing=f"r{document.id}", doc={OURS: ours}, refresh=True)
     ids = [str(number) for number in reversed(range(9))]

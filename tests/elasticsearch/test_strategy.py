@@ -22,6 +22,8 @@ from m3plugins_elasticsearch.strategy import (
 )
 from tests.tiny import SENTENCES, random_documents
 
+pytestmark = pytest.mark.elasticsearch9
+
 TEXTS = list(dict.fromkeys(["", *SENTENCES, *(document.text for document in random_documents(60))]))
 IDS = [f"t{number}" for number in range(len(TEXTS))]
 METADATA = [{"number": number, "lang": ["en", "de"][number % 2]} for number in range(len(TEXTS))]
@@ -308,7 +310,6 @@ def test_importing_and_making_one_loads_no_model_and_no_framework():
 import sys
 from m3plugins_elasticsearch.strategy import M3EmbeddingService, M3RetrievalStrategy
 
-pytestmark = pytest.mark.elasticsearch9
 M3RetrievalStrategy("m3-mini"), M3EmbeddingService("m3-mini")
 print([name for name in ("torch", "transformers", "langchain_core", "llama_index") if name in sys.modules])
 """

@@ -250,7 +250,7 @@ def test_relevance_of_m3_as_a_reranker_is_that_of_its_weights(index: HybridIndex
 
 
 def test_a_cross_encoder_that_is_normalised_is_its_own_relevance(hybrid: HybridRetriever):
-    retriever = HybridRetriever(hybrid.index, reranker=reranking.CrossEncoderReranker("none", normalize=True))
+    retriever = HybridRetriever(hybrid.index, reranker=reranking.CrossEncoderReranker("owner/none", normalize=True))
     assert M3VectorStore(retriever)._select_relevance_score_fn()(0.25) == 0.25
 
 

@@ -162,7 +162,8 @@ def test_an_interrupted_command_says_so_in_a_line_and_goes_on_when_it_is_repeate
         channel.recv()
     os.kill(other.pid, signal.SIGINT)
     other.join(60)
-    assert (other.exitcode, (tmp_path / "stderr").read_text()) == (1, "m3: interrupted\n")
+    said = "m3: interrupted; run the same command again: it goes on, and encodes nothing that is stored\n"
+    assert (other.exitcode, (tmp_path / "stderr").read_text()) == (1, said)
     corpus.write_text("".join(corpus.read_text().splitlines(keepends=True)[:500]))
     assert run(arguments) == 0
     done = json.loads(capfd.readouterr().out)

@@ -141,7 +141,7 @@ class ReembedSuite:
         with pytest.raises(ModelMismatchError):
             blue.reembed(other, into=make(named("of_the_old_model")).name)
         with pytest.raises(ValueError, match=f"is an index with other options than '{blue.name}'"):
-            blue.reembed(encoder, into=make(named("other_options"), codec="binary").name)
+            blue.reembed(encoder, into=make(named("other_options"), codec="int8").name)
 
     def test_live_searches_see_one_model_each_and_no_error(self, blue, other, encoder, reopen, live, green_name):
         """Readers come by the alias, each with the encoder of the model it finds there."""

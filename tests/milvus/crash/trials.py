@@ -93,7 +93,8 @@ class Laboratory:
         self.checkpoint = checkpoint
         self.encoder = load_encoder(checkpoint)
         self.corpus = Corpus.encode(self.encoder)
-        with MilvusHybridIndex.create(NAME, encoder=self.encoder, uri=folder / "base.db") as index:
+        where = {"uri": folder / "base.db", "codec": "int8"}  # binary would hide which text a vector is of
+        with MilvusHybridIndex.create(NAME, encoder=self.encoder, **where) as index:
             index.upsert(self.corpus.stored, embeddings=self.corpus.embeddings(self.corpus.stored))
 
     def course(self, operation: str) -> Course:
