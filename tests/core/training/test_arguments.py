@@ -79,13 +79,13 @@ def test_what_is_out_of_range_is_refused(tmp_path: Path, setting: dict[str, Any]
     ("width", "settings", "expected"),
     [
         (1024, {}, {"encoder": 1e-5, "sparse_linear": 1e-5, "colbert_linear": 1e-5}),
-        (384, {}, {"encoder": 1e-5, "sparse_linear": 2e-3, "colbert_linear": 2e-4}),
+        (384, {}, {"encoder": 1e-5, "sparse_linear": 5e-4, "colbert_linear": 1e-4}),
         (384, {"learning_rate": 1e-4}, {"encoder": 1e-4, "sparse_linear": 1e-4, "colbert_linear": 1e-4}),
         (384, {"head_learning_rate": 0.5}, {"encoder": 1e-5, "sparse_linear": 0.5, "colbert_linear": 0.5}),
         (
             384,
             {"head_learning_rate": {"sparse": 0.5}},
-            {"encoder": 1e-5, "sparse_linear": 0.5, "colbert_linear": 2e-4},
+            {"encoder": 1e-5, "sparse_linear": 0.5, "colbert_linear": 1e-4},
         ),
     ],
     ids=str,
