@@ -2,9 +2,9 @@
 
     python benchmarks/sizes.py [--elasticsearch URL]
 
-The documents are the repository's READMEs and guides, in pieces of 120 words that overlap. "A token" is what the codec makes
-of one token's vector; "a document" is all that the engine stores, by documents: text, dense and sparse vectors, and
-what the engine itself adds. The model of BGE-M3's width is a random one of one layer, with a small vocabulary.
+The documents are the repository's READMEs and guides, in pieces of 120 words that overlap. "A token" is what the codec
+makes of one token's vector; "a document" is all that the engine stores, by documents: text, dense and sparse vectors,
+and what the engine itself adds. The model of BGE-M3's width is a random one of one layer, with a small vocabulary.
 """
 
 from __future__ import annotations
