@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import _http as http
 
 from m3plugins.encoding.locate import download
 
@@ -57,8 +58,16 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         }
         for name, value in constants.items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+            monkeypatch.setattr(f"huggingface_hub.file_download.{name}", value, raising=False)  # its own before 1.0
+        forget_connections()
         yield
         server.shutdown()
+        forget_connections()
+
+
+def forget_connections() -> None:
+    """Those that huggingface_hub keeps before 1.0, with the settings of their beginning."""
+    getattr(http, "reset_sessions", lambda: None)()
 
 
 def test_what_the_hub_gives_is_stored(tmp_path: Path) -> None:
