@@ -87,7 +87,9 @@ def test_documents_come_back_as_they_went_in(index, documents):
     assert index.upsert(documents).unchanged == len(documents)
 
 
-def test_embeddings_come_back_as_they_went_in(index, documents, encoder):
+def test_embeddings_come_back_as_they_went_in(make, documents, encoder):
+    index = make(codec="int8")
+    index.upsert(documents)
     expected = encoder.encode_documents([document.content for document in documents])
     position = {document.id: row for row, document in enumerate(documents)}
     for document, stored in index.scan(with_embeddings=True):
