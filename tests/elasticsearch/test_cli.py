@@ -44,10 +44,10 @@ class TestCli(EngineCliSuite):
     ],
 )
 def test_an_address_where_nothing_is_is_told_in_a_line_without_the_password(
-    checkpoint: Path, uri: str, said: str, capfd: pytest.CaptureFixture[str]
+    checkpoint: Path, uri: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = ["--engine", "elasticsearch", "--uri", uri, "--collection", "docs", "--model", str(checkpoint)]
     assert run(["search", "q", *where]) in (1, 2)
-    out, err = capfd.readouterr()
+    out, err = capsys.readouterr()
     assert said in err and err.startswith("m3: ") and err.count("\n") == 1
     assert "cret" not in out + err

@@ -86,13 +86,13 @@ def test_a_killed_process_leaves_no_lock(laboratory: Laboratory, uri: Path, star
 
 
 def test_the_command_says_in_a_line_that_a_file_is_in_use(
-    laboratory: Laboratory, uri: Path, start: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    laboratory: Laboratory, uri: Path, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, channel = start(others.hold, uri, laboratory.checkpoint)
     channel.recv()
     (tmp_path / "a.txt").write_text("a fox")
     assert run(["index", str(tmp_path), "--uri", str(uri), "--model", str(laboratory.checkpoint)]) == 1
-    err = capfd.readouterr().err
+    err = capsys.readouterr().err
     assert "another process has it open" in err and err.count("\n") == 1
 
 
@@ -151,7 +151,7 @@ def test_an_interrupted_upsert_ends_and_keeps_what_was_acknowledged(
 
 
 def test_an_interrupted_command_says_so_in_a_line_and_goes_on_when_it_is_repeated(
-    checkpoint: Path, start: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    checkpoint: Path, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = [f"{SENTENCES[n % len(SENTENCES)]} {n}" for n in range(5000)]
     corpus = tmp_path / "corpus.jsonl"
@@ -166,7 +166,7 @@ def test_an_interrupted_command_says_so_in_a_line_and_goes_on_when_it_is_repeate
     assert (other.exitcode, (tmp_path / "stderr").read_text()) == (1, said)
     corpus.write_text("".join(corpus.read_text().splitlines(keepends=True)[:500]))
     assert run(arguments) == 0
-    done = json.loads(capfd.readouterr().out)
+    done = json.loads(capsys.readouterr().out)
     assert (done["written"] + done["unchanged"], done["failed"]) == (500, [])
     assert done["unchanged"] > 0
 

@@ -194,10 +194,10 @@ def test_restructuredtext_is_its_text_with_the_titles_of_sections(rst):
     assert (found.title, outline(found)) == ("Title", [("Title", "Title"), ("Part b", "Part b")])
 
 
-def test_what_docutils_does_not_know_is_kept_as_it_is_written(rst, capfd):
+def test_what_docutils_does_not_know_is_kept_as_it_is_written(rst, capsys):
     found = rst("See :func:`os.walk`.\n\n.. method:: poll()\n\n   Has it ended?\n\nBad\n--\n")
     assert "See :func:`os.walk`." in found.text and "Has it ended?" in found.text and "Bad" in found.text
-    assert capfd.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

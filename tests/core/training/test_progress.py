@@ -34,18 +34,18 @@ def trainer_of(checkpoint: Path, folder: Path, *callbacks: TrainerCallback) -> S
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_losses_rate_and_rest_are_told_on_the_console_alone(
-    checkpoint: Path, tmp_path: Path, terminal: bool, capfd: pytest.CaptureFixture[str]
+    checkpoint: Path, tmp_path: Path, terminal: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=2000)
     trainer = trainer_of(checkpoint, tmp_path, Drift(SENTENCES, every=1))
-    capfd.readouterr()
+    capsys.readouterr()
     with shown(trainer, console):
         trainer.train()
     said = console.file.getvalue()
     for name in ("loss", "loss_dense", "loss_sparse", "loss_ensemble", "loss_multi_vector_distillation", "drift_dense"):
         assert re.search(rf"\b{name} \d", said)
     assert "queries/s" in said and ("2/2" in said)
-    assert capfd.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_where_nobody_watches_there_is_a_line_for_each_log(checkpoint: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from elasticsearch import Elasticsearch
+from elasticsearch import ApiError, Elasticsearch
 from elasticsearch.helpers import bulk
 
 from m3plugins import M3Encoder, M3Output
@@ -115,11 +115,21 @@ def watching(enricher: Enricher) -> Iterator[list[Metrics]]:
 
 
 def until(holds: Callable[[], object], seconds: float = 60) -> None:
-    """Waits until it holds."""
+    """Waits until it holds, also for the shard of an index that the enricher has just made."""
     deadline = time.monotonic() + seconds
-    while not holds():
+    while not holds_by_now(holds):
         assert time.monotonic() < deadline, "it did not come to hold"
         time.sleep(0.05)
+
+
+def holds_by_now(holds: Callable[[], object]) -> bool:
+    """Whether it holds; not yet where a shard has not started."""
+    try:
+        return bool(holds())
+    except ApiError as err:
+        if err.status_code != 503:
+            raise
+        return False
 
 
 @pytest.fixture
