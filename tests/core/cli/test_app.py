@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 from importlib.metadata import EntryPoint
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ import typer
 from m3plugins.cli import app, main
 from m3plugins.cli.errors import Interrupted
 from m3plugins.cli.versions import version_of
+
+needs_milvus = pytest.mark.skipif(find_spec("m3plugins_milvus") is None, reason="the default engine is not installed")
 
 
 def m3(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -86,8 +89,8 @@ def test_a_verb_that_knows_how_to_go_on_says_so_itself(
     ("hidden", "arguments", "extra"),
     [
         ("ir_measures", ["evaluate", "nosuch"], "evaluation"),
-        ("sentencex", ["index", "corpus.jsonl", "--passages", "40"], "passages"),
-        ("regex", ["index", "corpus.jsonl", "--passages", "40"], "passages"),
+        pytest.param("sentencex", ["index", "corpus.jsonl", "--passages", "40"], "passages", marks=needs_milvus),
+        pytest.param("regex", ["index", "corpus.jsonl", "--passages", "40"], "passages", marks=needs_milvus),
         ("accelerate", ["train", "nosuch.jsonl", "--output", "out"], "train"),
     ],
 )
@@ -123,10 +126,12 @@ def test_help_does_not_import_the_model_libraries() -> None:
         (["serch", "q"], "No such command 'serch'"),
         (["search"], "Missing argument 'query'"),
         (["search", " \n"], "the query is empty; say what to search for"),
-        (["search", "q", "--rerank-depth", "3"], "--rerank-depth 3 needs --rerank"),
-        (["search", "q", "--rerank", "/no/such/model"], "/no/such/model"),
-        (["search", "q", "--filter", "year"], "--filter: 'year' is not a condition"),
-        (["search", "q", "--weights", "dens=1"], "--weights: 'dens' is none of dense, sparse"),
+        pytest.param(["search", "q", "--rerank-depth", "3"], "--rerank-depth 3 needs --rerank", marks=needs_milvus),
+        pytest.param(["search", "q", "--rerank", "/no/such/model"], "/no/such/model", marks=needs_milvus),
+        pytest.param(["search", "q", "--filter", "year"], "--filter: 'year' is not a condition", marks=needs_milvus),
+        pytest.param(
+            ["search", "q", "--weights", "dens=1"], "--weights: 'dens' is none of dense, sparse", marks=needs_milvus
+        ),
         (["delete"], "say what to delete, by one of ids, --filter, --all, --drop; got none of them"),
         (["delete", "a", "--all"], "got ids and --all"),
         (["info", "--engine", "nosuch"], "pip install m3plugins-nosuch"),
