@@ -85,7 +85,7 @@ def index(
     ] = 0,
     follow_symlinks: Annotated[
         bool,
-        typer.Option("--follow-symlinks", help="Follow links in a folder, to wherever they lead; else they are skipped."),
+        typer.Option("--follow-symlinks", help="Follow links in a folder, wherever they lead; else they are skipped."),
     ] = False,
     overlap: Annotated[int, typer.Option(min=0, help="Tokens that a passage repeats of the one before.")] = 0,
     pruning: Annotated[
@@ -107,7 +107,8 @@ def index(
     --prune removes, of a folder, the documents that its files put there and that are gone; of a .jsonl or .csv, which
     must then be all that is indexed in the collection but for folders, each document that is not in it.
     """
-    documents, kind, cut = source(path, follow_symlinks=follow_symlinks), find_engine(engine), _passages(passages, overlap)
+    documents = source(path, follow_symlinks=follow_symlinks)
+    kind, cut = find_engine(engine), _passages(passages, overlap)
     check_codec(codec)
     if pruning:
         check_prunable(path, documents)

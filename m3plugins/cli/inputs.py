@@ -15,7 +15,7 @@ from m3plugins.cli.seen import Seen
 from m3plugins.retrieval.corpus import Rejected, read_places
 from m3plugins.retrieval.document import Document
 
-_LINK = "symbolic links"
+_LINK = "symbolic link"
 
 Item = Document | Rejected
 

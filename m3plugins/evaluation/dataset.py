@@ -9,7 +9,6 @@ from pathlib import Path
 from m3plugins.retrieval.corpus import Rejected, read_corpus, read_jsonl
 from m3plugins.retrieval.document import Document, check_unicode
 
-
 _SCORE_BITS = 31
 """Those of the integers that measures compute with."""
 
@@ -105,7 +104,7 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
                 reason = "a judgement is query-id, corpus-id and an integer score in UTF-8, with tabs between, got "
                 raise _error(Rejected(place, f"{reason}{row}")) from err
             if qrels.setdefault(query_id, {}).setdefault(document_id, score) != score:
-                reason = f"the document {document_id!r} is judged for {query_id!r} already, with another score; keep one"
+                reason = f"{document_id!r} is judged for {query_id!r} already, with another score; keep one"
                 raise _error(Rejected(place, reason))
     if not qrels:
         raise _error(Rejected(str(path), "no judgement in it"))

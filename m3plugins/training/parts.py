@@ -198,5 +198,3 @@ class JsonLines:
 
 def _digest(line: bytes) -> bytes:
     return hashlib.blake2b(line, digest_size=_DIGEST_BYTES).digest()
-
-

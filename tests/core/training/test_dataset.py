@@ -89,7 +89,9 @@ def test_the_digest_is_of_the_examples_and_their_order(tmp_path: Path) -> None:
     assert in_memory.digest == M3Dataset.from_examples([row(0), row(1)]).digest
     assert in_memory.digest != M3Dataset.from_examples([row(1), row(0)]).digest
     first = write(tmp_path / "a.jsonl", row(0), row(1))
-    assert M3Dataset.from_jsonl(first).digest == M3Dataset.from_jsonl(write(tmp_path / "b.jsonl", row(0), row(1))).digest
+    assert (
+        M3Dataset.from_jsonl(first).digest == M3Dataset.from_jsonl(write(tmp_path / "b.jsonl", row(0), row(1))).digest
+    )
 
 
 def test_a_file_that_changes_afterwards_is_noticed(tmp_path: Path) -> None:
