@@ -8,14 +8,19 @@ import logging
 import sys
 import unicodedata
 import warnings
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from m3plugins.cli.index import report_failed
+from m3plugins.cli.inputs import source
 from m3plugins.cli.printing import complain, message, messages_alone, print_json, printable, say, show_traceback
 from m3plugins.cli.rendering import Found, show
 from m3plugins.cli.snippets import Snippet
+from m3plugins.retrieval.corpus import Rejected
 from m3plugins.retrieval.document import Document, Hit
 from m3plugins.scoring.heads import HeadScores
 
@@ -133,6 +138,19 @@ def test_a_traceback_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:
         show_traceback(KeyError, err, err.__traceback__)
     said = capsys.readouterr().err
     assert harmless(said) and "SECRET" not in said and "Traceback" in said and said.count("\n") > 3
+
+
+def test_what_a_corpus_gets_wrong_is_told_harmlessly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b]0;t\x07\x9b2J\u202e[bold]"
+    rows = [{hostile: 1}, {"_id": hostile, "text": "t", hostile: [float("nan")]}, {"_id": "a", "text": hostile}]
+    path = tmp_path / f"{hostile}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[-1]]))
+    failed = [item for item in source(path).read() if isinstance(item, Rejected)]
+    report_failed(failed)
+    print_json([asdict(item) for item in failed])
+    out, err = capsys.readouterr()
+    assert len(failed) == 3 and harmless(out) and harmless(err) and err.count("\n") == 4 and "[bold]" in err
+    assert json.loads(out) == [asdict(item) for item in failed]
 
 
 @REUSED
