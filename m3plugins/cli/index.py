@@ -101,7 +101,7 @@ def index(
     JSON lines: {"_id": …, "text": …, "title": …, "metadata": {…}}; other keys join the metadata. CSV: a header that
     names id and text. Of two documents of one id the second fails.
 
-    Folders: .txt, .md, .html and .rst, less what is hidden or a link. The path of a file is its id; its metadata are path,
+    Folders: .txt, .md, .html and .rst, not hidden, no links. The path of a file is its id; its metadata are path,
     folder, source (PATH itself) and title; a passage's have the heading above it, too.
 
     --prune removes, of a folder, the documents that its files put there and that are gone; of a .jsonl or .csv, which
