@@ -18,7 +18,7 @@ from m3plugins.cli.errors import Interrupted
 from m3plugins.cli.evaluate import evaluate
 from m3plugins.cli.index import index
 from m3plugins.cli.indexes import info, list_indexes
-from m3plugins.cli.printing import complain, printable, say
+from m3plugins.cli.printing import complain, message, messages_alone, print_json, say, show_traceback
 from m3plugins.cli.search import search
 from m3plugins.cli.train import train
 from m3plugins.cli.versions import installed
@@ -52,14 +52,20 @@ _INTERRUPTED = 130
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns its exit code; errors become one line on stderr.
+    """Runs one verb and returns its exit code; errors become one line on stderr, and with `--json` an object as well.
 
     Set `M3_DEBUG=1` to see the traceback instead.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with messages_alone():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    as_json = "--json" in arguments
     try:
         command = get_command(build(arguments))
-        code = command.main(arguments or ["--help"], prog_name="m3", standalone_mode=False) or 0
+        code = command.main(list(arguments) or ["--help"], prog_name="m3", standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except BrokenPipeError:
@@ -67,11 +73,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as err:
         if os.environ.get("M3_DEBUG"):
+            sys.excepthook = show_traceback
             raise
-        return _fail(_message(err), getattr(err, "exit_code", 1))
+        return _fail(_message(err), getattr(err, "exit_code", 1), as_json=as_json)
     if code == _INTERRUPTED:
         after = _AFTER_INTERRUPT.get(next(iter(arguments), ""))
-        return _fail(f"interrupted; {after}" if after else "interrupted", Interrupted.exit_code)
+        return _fail(f"interrupted; {after}" if after else "interrupted", Interrupted.exit_code, as_json=as_json)
     return int(code)
 
 
@@ -120,7 +127,7 @@ def _list(app: typer.Typer, point: EntryPoint) -> None:
     try:
         app.command(point.name)(point.load())
     except Exception as err:
-        app.command(point.name, help=f"cannot be imported: {printable(_message(err))}")(lambda: None)
+        app.command(point.name, help=f"cannot be imported: {message(_message(err))}")(lambda: None)
 
 
 def _message(err: Exception) -> str:
@@ -132,6 +139,8 @@ def _message(err: Exception) -> str:
     return text if text and ours else f"{type(err).__name__}: {text}"
 
 
-def _fail(message: str, code: int = 1) -> int:
-    complain(message)
+def _fail(reason: str, code: int, *, as_json: bool) -> int:
+    if as_json:
+        print_json({"error": message(reason)})
+    complain(reason)
     return code

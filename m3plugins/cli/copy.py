@@ -22,7 +22,6 @@ from m3plugins.cli.options import (
     find_engine,
     load_encoder,
     opened,
-    without_credentials,
 )
 from m3plugins.cli.printing import print_json, say
 from m3plugins.cli.progress import progress
@@ -111,7 +110,7 @@ def copy(
     else:
         copied = f"{report.written} {'documents' if info.passages is None else 'passages'} copied"
         say(
-            f"{collection} at {without_credentials(uri)}: {copied}, {report.unchanged} unchanged, "
+            f"{collection} at {uri}: {copied}, {report.unchanged} unchanged, "
             f"{len(report.failed)} failed in {time.monotonic() - started:.1f} s; {contents(info)} in all"
         )
     report_failed([Rejected(failure.id, failure.reason) for failure in report.failed])

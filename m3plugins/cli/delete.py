@@ -21,9 +21,8 @@ from m3plugins.cli.options import (
     find_engine,
     load_encoder,
     opened,
-    without_credentials,
 )
-from m3plugins.cli.printing import complain, print_json, printable, say
+from m3plugins.cli.printing import complain, message, print_json, say
 from m3plugins.retrieval.filters import and_
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def delete(
     with calls():
         held = kind.describe_index(collection, uri=uri, token=token or None)
     if (everything or drop) and not dry_run and not yes:
-        _confirm(f"{held.documents} documents of {collection} at {without_credentials(uri)}")
+        _confirm(f"{held.documents} documents of {collection} at {uri}")
     missing: list[str] = []
     documents: int | None = held.documents
     stored = held.passage_count
@@ -101,7 +100,7 @@ def delete(
                 documents, stored = stored, None
     _tell(
         Deleted(documents, stored, missing, dropped=drop, dry_run=dry_run),
-        f"{collection} at {without_credentials(uri)}",
+        f"{collection} at {uri}",
         as_json=as_json,
     )
     return 1 if missing else 0
@@ -151,7 +150,7 @@ def _confirm(what: str) -> None:
     if not sys.stdin.isatty():
         msg = f"this would delete {what}; say --yes if that is meant, or --dry-run"
         raise CallError(msg)
-    if not typer.confirm(printable(f"Delete {what}?"), err=True):
+    if not typer.confirm(message(f"Delete {what}?"), err=True):
         msg = "nothing was deleted"
         raise CallError(msg)
 

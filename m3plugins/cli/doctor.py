@@ -16,7 +16,7 @@ from m3plugins.cli.checks import Check
 from m3plugins.cli.errors import CallError
 from m3plugins.cli.options import Json, Token, find_engine
 from m3plugins.cli.precision import bfloat16
-from m3plugins.cli.printing import print_json, printable
+from m3plugins.cli.printing import message, print_json
 from m3plugins.cli.versions import CORE, INTEGRATIONS, Package, extras, installed, packages, version_of
 
 _STYLES = {"ok": "green", "warn": "yellow", "broken": "red"}
@@ -56,7 +56,7 @@ def doctor(
         console = Console(soft_wrap=True, highlight=False)
         for check in checks:
             told = f"{check.name}: {check.detail}" + (f" → {check.fix}" if check.fix else "")
-            console.print(Text.assemble((f"{check.status:<7}", _STYLES[check.status]), printable(told)))
+            console.print(Text.assemble((f"{check.status:<7}", _STYLES[check.status]), message(told)))
     return 1 if broken else 0
 
 

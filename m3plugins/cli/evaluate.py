@@ -56,7 +56,7 @@ def evaluate(
     encoder = load_encoder(model, dtype)
     memory = nullcontext(InMemoryHybridIndex(encoder=encoder, codec=None))  # the model is measured, not a codec
     with opened(kind, name, uri or kind.default_uri, encoder, token=token, create=True) if kind else memory as index:
-        done = ingest(index, source(folder))
+        done = ingest(index, source(folder, follow_symlinks=True))  # as the dataset is read
         documents = index.describe().documents if isinstance(index, NamedIndex) else index.count()
         result = run(
             index,

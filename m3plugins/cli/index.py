@@ -24,7 +24,6 @@ from m3plugins.cli.options import (
     find_engine,
     load_encoder,
     opened,
-    without_credentials,
 )
 from m3plugins.cli.printing import complain, print_json, say
 from m3plugins.cli.progress import progress
@@ -84,6 +83,10 @@ def index(
     passages: Annotated[
         int, typer.Option(min=0, help="Cut documents into passages of this many tokens, in a new index; 0: do not.")
     ] = 0,
+    follow_symlinks: Annotated[
+        bool,
+        typer.Option("--follow-symlinks", help="Follow links in a folder, wherever they lead; else they are skipped."),
+    ] = False,
     overlap: Annotated[int, typer.Option(min=0, help="Tokens that a passage repeats of the one before.")] = 0,
     pruning: Annotated[
         bool,
@@ -98,13 +101,14 @@ def index(
     JSON lines: {"_id": …, "text": …, "title": …, "metadata": {…}}; other keys join the metadata. CSV: a header that
     names id and text. Of two documents of one id the second fails.
 
-    Folders: .txt, .md, .html and .rst, less what is hidden. The path of a file is its id; its metadata are path,
+    Folders: .txt, .md, .html and .rst, not hidden, no links. The path of a file is its id; its metadata are path,
     folder, source (PATH itself) and title; a passage's have the heading above it, too.
 
     --prune removes, of a folder, the documents that its files put there and that are gone; of a .jsonl or .csv, which
     must then be all that is indexed in the collection but for folders, each document that is not in it.
     """
-    documents, kind, cut = source(path), find_engine(engine), _passages(passages, overlap)
+    documents = source(path, follow_symlinks=follow_symlinks)
+    kind, cut = find_engine(engine), _passages(passages, overlap)
     check_codec(codec)
     if pruning:
         check_prunable(path, documents)
@@ -122,7 +126,7 @@ def index(
         speed = {"seconds": round(done.seconds, 2), "documents_per_second": round(done.rate, 1)}
         print_json({**asdict(done), **held, **speed})
     else:
-        _tell(done, info, f"{collection} at {without_credentials(uri)}")
+        _tell(done, info, f"{collection} at {uri}")
     report_failed(done.failed)
     if pruning and done.pruned is None:
         complain("nothing was pruned, since not all of the source could be read and stored, or it has no documents")
@@ -204,4 +208,4 @@ def report_failed(failed: list[Rejected]) -> None:
     if len(failed) > _LISTED:
         complain(f"… and {len(failed) - _LISTED} more; --json lists them all")
     if failed:
-        complain(f"{len(failed)} documents were not indexed; correct them and run this again")
+        complain(f"{len(failed)} failed; correct what is named and run this again")

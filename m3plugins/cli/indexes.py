@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m3plugins.cli.options import Collection, EngineName, Json, Token, Uri, calls, find_engine, without_credentials
+from m3plugins.cli.options import Collection, EngineName, Json, Token, Uri, calls, find_engine
 from m3plugins.cli.printing import complain, print_json, say
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def list_indexes(
         for info in infos:
             say(f"{info.name}: {contents(info)}, {_model(info)}")
         if not found:
-            say(f"no index at {without_credentials(uri)}; m3 index makes one")
+            say(f"no index at {uri}; m3 index makes one")
     return 0 if len(infos) == len(found) else 1
 
 

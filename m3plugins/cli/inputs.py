@@ -15,7 +15,7 @@ from m3plugins.cli.seen import Seen
 from m3plugins.retrieval.corpus import Rejected, read_places
 from m3plugins.retrieval.document import Document
 
-_LINK = "linked folder"
+_LINK = "symbolic link"
 
 Item = Document | Rejected
 
@@ -41,17 +41,29 @@ class Source:
     prunable: bool = True
 
 
-def source(path: Path) -> Source:
+def source(path: Path, *, follow_symlinks: bool = False) -> Source:
     """The reader for a path, by what it is.
+
+    Args:
+        path: What to read, which may itself be a link.
+        follow_symlinks: Whether links in a folder are followed too, to wherever they lead.
 
     Raises:
         CallError: If it is nothing that can be read.
     """
     if path.is_dir():
         corpus = path / "corpus.jsonl"
-        return _json_lines(corpus) if corpus.is_file() else _files(path)
+        if not corpus.is_file():
+            return _files(path, follow_symlinks)
+        if corpus.is_symlink() and not follow_symlinks:
+            msg = f"{corpus} is a symbolic link; say --follow-symlinks, or name the file that it leads to"
+            raise CallError(msg)
+        return _json_lines(corpus)
     if not path.exists():
         msg = f"there is no file or folder {path}"
+        raise CallError(msg)
+    if not path.is_file():
+        msg = f"{path} is a pipe or a device; write what comes from it to a file"
         raise CallError(msg)
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
@@ -100,11 +112,12 @@ def _distinct(items: Iterable[tuple[str, Item]]) -> Iterator[Item]:
                 yield item
 
 
-def _files(folder: Path) -> Source:
-    found = _Listing.of(folder)
+def _files(folder: Path, follow_symlinks: bool) -> Source:
+    found = _Listing.of(folder, follow_symlinks)
     if not found.files and not found.faults:
         msg = f"{folder} has no corpus.jsonl and no text files ({', '.join(loaders.SUFFIXES)})"
         msg += f'; {counted(found.wanting)} need pip install "m3plugins[loaders]"' if found.wanting else ""
+        msg += "; symbolic links are followed by --follow-symlinks" if found.skipped[_LINK] else ""
         raise CallError(msg)
 
     def read() -> Iterator[Item]:
@@ -132,15 +145,26 @@ class _Listing:
     wanting: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, folder: Path) -> _Listing:
+    def of(cls, folder: Path, follow_symlinks: bool) -> _Listing:
         found = cls()
         readable = {suffix for suffix in loaders.SUFFIXES if loaders.installed(suffix)}
-        for parent, folders, names in os.walk(folder, onerror=found._fail):  # leaves links alone: they may lead back
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            found.skipped[_LINK] += sum(Path(parent, name).is_symlink() for name in folders)
-            for name in names:
-                if not name.startswith("."):
-                    found._add(Path(parent, name), readable)
+        starts, seen = [folder], set()
+        for start in starts:  # which grows by the links that are found, after what has a place of its own
+            for parent, folders, names in os.walk(start, onerror=found._fail):
+                place = os.path.realpath(parent)
+                if place in seen:
+                    folders.clear()
+                    continue
+                seen.add(place)
+                folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
+                for name in sorted(names) + folders:
+                    path = Path(parent, name)
+                    if path.is_symlink() and not follow_symlinks:
+                        found.skipped[_LINK] += not name.startswith(".")
+                    elif name in folders:
+                        starts += [path] if path.is_symlink() else []
+                    elif not name.startswith("."):
+                        found._add(path, readable)
         found.files.sort()
         return found
 
@@ -161,8 +185,10 @@ def _load(file: Path, folder: Path) -> Item:
     place, path = str(file), file.relative_to(folder)
     try:
         page = loaders.load(file)
-    except (OSError, ValueError) as err:
-        return Rejected(place, f"cannot be read: {err.strerror}" if isinstance(err, OSError) else str(err))
+    except OSError as err:
+        return Rejected(place, f"cannot be read: {err.strerror}")
+    except (ValueError, RecursionError, MemoryError) as err:
+        return Rejected(place, str(err) or f"cannot be read: {type(err).__name__}")
     metadata = {"path": path.as_posix(), "folder": path.parent.as_posix(), "source": str(folder.resolve())}
     if page.title:
         metadata["title"] = page.title

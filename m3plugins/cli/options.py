@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m3plugins.cli.errors import CallError
+from m3plugins.retrieval.document import check_unicode
 
 if TYPE_CHECKING:
     from m3plugins.encoding.encoder import M3Encoder
@@ -48,7 +48,17 @@ Token = Annotated[
         help="The server's API key, or user:password; better in the variable.",
     ),
 ]
-Collection = Annotated[str, typer.Option(metavar="NAME", rich_help_panel=_INDEX, help="Name of the index.")]
+
+
+def _named(name: str) -> str:
+    with calls():
+        check_unicode("the name of an index", name)
+    return name
+
+
+Collection = Annotated[
+    str, typer.Option(metavar="NAME", callback=_named, rich_help_panel=_INDEX, help="Name of the index.")
+]
 Model = Annotated[
     str,
     typer.Option(
@@ -108,11 +118,6 @@ def load_encoder(
             return encoder.warm_up()
         encoder.checkpoint.check()
         return encoder
-
-
-def without_credentials(uri: str) -> str:
-    """The address as it may be shown."""
-    return re.sub(r"(?<=//)[^/]*@", "", uri)
 
 
 @contextmanager

@@ -14,12 +14,14 @@ from m3plugins.cli.printing import printable
 from m3plugins.cli.snippets import Snippet
 from m3plugins.encoding.output import HEADS
 from m3plugins.retrieval.agreement import Agreement
+from m3plugins.retrieval.corpus import shortened
 from m3plugins.retrieval.document import Document, Hit
 from m3plugins.retrieval.explanation import Explanation
 from m3plugins.scoring.heads import LEGS
 
 _PLAIN_WIDTH = 120
 _TOKENS = 6
+_NAME = 500
 _MATCH = "bold yellow"
 
 
@@ -113,8 +115,12 @@ def _place(document: Document) -> Text:
     for name in (document.metadata.get("path"), title, document.metadata.get("heading")):
         if isinstance(name, str) and name.strip() and name not in said:
             said.append(name)
-    line = Text(printable(document.id), style="bold")
-    return line.append("".join(f" › {printable(name)}" for name in said[2:] if name), style="not bold cyan")
+    line = Text(_name(document.id), style="bold")
+    return line.append("".join(f" › {_name(name)}" for name in said[2:] if name), style="not bold cyan")
+
+
+def _name(text: str) -> str:
+    return printable(shortened(text, _NAME))
 
 
 def _marked(document: Document, part: Snippet) -> Text:
@@ -155,7 +161,7 @@ def _heads_table(found: Found, heads: Agreement) -> Table:
         ranks = [_ordinal(heads.ranks[other], i) for other in HEADS]
         cells = [head, str(heads.overlap(head, found.hits)), *ranks, _ordinal(final, i)]
         first = found.first_choices.get(i)
-        table.add_row(*map(Text, cells), Text(printable(i)) if first is None else _place(first))
+        table.add_row(*map(Text, cells), Text(_name(i)) if first is None else _place(first))
     return table
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from m3plugins.cli.errors import CallError, Interrupted
 from m3plugins.cli.printing import print_json, say
+from m3plugins.retrieval.corpus import parse_object
 
 if TYPE_CHECKING:
     from m3plugins.training import SelfDistillationTrainer
@@ -30,14 +31,22 @@ def check_output(output: Path, call: Mapping[str, Any], *, resume: bool) -> None
         if not begun.is_file():
             msg = f"there is no run in {output} to go on with; leave out --resume to begin one"
             raise CallError(msg)
-        for name, before in json.loads(begun.read_text(encoding="utf-8")).items():
-            if before != call[name]:
-                msg = f"the run in {output} was begun with {name} {before}, not {call[name]}; name another --output"
+        for name, before in _noted(begun).items():
+            if before != call.get(name):
+                msg = f"the run in {output} was begun with {name} {before}, not {call.get(name)}; name another --output"
                 raise CallError(msg)
     elif any(path.is_file() and path != begun for path in output.rglob("*")):
         reason = "holds a run; go on with it by --resume, or" if begun.is_file() else "is not empty;"
         msg = f"{output} {reason} name another --output"
         raise CallError(msg)
+
+
+def _noted(begun: Path) -> dict[str, Any]:
+    try:
+        return parse_object(begun.read_bytes())
+    except ValueError as err:
+        msg = f"{begun} is damaged: {err}; begin the run anew, with another --output"
+        raise CallError(msg) from err
 
 
 def note_call(output: Path, call: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from m3plugins.cli.printing import print_json
 from m3plugins.cli.rendering import Found, as_object, show
 from m3plugins.cli.snippets import snippet
 from m3plugins.retrieval.agreement import agreement
+from m3plugins.retrieval.document import check_unicode
 from m3plugins.retrieval.explanation import explain
 from m3plugins.retrieval.retriever import HybridRetriever
 
@@ -94,6 +95,8 @@ def search(
     if not query.strip():
         msg = "the query is empty; say what to search for"
         raise CallError(msg)
+    with calls():
+        check_unicode("the query", query)
     kind, wanted, heads = find_engine(engine), parse_filter(where or []), parse_weights(weights)
     reranker = _reranker(rerank, rerank_depth, dtype)
     with opened(kind, collection, uri or kind.default_uri, load_encoder(model, dtype), token=token) as index:

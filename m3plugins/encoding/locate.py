@@ -44,7 +44,7 @@ def local_folder(model: object, *, bundled: Sequence[str] = ()) -> Path | None:
         raise TypeError(msg)
     name, folder = os.fspath(model), Path(model)
     if "://" in name:
-        msg = f"model must be a folder or a hub id, got the URL {name}; this version has no remote backend"
+        msg = "model must be a folder or a hub id, got a URL; this version has no remote backend"
         raise ValueError(msg)
     if name and folder.is_dir():
         return folder

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from m3plugins.retrieval.corpus import Rejected, read_corpus, read_jsonl
-from m3plugins.retrieval.document import Document
+from m3plugins.retrieval.document import Document, check_unicode
+
+_SCORE_BITS = 31
+"""Those of the integers that measures compute with."""
 
 
 class DatasetError(ValueError):
@@ -71,24 +73,39 @@ def _read_queries(path: Path) -> dict[str, str]:
         if isinstance(row, Rejected):
             raise _error(row)
         query_id, text = row.get("_id", row.get("id")), row.get("text")
+        place = f"{path}:{number}"
         if not isinstance(query_id, str) or not isinstance(text, str):
-            raise _error(Rejected(f"{path}:{number}", "a query needs the strings _id and text"))
-        texts[query_id] = text
+            raise _error(Rejected(place, "a query needs the strings _id and text"))
+        try:
+            check_unicode("_id", query_id)
+            check_unicode("text", text)
+        except ValueError as err:
+            raise _error(Rejected(place, str(err))) from err
+        if texts.setdefault(query_id, text) != text:
+            raise _error(Rejected(place, f"the query {query_id!r} is there already, with another text; keep one"))
     return texts
 
 
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
-            if not row or (number == 1 and row[0] == "query-id"):
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        for number, line in enumerate(file, start=1):
+            row = line.rstrip("\n").split("\t")
+            if not line.strip() or (number == 1 and row[0] == "query-id"):
                 continue
+            place = f"{path}:{number}"
             try:
                 query_id, document_id, relevance = row
-                qrels.setdefault(query_id, {})[document_id] = int(relevance)
+                score = int(relevance)
+                line.encode()
+                if score.bit_length() > _SCORE_BITS:
+                    raise ValueError
             except ValueError as err:
-                reason = f"a judgement is query-id, corpus-id and an integer score, with tabs between, got {row}"
-                raise _error(Rejected(f"{path}:{number}", reason)) from err
+                reason = "a judgement is query-id, corpus-id and an integer score in UTF-8, with tabs between, got "
+                raise _error(Rejected(place, f"{reason}{row}")) from err
+            if qrels.setdefault(query_id, {}).setdefault(document_id, score) != score:
+                reason = f"{document_id!r} is judged for {query_id!r} already, with another score; keep one"
+                raise _error(Rejected(place, reason))
     if not qrels:
         raise _error(Rejected(str(path), "no judgement in it"))
     return qrels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,24 @@ class Rejected:
 
     Attributes:
         place: `file:line`, or the file.
-        reason: What is wrong with it.
+        reason: What is wrong with it, cut at 500 characters: it may quote the file.
     """
 
     place: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", shortened(self.reason, 500))
+
+
+def shortened(text: str, longest: int = 4000) -> str:
+    """The text, or its beginning and how much more there is.
+
+    Example:
+        >>> shortened("abcdef", 4)
+        'abcd… (and 2 characters more)'
+    """
+    return text if len(text) <= longest else f"{text[:longest]}… (and {len(text) - longest} characters more)"
 
 
 def read_corpus(path: Path) -> Iterator[Document | Rejected]:
@@ -50,7 +64,37 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | Rejected]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield number, _parse(line, f"{path}:{number}")
+                try:
+                    yield number, parse_object(line)
+                except ValueError as err:
+                    yield number, Rejected(f"{path}:{number}", str(err))
+
+
+def parse_object(line: bytes) -> dict[str, Any]:
+    """The object that a line of JSON holds.
+
+    Raises:
+        ValueError: If the line is not JSON in UTF-8, or no object, or one that has a key twice.
+    """
+    try:
+        row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as err:
+        ends = r", and end each line with \n: this one has \r in it" if b"\r" in line.rstrip() else ""
+        msg = f"not a line of JSON in UTF-8: {err}; write one object a line{ends}"
+        raise ValueError(msg) from err
+    if not isinstance(row, dict):
+        msg = f"a line must hold a JSON object, got {type(row).__name__}; write one object a line"
+        raise ValueError(msg)
+    return row
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        msg = f"an object has the key {twice!r:.80} twice"
+        raise ValueError(msg)
+    return row
 
 
 def document_of(row: Mapping[str, Any], place: str) -> Document | Rejected:
@@ -64,9 +108,13 @@ def document_of(row: Mapping[str, Any], place: str) -> Document | Rejected:
         has = ", ".join(sorted(row)) or "nothing"
         return Rejected(place, f"a document needs {missing}; this one has {has}; write {_SHAPE}")
     text, title, parent_id = fields.pop("text"), fields.pop("title", None), fields.pop("parent_id", None)
-    metadata = fields.pop("metadata", None) or {}
-    if not isinstance(metadata, Mapping):
+    metadata = fields.pop("metadata", None)
+    if not isinstance(metadata, Mapping | None):
         return Rejected(place, f"metadata must be an object, got {type(metadata).__name__}")
+    metadata = metadata or {}
+    twice = next((key for key in metadata if key in fields and fields[key] != metadata[key]), None)
+    if twice is not None:
+        return Rejected(place, f"the field {twice!r} has one value beside metadata and another within; keep one")
     document = Document(
         id=identity,
         text=text,
@@ -79,13 +127,3 @@ def document_of(row: Mapping[str, Any], place: str) -> Document | Rejected:
     except ValueError as err:
         return Rejected(place, str(err))
     return document
-
-
-def _parse(line: bytes, place: str) -> dict[str, Any] | Rejected:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as err:
-        return Rejected(place, f"not a line of JSON in UTF-8: {err}; write one object a line")
-    if not isinstance(row, dict):
-        return Rejected(place, f"a line must hold a JSON object, got {type(row).__name__}; write {_SHAPE}")
-    return row

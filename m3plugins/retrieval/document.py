@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from m3plugins.scoring.heads import HeadScores
 
 _INTEGER_BITS = 4096
+_PATH = 80
+"""Most characters of the path of a metadata value in an error."""
 
 
 class Digest(NamedTuple):
@@ -91,7 +93,7 @@ class Document:
             if not isinstance(value, str):
                 msg = f"{name} must be a string, got {type(value).__name__}"
                 raise ValueError(msg)
-            _check_unicode(name, value)
+            check_unicode(name, value)
         if not self.id:
             msg = "id must not be empty"
             raise ValueError(msg)
@@ -155,7 +157,12 @@ def _hash(fields: list[Any]) -> str:
     return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
-def _check_unicode(name: str, value: str) -> None:
+def check_unicode(name: str, value: str) -> None:
+    """Refuses a string that UTF-8 cannot encode.
+
+    Raises:
+        ValueError: If it has a lone surrogate.
+    """
     try:
         value.encode()
     except UnicodeEncodeError as err:
@@ -166,17 +173,17 @@ def _check_unicode(name: str, value: str) -> None:
 def _check_json(path: str, value: object, depth: int = 0) -> None:
     """Raises ValueError unless `value` survives JSON unchanged."""
     if depth > 64:
-        msg = f"{path[:80]} must not nest deeper than 64 levels"
+        msg = f"{path} must not nest deeper than 64 levels"
         raise ValueError(msg)
     if isinstance(value, str):
-        _check_unicode(path, value)
+        check_unicode(path, value)
     elif isinstance(value, dict) or (isinstance(value, Mapping) and not depth):
         for key, item in value.items():
             if not isinstance(key, str):
-                msg = f"{path} must have string keys, got {key!r}"
+                msg = f"{path} must have string keys, got {key!r:.80}"
                 raise ValueError(msg)
-            _check_unicode(f"{path} key", key)
-            _check_json(f"{path}.{key}", item, depth + 1)
+            check_unicode(f"{path} key", key)
+            _check_json(f"{path}.{key}"[:_PATH], item, depth + 1)
     elif isinstance(value, list):
         for position, item in enumerate(value):
             _check_json(f"{path}[{position}]", item, depth + 1)

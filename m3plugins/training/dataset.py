@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections import Counter
@@ -79,7 +80,11 @@ class M3Dataset:
         """
         collection = Dataset.load(folder, split)
         judged = {document for judgements in collection.qrels.values() for document in judgements}
-        texts = {document.id: document.content for document in collection.documents() if document.id in judged}
+        texts: dict[str, str] = {}
+        for document in collection.documents():
+            if document.id in judged and texts.setdefault(document.id, document.content) != document.content:
+                msg = f"{folder}: corpus.jsonl has two documents {document.id!r}; give each an id of its own"
+                raise DatasetError(msg)
         if missing := sorted(judged - texts.keys()):
             msg = f"{folder}: corpus.jsonl lacks {len(missing)} judged documents, such as {missing[0]!r}"
             raise DatasetError(msg)
@@ -137,7 +142,7 @@ class M3Dataset:
 
         Raises:
             IndexError: If there is no such row.
-            DatasetError: If its file has changed since the dataset was made.
+            DatasetError: If it has changed in its file since the dataset was made.
         """
         if not -len(self) <= row < len(self):
             msg = f"row must be below {len(self)}, the number of examples, got {row}"
@@ -177,6 +182,11 @@ class M3Dataset:
         starts = accumulate((len(sources.names) for sources in all_of), initial=0)
         rows = [joined.rows[start + sources.rows] for start, sources in zip(starts, all_of, strict=False)]
         return Sources(joined.names, np.concatenate(rows))
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes with the text of the examples, and with their order."""
+        return hashlib.sha256(" ".join(part.digest for part in self._parts).encode()).hexdigest()[:16]
 
     @cached_property
     def has_scores(self) -> bool:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
+import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m3plugins.evaluation.dataset import DatasetError
+from m3plugins.retrieval.corpus import parse_object
 from m3plugins.training.examples import Example
 
 REASONS_SHOWN = 10
+_DIGEST_BYTES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,8 @@ class Part(Protocol):
     def prompts(self) -> frozenset[str]: ...  # noqa: D102
     @property
     def prompted(self) -> NDArray[np.bool_]: ...  # noqa: D102
+    @property
+    def digest(self) -> str: ...  # noqa: D102
     @property
     def half_batches(self) -> NDArray[np.bool_]: ...  # noqa: D102
     @property
@@ -108,6 +112,14 @@ class InMemory:
         self.sources = Sources.of([example.source for example in examples])
         self.has_scores = all(example.has_scores for example in examples)
 
+    @cached_property
+    def digest(self) -> str:
+        """Changes with the examples."""
+        digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        for example in self._examples:
+            digest.update(f"{example!r}\n".encode())
+        return digest.hexdigest()
+
     def __len__(self) -> int:
         return len(self._examples)
 
@@ -133,24 +145,30 @@ class JsonLines:
         self._in_batch_negatives = in_batch_negatives
         offsets, sizes, halves, prompted, end = array("q"), array("q"), array("b"), array("b"), 0
         prompts: set[str] = set()
+        digests = bytearray()
         with path.open("rb") as file:
-            self._state = _state(file.fileno())
             for number, line in enumerate(file, start=1):
                 start, end = end, end + len(line)
                 if line.strip():
                     with findings.at(f"{path}:{number}"):
                         example = findings.distinct(self._parse(line))
                         offsets.append(start)
+                        digests += _digest(line)
                         sizes.extend(example.sizes)
                         halves.append(example.half_batch)
                         prompted.append(example.prompt != "")
                         prompts.add(example.prompt)
                         self.has_scores = self.has_scores and example.has_scores
-        self._offsets = np.array(offsets, np.int64)
+        self._offsets, self._digests = np.array(offsets, np.int64), bytes(digests)
         self.half_batches: NDArray[np.bool_] = np.array(halves, np.bool_)
         self.prompts = frozenset(prompts)
         self.prompted: NDArray[np.bool_] = np.array(prompted, np.bool_)
         self.sizes: NDArray[np.int64] = np.array(sizes, np.int64).reshape(-1, 3)
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes with the examples."""
+        return _digest(self._digests).hex()
 
     @property
     def sources(self) -> Sources:
@@ -164,31 +182,19 @@ class JsonLines:
         """Reads and parses one line.
 
         Raises:
-            DatasetError: If the file has changed since its lines were found.
+            DatasetError: If the line has changed since it was found.
         """
         with self.path.open("rb") as file:
-            if _state(file.fileno()) != self._state:
-                msg = f"{self.path} has changed since the dataset was made; make the dataset anew"
-                raise DatasetError(msg)
             file.seek(int(self._offsets[row]))
-            return self._parse(file.readline()).distinct()
+            line = file.readline()
+        if _digest(line) != self._digests[row * _DIGEST_BYTES : (row + 1) * _DIGEST_BYTES]:
+            msg = f"{self.path} has changed since the dataset was made; make the dataset anew"
+            raise DatasetError(msg)
+        return self._parse(line).distinct()
 
     def _parse(self, line: bytes) -> Example:
-        return Example.from_row(_row(line), self._source, in_batch_negatives=self._in_batch_negatives)
+        return Example.from_row(parse_object(line), self._source, in_batch_negatives=self._in_batch_negatives)
 
 
-def _state(descriptor: int) -> tuple[int, int]:
-    status = os.fstat(descriptor)
-    return status.st_size, status.st_mtime_ns
-
-
-def _row(line: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as err:
-        msg = f"not a line of JSON in UTF-8: {err}"
-        raise ValueError(msg) from err
-    if not isinstance(row, dict):
-        msg = f"a line must hold a JSON object, got {type(row).__name__}"
-        raise ValueError(msg)
-    return row
+def _digest(line: bytes) -> bytes:
+    return hashlib.blake2b(line, digest_size=_DIGEST_BYTES).digest()

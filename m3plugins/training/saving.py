@@ -84,7 +84,7 @@ def settings_of(args: SelfDistillationArguments, dataset: M3Dataset) -> dict[str
     settings: dict[str, Any] = json.loads(args.to_json_string())
     digest = hashlib.sha256(dataset.sizes.tobytes()).hexdigest()
     data = f"{len(dataset)} examples, sizes {digest[:16]}"
-    return settings | {"train_dataset": data, "processes": args.world_size}
+    return settings | {"train_dataset": data, "train_digest": dataset.digest, "processes": args.world_size}
 
 
 def load_weights(model: M3Model, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from m3plugins.cli.options import without_credentials
+from m3plugins.cli.printing import without_credentials
 from tests.core.cli.engine_suite import EngineCliSuite
 
 

@@ -79,7 +79,7 @@ class EngineCliSuite:
         out, err = capsys.readouterr()
         assert f"{len(SENTENCES) + 1} written, 0 unchanged, 1 failed" in out
         assert "corpus.jsonl:1: not a line of JSON" in err
-        assert err.splitlines()[-1].startswith("m3: 1 documents were not")
+        assert err.splitlines()[-1].startswith("m3: 1 failed; correct what is named")
 
     def test_another_models_index_is_refused_and_kept(self, m3, indexed, tmp_path, capsys):
         other = save_checkpoint(tmp_path / "other", hidden_size=16)

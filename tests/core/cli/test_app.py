@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from m3plugins import M3Encoder
 from m3plugins.cli import app, main
 from m3plugins.cli.errors import Interrupted
 from m3plugins.cli.versions import version_of
@@ -146,6 +148,42 @@ def test_a_wrong_call_exits_2_with_one_line(
     assert app.run(arguments) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("m3: ") and said in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["search", "q", "--json", "--engine", "nosuch"], ["search", "--json"], ["search", "fo\udcff", "--json"],
+     ["info", "--collection", "fo\udcff", "--json"], ["evaluate", "x\udcff\x1b[2J", "--json"]],
+)  # fmt: skip
+def test_a_wrong_call_for_json_prints_the_error_as_an_object(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert err == f"m3: {json.loads(out)['error']}\n" and out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["search", "q", "--model", "https://me:SECRET@h/x"],
+        ["search", "q", "--rerank", "https://me:SECRET@h/x"],
+        ["search", "q", "--model", "https://me:SEC/SECRET@h/x"],
+        ["index", "https://me:SECRET@h/x.jsonl"],
+        ["evaluate", "https://me:SECRET@h/x"],
+        ["train", "https://me:SECRET@h/x", "--output", "out"],
+        ["search", "q", "--https://me:SECRET@h"],
+    ],
+)
+def test_credentials_of_a_url_are_not_repeated(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run([*arguments, "--json"]) == 2
+    assert "SECRET" not in "".join(capsys.readouterr())
+
+
+def test_an_encoder_does_not_repeat_the_credentials_of_a_url() -> None:
+    with pytest.raises(ValueError, match="got a URL") as refused:
+        M3Encoder("https://me:SECRET@h/x")
+    assert "SECRET" not in str(refused.value)
 
 
 def test_without_typer_the_command_says_what_to_install() -> None:

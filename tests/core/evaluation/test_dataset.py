@@ -76,3 +76,44 @@ def test_a_split_without_judgements_is_refused(folder: Path) -> None:
     (folder / "qrels" / "test.tsv").write_text(HEADER)
     with pytest.raises(DatasetError, match="no judgement in it"):
         Dataset.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"q1\td1\t2", "is judged for 'q1' already, with another score"),
+        (b"q1\t\xff\t1", "an integer score in UTF-8"),
+        (b"q1\td1\t" + b"9" * 20, "an integer score"),
+        (b"q1\td1\t" + b"9" * 5000, "an integer score"),
+        (b"x" * 200_000, "an integer score"),
+    ],
+)
+def test_a_judgement_that_contradicts_or_is_no_judgement_is_named_by_its_line(
+    folder: Path, line: bytes, said: str
+) -> None:
+    (folder / "qrels" / "test.tsv").write_bytes(HEADER.encode() + b"q1\td1\t1\nq1\td1\t1\n" + line)
+    with pytest.raises(DatasetError, match=rf"test\.tsv:4: .*{said}") as refused:
+        Dataset.load(folder)
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_the_lines_of_judgements_may_end_in_any_way(folder: Path, end: bytes) -> None:
+    lines = [b"\xef\xbb\xbfquery-id\tcorpus-id\tscore", b"q1\td1\t1", b"", b"q2\td2\t0"]
+    (folder / "qrels" / "test.tsv").write_bytes(end.join(lines))
+    assert Dataset.load(folder).qrels == {"q1": {"d1": 1}, "q2": {"d2": 0}}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"_id": "q1", "text": "who sleeps?"}, "the query 'q1' is there already, with another text"),
+        ({"_id": "q2", "text": "\ud800"}, "text must be valid Unicode"),
+    ],
+)
+def test_a_query_that_contradicts_or_is_no_text_is_named_by_its_line(
+    folder: Path, row: dict[str, str], said: str
+) -> None:
+    write(folder / "queries.jsonl", {"_id": "q1", "text": "who jumps?"}, {"_id": "q1", "text": "who jumps?"}, row)
+    with pytest.raises(DatasetError, match=rf"queries\.jsonl:3: {said}"):
+        Dataset.load(folder)

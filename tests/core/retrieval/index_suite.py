@@ -224,6 +224,28 @@ class IndexSuite:
         assert acknowledged[0][0] < 600  # the first were stored before the last were read
         assert sum(count for _, count in acknowledged) == 600
 
+    def test_a_callback_that_raises_ends_the_call_and_loses_nothing(self, empty):
+        class Stop(Exception):
+            pass
+
+        def stop(ids):
+            acknowledged.extend(ids)
+            raise Stop
+
+        documents, acknowledged = random_documents(30), []
+        with pytest.raises(Stop):
+            empty.upsert(documents, on_ack=stop)
+        assert acknowledged and {document.id for document in empty.get(acknowledged)} == {*acknowledged}
+        report = empty.upsert(documents)
+        assert report.unchanged >= len(acknowledged) and report.written + report.unchanged == len(documents)
+        changes, acknowledged = {document.id: {"year": 2020} for document in documents}, []
+        with pytest.raises(Stop):
+            empty.update_metadata(changes, on_ack=stop)
+        assert acknowledged and all(document.metadata == {"year": 2020} for document in empty.get(acknowledged))
+        report = empty.update_metadata(changes)
+        assert report.unchanged >= len(acknowledged) and not report.failed
+        assert empty.count(filters.eq("year", 2020)) == len(documents)
+
     def test_of_two_documents_of_one_id_the_later_wins(self, empty):
         empty.upsert([Document(id="a", text="first"), Document(id="b", text="b"), Document(id="a", text="second")])
         assert {d.id: d.text for d in empty.scan()} == {"a": "second", "b": "b"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from m3plugins import Document
-from m3plugins.retrieval.corpus import Rejected, read_corpus
+from m3plugins.retrieval.corpus import Rejected, document_of, read_corpus
 
 
 def read(tmp_path: Path, *lines: bytes) -> list[Document | Rejected]:
@@ -56,3 +56,34 @@ def test_a_bad_line_is_rejected_by_its_number_and_the_next_one_is_read(
     assert isinstance(bad, Rejected) and bad.place.endswith("corpus.jsonl:2")
     with pytest.raises(ValueError, match=reason):
         raise ValueError(bad.reason)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"_id": "b", "text": "t", "text": "u"}', "the key 'text' twice"),
+        (b'{"_id": "b", "text": "t", "n": {"a": 1, "a": 2}}', "the key 'a' twice"),
+        (b'{"_id": "b", "text": "t", "n": 1, "metadata": {"n": 2}}', "field 'n' has one value beside metadata"),
+        (b'{"_id": "b", "text": "t", "metadata": []}', "metadata must be an object, got list"),
+        (b'{"_id": "b", "text": "t"}\r{"_id": "d", "text": "t"}', r"end each line with \\n"),
+        (b'{"_id": "b", "text": "t"}\0\0\0', "not a line of JSON"),
+        ('{"_id": "b", "text": "t"}'.encode("utf-16"), "not a line of JSON in UTF-8"),
+        (b'{"_id": "b", "text": "t", "n": ' + b"9" * 5000 + b"}", "not a line of JSON"),
+        (b'{"_id": "b", "text": "t", "n": 1e999}', "finite"),
+        (b'{"_id": "b", "text": "t", "n": ' + b'{"a": ' * 900 + b"1" + b"}" * 901, "must not nest deeper than 64"),
+    ],
+)
+def test_what_would_be_lost_or_changed_in_reading_is_rejected(tmp_path: Path, line: bytes, reason: str) -> None:
+    bad, other = read(tmp_path, line, b'{"_id": "c", "text": "t"}')
+    assert isinstance(bad, Rejected) and isinstance(other, Document)
+    with pytest.raises(ValueError, match=reason):
+        raise ValueError(bad.reason)
+
+
+@pytest.mark.parametrize("row", [{"k" * 100_000: 1}, {"_id": "a", "text": "t", "k" * 100_000: [None, float("inf")]}])
+def test_a_reason_is_short_whatever_it_quotes(row: dict[str, object]) -> None:
+    rejected = document_of(row, "here")
+    assert isinstance(rejected, Rejected) and len(rejected.reason) < 600
+    with pytest.raises(ValueError, match="finite") as refused:
+        Document(id="a", text="t", metadata={"k" * 100_000: {"k" * 100_000: float("nan")}}).check()
+    assert len(str(refused.value)) < 200

@@ -109,6 +109,21 @@ def test_a_document_is_acknowledged_once_its_passages_are_stored_and_the_old_one
     assert sorted(acknowledged) == ["a", "b"]
 
 
+def test_a_callback_that_raises_loses_no_passage(index, encoder):
+    acknowledged = []
+
+    def stop(ids):
+        acknowledged.extend(ids)
+        raise InterruptedError
+
+    documents = [Document(id="a", text=LONG), Document(id="b", text="short")]
+    with pytest.raises(InterruptedError):
+        index.upsert(documents, on_ack=stop)
+    assert acknowledged and all(texts(index, i) for i in acknowledged)
+    index.upsert(documents)
+    assert (texts(index, "a"), texts(index, "b")) == (CUT.split(LONG, encoder), ["short"])
+
+
 def test_of_two_documents_of_one_id_the_later_wins(index):
     index.upsert([Document(id="a", text=LONG), Document(id="a", text="short")])
     assert texts(index, "a") == ["short"]

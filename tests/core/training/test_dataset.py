@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,6 +70,28 @@ def test_threads_read_side_by_side(tmp_path: Path) -> None:
 def test_a_dataset_pickles(tmp_path: Path) -> None:
     dataset = M3Dataset.from_jsonl(write(tmp_path / "a.jsonl", row(0))) + M3Dataset.from_examples([row(1)])
     assert list(pickle.loads(pickle.dumps(dataset))) == list(dataset)
+
+
+def test_a_change_that_keeps_size_and_time_of_the_file_is_noticed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", row(0), row(1))
+    dataset, before = M3Dataset.from_jsonl(path), path.stat()
+    path.write_bytes(path.read_bytes().replace(b"query 1", b"query 7"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert M3Dataset.from_jsonl(path).digest != dataset.digest
+    assert dataset[0].query == "query 0"
+    with pytest.raises(DatasetError, match="has changed since the dataset was made"):
+        dataset[1]
+
+
+def test_the_digest_is_of_the_examples_and_their_order(tmp_path: Path) -> None:
+    in_memory = M3Dataset.from_examples([row(0), row(1)])
+    assert in_memory.digest == M3Dataset.from_examples([row(0), row(1)]).digest
+    assert in_memory.digest != M3Dataset.from_examples([row(1), row(0)]).digest
+    first = write(tmp_path / "a.jsonl", row(0), row(1))
+    assert (
+        M3Dataset.from_jsonl(first).digest == M3Dataset.from_jsonl(write(tmp_path / "b.jsonl", row(0), row(1))).digest
+    )
 
 
 def test_a_file_that_changes_afterwards_is_noticed(tmp_path: Path) -> None:

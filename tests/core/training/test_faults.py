@@ -124,7 +124,20 @@ def test_other_data_on_resume_is_named(
         trainer(tiny, output, data=longer, **SAVING).train(resume_from_checkpoint=True)
     (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("m3plugins")]
     sizes = r"'12 examples, sizes [0-9a-f]{16}'"
-    assert re.fullmatch(rf"the resumed run has other settings than before: train_dataset {sizes} -> {sizes}", said)
+    digests = r"train_digest '[0-9a-f]{16}' -> '[0-9a-f]{16}'"
+    said_of_data = rf"the resumed run has other settings than before: train_dataset {sizes} -> {sizes}, {digests}"
+    assert re.fullmatch(said_of_data, said)
+
+
+def test_other_data_of_the_same_sizes_on_resume_are_named(
+    tiny: Path, tmp_path: Path, three_steps: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = copy_of(three_steps, tmp_path / "run")
+    swapped = M3Dataset.from_examples([row | {"query": row["query"][:-1] + "#"} for row in examples()])
+    with caplog.at_level(logging.WARNING, "m3plugins"):
+        trainer(tiny, output, data=swapped, **SAVING).train(resume_from_checkpoint=True)
+    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("m3plugins")]
+    assert re.search(r": train_digest '[0-9a-f]{16}' -> '[0-9a-f]{16}'$", said)
 
 
 def test_a_resumed_checkpoint_is_read_through_once(

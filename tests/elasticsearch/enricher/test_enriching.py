@@ -55,6 +55,24 @@ def test_a_second_run_finds_nothing_to_do(articles, enricher, witness):
     assert ledger["claims"] == [] and ledger["handed"] >= 39
 
 
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_a_callback_that_raises_ends_the_run_and_loses_nothing(articles, enricher, calls):
+    articles.fill(10)
+    told = []
+
+    def stop(metrics):
+        told.append(metrics)
+        if len(told) == calls:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        enricher.run_once(stop)
+    report = enricher.run_once()
+    assert (report.completed, report.dead_letters) == (True, 0)
+    verified = enricher.verify()
+    assert (verified.enriched, verified.complete) == (10, True)
+
+
 def test_looked_at_anew_what_is_enriched_is_recognised_and_not_encoded(articles, enricher, witness):
     articles.fill(30)
     enricher.run_once()

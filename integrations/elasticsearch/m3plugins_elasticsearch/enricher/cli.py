@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m3plugins.cli.errors import CallError, Interrupted
-from m3plugins.cli.options import Collection, Dtype, Model, Token, load_encoder, without_credentials
+from m3plugins.cli.options import Collection, Dtype, Model, Token, load_encoder
 from m3plugins.cli.printing import complain, print_json, say
 from m3plugins_elasticsearch.enricher.showing import Lines, Progress, summary, verdict
 
@@ -58,7 +58,7 @@ def enrich(
         raise CallError(msg)
     with _attached(uri, collection, text, title, model, codec, token, dtype) as index:
         enricher = _enricher(index, worker, collection, lease, poll)
-        place = f"{collection} at {without_credentials(uri)}"
+        place = f"{collection} at {uri}"
         if verify:
             return _verify(enricher, place, as_json)
         with _ending() as stop:

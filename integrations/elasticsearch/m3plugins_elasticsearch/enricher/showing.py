@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from typing_extensions import Self
 
-from m3plugins.cli.printing import print_json, printable, say
+from m3plugins.cli.printing import message, print_json, say
 from m3plugins_elasticsearch.enricher.metrics import Counts, EnrichReport, Metrics, VerifyReport
 
 _EVERY_S = 5.0
@@ -34,7 +34,7 @@ class Progress:
     def __call__(self, metrics: Metrics) -> None:
         """Shows how far it is."""
         self._total = max(self._total, metrics.behind)
-        description = printable(metrics.error or _counts(metrics))
+        description = message(metrics.error or _counts(metrics))
         self._bar.update(self._task, total=self._total, completed=self._total - metrics.behind, description=description)
 
     def __enter__(self) -> Self:
