@@ -1,0 +1,108 @@
+"""Work in a child process that may not hang, grow, or touch what is none of its business."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fuzz.failures import failure
+
+_NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request", "http.client.connect")
+_PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pickle.find_class")
+_CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate", "shutil.rmtree")
+_SYSTEM = tuple(os.path.realpath(path) for path in ("/proc", "/sys", "/dev", "/etc", "/usr"))
+
+
+@dataclass
+class Trespasses:
+    """What a process did that it must not, by audit events.
+
+    Attributes:
+        readable: Folders whose files it may read, beside those of Python and of the system.
+        seen: The classes of what it did.
+    """
+
+    readable: Sequence[str]
+    seen: list[str] = field(default_factory=list)
+
+    def watch(self) -> None:
+        """Begins, for good."""
+        roots = (*self.readable, sys.prefix, sys.base_prefix, *filter(None, sys.path), *_SYSTEM)
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            if event in _NETWORK:
+                self.seen.append("the network was used")
+            elif event in _PROGRAMS:
+                self.seen.append(f"a program was run ({event})")
+            elif event in _CHANGES:
+                self.seen.append(f"files were changed ({event})")
+            elif event == "open" and isinstance(arguments[0], (str, bytes)):
+                self._opened(os.path.abspath(os.fsdecode(arguments[0])), int(arguments[2] or 0), roots)
+
+        sys.addaudithook(hook)
+
+    def _opened(self, path: str, flags: int, roots: Sequence[str]) -> None:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and path != os.devnull:
+            self.seen.append("a file was written")
+        elif path.endswith(".py") and path.startswith(tuple(self.readable)):
+            self.seen.append("code of the folder was read")
+        elif not path.startswith(tuple(roots)):
+            self.seen.append("a file outside of the folder was read")
+
+
+def run(work: Callable[[], Any], *, seconds: float, memory: int, readable: Sequence[Path]) -> Any:
+    """What the work returns, done in a fork of this process.
+
+    Args:
+        work: What to do; what it returns, or raises, must pickle.
+        seconds: How long it may take.
+        memory: Bytes of address space that it may take beyond what this process has.
+        readable: Folders whose files it may read.
+
+    Raises:
+        Failure: If it hangs, dies, or does what it must not.
+    """
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    roots = [str(path) for path in readable]
+    child = multiprocessing.get_context("fork").Process(target=_work, args=(sender, work, memory, roots), daemon=True)
+    child.start()
+    sender.close()
+    try:
+        if not receiver.poll(seconds):
+            raise failure("a hang", f"over {seconds} s")
+        answer, trespasses = receiver.recv()
+    except EOFError:
+        child.join()
+        code = child.exitcode or 0
+        raise failure(
+            f"the process died of {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
+        ) from None
+    finally:
+        child.kill()
+        child.join()
+        child.close()
+        receiver.close()
+    if trespasses:
+        raise failure(trespasses[0], trespasses)
+    return answer
+
+
+def _work(sender: Connection, work: Callable[[], Any], memory: int, readable: Sequence[str]) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    size = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (size + memory, size + memory))
+    trespasses = Trespasses(readable)
+    trespasses.watch()
+    answer = work()
+    seen = list(dict.fromkeys(trespasses.seen))
+    sender.send((answer, seen))
