@@ -43,25 +43,26 @@ def require(kept: object, kind: str, detail: object = "") -> None:
         raise failure(kind, detail)
 
 
-def refused(error: BaseException, names: Iterable[str], kinds: tuple[type[Exception], ...]) -> None:
-    """Checks that an error is one that we document: of these kinds, on one short line, naming what is wrong.
+def refused(error: BaseException, names: Iterable[str], kinds: tuple[type[Exception], ...], *, lines: int = 1) -> None:
+    """Checks that an error is one that we document: of these kinds, short, naming what is wrong.
 
     Args:
         error: What was raised.
         names: The message must have one of them.
         kinds: The documented types.
+        lines: How many the message may have.
     """
     said = f"{type(error).__name__}: {error}"
-    fault = _fault(error, names, kinds)
+    fault = _fault(error, names, kinds, lines)
     require(fault is None, f"{fault} ({type(error).__name__} in {site(error)})", said[:_LONGEST])
 
 
-def _fault(error: BaseException, names: Iterable[str], kinds: tuple[type[Exception], ...]) -> str | None:
+def _fault(error: BaseException, names: Iterable[str], kinds: tuple[type[Exception], ...], lines: int) -> str | None:
     message = str(error)
     if not isinstance(error, kinds) or isinstance(error, (KeyError, IndexError)):
         return "an undocumented error"
-    if "\n" in message.strip() or len(message) > _LONGEST:
-        return "an error of many lines"
+    if message.count("\n") >= lines or len(message) > _LONGEST * lines:
+        return "an error that is too long"
     if not any(name in message or repr(name)[1:-1] in message for name in names):
         return "an error that names nothing"
     return None

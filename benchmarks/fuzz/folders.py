@@ -68,16 +68,17 @@ FORMATS = {
 
 def edits(folder: Path, file: str, likely: Likely) -> st.SearchStrategy[Edit]:
     """The edits of one file of a folder."""
-    data, others = (folder / file).read_bytes(), sorted(path.name for path in folder.iterdir() if path.is_file())
+    path = folder / file
+    data, others = path.read_bytes(), sorted(other.name for other in path.parent.iterdir() if other.is_file())
     ways: list[st.SearchStrategy[Edit]] = [
         splices(file, len(data)),
         st.sampled_from(["remove", "empty", "fifo", "directory"]).map(lambda action: Edit(file, action)),
         st.sampled_from(others).map(lambda other: Edit(file, "swap", (), other)),
-        st.sampled_from([f"../{OUTSIDE}/{Path(file).name}", "/dev/zero", file, "nowhere"]).map(
+        st.sampled_from([f"../{OUTSIDE}/{path.name}", "/dev/zero", path.name, "nowhere"]).map(
             lambda target: Edit(file, "link", (), target)
         ),
     ]
-    suffix = Path(file).suffix
+    suffix = path.suffix
     if suffix in FORMATS:
         tree = FORMATS[suffix].read(data)
         ways += 3 * [tree_edits(file, tree, likely.get(file))]
