@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from benchmarks.fuzz.failures import failure
+from benchmarks.fuzz.failures import failure, ours
 
+_STACK_SECONDS = 0.3
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request", "http.client.connect")
 _PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pickle.find_class")
 _CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate", "shutil.rmtree")
@@ -70,39 +75,49 @@ def run(work: Callable[[], Any], *, seconds: float, memory: int, readable: Seque
     Raises:
         Failure: If it hangs, dies, or does what it must not.
     """
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    roots = [str(path) for path in readable]
-    child = multiprocessing.get_context("fork").Process(target=_work, args=(sender, work, memory, roots), daemon=True)
-    child.start()
-    sender.close()
-    try:
-        if not receiver.poll(seconds):
-            raise failure("a hang", f"over {seconds} s")
-        answer, trespasses = receiver.recv()
-    except EOFError:
-        child.join()
-        code = child.exitcode or 0
-        raise failure(
-            f"the process died of {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
-        ) from None
-    finally:
-        child.kill()
-        child.join()
-        child.close()
-        receiver.close()
+    with tempfile.TemporaryFile("w+") as stack:
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        arguments = (sender, work, memory, [str(path) for path in readable], stack)
+        child = multiprocessing.get_context("fork").Process(target=_work, args=arguments, daemon=True)
+        child.start()
+        sender.close()
+        try:
+            if not receiver.poll(seconds):
+                os.kill(child.pid or 0, signal.SIGUSR1)
+                time.sleep(_STACK_SECONDS)
+                raise failure(f"a hang in {_site(stack)}", f"over {seconds} s")
+            answer, trespasses = receiver.recv()
+        except EOFError:
+            child.join()
+            code = child.exitcode or 0
+            died_of = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise failure(f"the process died of {died_of} in {_site(stack)}") from None
+        finally:
+            child.kill()
+            child.join()
+            child.close()
+            receiver.close()
     if trespasses:
         raise failure(trespasses[0], trespasses)
     return answer
 
 
-def _work(sender: Connection, work: Callable[[], Any], memory: int, readable: Sequence[str]) -> None:
+def _site(stack: IO[str]) -> str:
+    """Where a process was, by what `faulthandler` wrote: the innermost of our functions on the main thread."""
+    stack.seek(0)
+    main = stack.read().rpartition("(most recent call first):")[2]
+    return ours((file, name) for file, name in reversed(re.findall(r'File "(.+)", line \d+ in (.+)', main)))
+
+
+def _work(sender: Connection, work: Callable[[], Any], memory: int, readable: Sequence[str], stack: IO[str]) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)
     os.dup2(null, 2)
+    faulthandler.enable(stack)
+    faulthandler.register(signal.SIGUSR1, stack)
     size = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (size + memory, size + memory))
     trespasses = Trespasses(readable)
     trespasses.watch()
     answer = work()
-    seen = list(dict.fromkeys(trespasses.seen))
-    sender.send((answer, seen))
+    sender.send((answer, list(dict.fromkeys(trespasses.seen))))

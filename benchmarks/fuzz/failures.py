@@ -70,11 +70,13 @@ def _fault(error: BaseException, names: Iterable[str], kinds: tuple[type[Excepti
 
 def site(error: BaseException) -> str:
     """The function of ours that an error came out of."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if frame.filename.startswith(_PACKAGES)]
-    if not ours:
-        return "code of others"
-    return f"{Path(ours[-1].filename).relative_to(ROOT)}:{ours[-1].name}"
+    return ours((frame.filename, frame.name) for frame in traceback.extract_tb(error.__traceback__))
+
+
+def ours(frames: Iterable[tuple[str, str]]) -> str:
+    """The last function of ours among those of a stack, given as file and name."""
+    found = [(file, name) for file, name in frames if file.startswith(_PACKAGES)]
+    return f"{Path(found[-1][0]).relative_to(ROOT)}:{found[-1][1]}" if found else "code of others"
 
 
 def plain(line: str) -> bool:

@@ -70,14 +70,11 @@ def edits(folder: Path, file: str, likely: Likely) -> st.SearchStrategy[Edit]:
     """The edits of one file of a folder."""
     path = folder / file
     data, others = path.read_bytes(), sorted(other.name for other in path.parent.iterdir() if other.is_file())
-    ways: list[st.SearchStrategy[Edit]] = [
-        splices(file, len(data)),
-        st.sampled_from(["remove", "empty", "fifo", "directory"]).map(lambda action: Edit(file, action)),
-        st.sampled_from(others).map(lambda other: Edit(file, "swap", (), other)),
-        st.sampled_from([f"../{OUTSIDE}/{path.name}", "/dev/zero", path.name, "nowhere"]).map(
-            lambda target: Edit(file, "link", (), target)
-        ),
-    ]
+    links = (f"../{OUTSIDE}/{path.name}", "/dev/zero", path.name, "nowhere")
+    special = [Edit(file, action) for action in ("remove", "empty", "fifo", "directory")]
+    special += [Edit(file, "swap", (), other) for other in others if other != path.name]
+    special += [Edit(file, "link", (), target) for target in links]
+    ways: list[st.SearchStrategy[Edit]] = [*3 * [splices(file, len(data))], st.sampled_from(special)]
     suffix = path.suffix
     if suffix in FORMATS:
         tree = FORMATS[suffix].read(data)
