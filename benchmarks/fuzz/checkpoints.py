@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.torch import save_file
+from transformers import AutoModel
 
 from benchmarks.fuzz import children, folders
 from benchmarks.fuzz.edits import Case, Edit, to_json
@@ -136,9 +139,6 @@ def _key(at: tuple[Any, ...]) -> str:
 
 def _make(folder: Path) -> None:
     save_checkpoint(folder, max_length=256)
-    import torch
-    from safetensors.torch import save_file
-    from transformers import AutoModel
 
     model = AutoModel.from_pretrained(folder)
     (folder / "model.safetensors").unlink()

@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
 from benchmarks.fuzz.failures import failure, ours
 
 _STACK_SECONDS = 0.3
@@ -113,6 +115,7 @@ def _work(sender: Connection, work: Callable[[], Any], memory: int, readable: Se
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)
     os.dup2(null, 2)
+    torch.set_num_threads(1)  # those of this process did not come along
     faulthandler.enable(stack)
     faulthandler.register(signal.SIGUSR1, stack)
     size = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")

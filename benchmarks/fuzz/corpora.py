@@ -25,7 +25,7 @@ from m3plugins.cli import app
 from m3plugins.training import M3Dataset
 from tests.tiny import save_checkpoint
 
-SECONDS = 10.0
+SECONDS = 6.0
 MEMORY = 1 << 30
 
 _ROWS = [
@@ -100,7 +100,7 @@ class Corpora:
         register(folder / "engines")
         sys.path.append(str(folder / "engines"))
         shutil.copytree(self._base, self._work)
-        for unit in units:
+        for unit in ("texts", "training"):
             self._tried(unit)  # imports what each child would import again
 
     def _cases(self, unit: str) -> st.SearchStrategy[Case]:

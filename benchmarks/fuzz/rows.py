@@ -1,9 +1,10 @@
-"""Fuzzing of stored rows: a damaged document harms no other, is named by what refuses it, and heals when it is written."""
+"""Fuzzing of stored rows: a damaged document harms no other, is named by what refuses it, and heals once written."""
 
 from __future__ import annotations
 
 import logging
 import math
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from llama_index.retrievers.m3plugins import M3Retriever as LlamaIndexRetriever
 
 from benchmarks.fuzz import codecs
 from benchmarks.fuzz.edits import Case, Edit, splices, tree_edits
-from benchmarks.fuzz.failures import failure, refused, require
+from benchmarks.fuzz.failures import failure, refused, require, site
 from benchmarks.fuzz.stored import Refused, Stored, edited, engines
 from langchain_m3plugins import M3Retriever as LangChainRetriever
 from m3plugins import Document, HybridIndex, HybridRetriever, M3Encoder, M3Output
@@ -29,6 +30,7 @@ VICTIM = Document(
     id="victim", text=SENTENCES[0], title="Fox", metadata={"lang": "en", "year": 2020, "tags": ["a"]}, parent_id="p"
 )
 OTHERS = [Document(id=f"other-{n}", text=text, metadata={"lang": "de"}) for n, text in enumerate(SENTENCES[1:4])]
+SECONDS = 20.0
 QUERY = "a fox jumps over a dog"
 
 _FORGED = '{"__type__": "1", "__data__": {"id_": "other-0", "text": "forged", "class_name": "TextNode"}}'
@@ -76,7 +78,8 @@ class Rows:
             row = edited(row, edit)
         try:
             stored.write(row)
-            return self._judged(stored.index, self._sound[name], case)
+            with _limited():
+                return self._judged(stored.index, self._sound[name], case)
         except Refused:
             return f"refused by {name} itself"
         finally:
@@ -197,6 +200,28 @@ class _Readings:
             and self.scores is not None
             and _same(self.vectors[VICTIM.id], sound.vectors[VICTIM.id])
         )
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Fails what takes too long."""
+
+    def over(number: int, frame: object) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    except _TooLong as error:
+        raise failure(f"a hang in {site(error)}", f"over {SECONDS} s") from error
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class _TooLong(BaseException):
+    """No `Exception`, which a verb might handle."""
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from collections.abc import Container
@@ -106,7 +107,9 @@ class _OutOfTime(BaseException):
     """The end of a search. No `Exception`, which Hypothesis would take for a failure."""
 
 
-def search(target: Target, *, seconds: float, seed: int, database: Path | None = None) -> Tally:
+def search(
+    target: Target, *, seconds: float, seed: int, database: Path | None = None, executions: float = math.inf
+) -> Tally:
     """Looks for failures until the time is over.
 
     A round ends with one class of failure, shrunk; what is known by then is counted only, so that the next round
@@ -117,12 +120,13 @@ def search(target: Target, *, seconds: float, seed: int, database: Path | None =
         seconds: How long.
         seed: Of the first round.
         database: Folder of the failing examples of earlier runs, which are tried first; None keeps none.
+        executions: After how many cases it ends, if the time is not over before.
     """
     tally, known, started = Tally(target.name, seed), set[str](), time.monotonic()
 
     def attempt(case: Case) -> None:
         tally.seconds = time.monotonic() - started
-        if tally.seconds >= seconds:
+        if tally.seconds >= seconds or tally.executions >= executions:
             raise _OutOfTime
         tally.count(target, case, known)
 
