@@ -27,7 +27,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from benchmarks.fuzz.edits import from_json
 from benchmarks.fuzz.failures import ROOT, Failure
 from benchmarks.fuzz.report import markdown
-from benchmarks.fuzz.search import Tally, Target, search
+from benchmarks.fuzz.search import Target, search
 
 IN_MEMORY = Path("/dev/shm")
 """A folder whose files need no disk: a flush of Milvus Lite waits for it."""
@@ -70,8 +70,6 @@ def main() -> int:
                 return _try(target, arguments.case)
             seconds = arguments.seconds / len(names)
             tallies.append(search(target, seconds=seconds, seed=arguments.seed, database=ROOT / ".fuzz"))
-            if not arguments.json:
-                _tell(tallies[-1])
     report = markdown(tallies)
     print(json.dumps([asdict(tally) for tally in tallies]) if arguments.json else report)
     if arguments.output:
@@ -86,11 +84,6 @@ def _try(target: Target, case: str) -> int:
         print(f"{failure.kind}\n{failure.detail}")
         return 1
     return 0
-
-
-def _tell(tally: Tally) -> None:
-    for finding in tally.findings.values():
-        print(f"{tally.target}: {finding.kind}: {finding.detail[:300]}\n    {tally.reproducer(finding)}", flush=True)
 
 
 if __name__ == "__main__":

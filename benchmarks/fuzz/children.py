@@ -104,6 +104,14 @@ def run(work: Callable[[], Any], *, seconds: float, memory: int, readable: Seque
     return answer
 
 
+def limit_memory(more: int) -> int:
+    """Gives this process so many bytes of address space beyond what it has; returns the limit before, or -1."""
+    size = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    before, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + more, most))
+    return before
+
+
 def _site(stack: IO[str]) -> str:
     """Where a process was, by what `faulthandler` wrote: the innermost of our functions on the main thread."""
     stack.seek(0)
@@ -118,8 +126,7 @@ def _work(sender: Connection, work: Callable[[], Any], memory: int, readable: Se
     torch.set_num_threads(1)  # those of this process did not come along
     faulthandler.enable(stack)
     faulthandler.register(signal.SIGUSR1, stack)
-    size = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (size + memory, size + memory))
+    limit_memory(memory)
     trespasses = Trespasses(readable)
     trespasses.watch()
     answer = work()

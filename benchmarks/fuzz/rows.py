@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import resource
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from llama_index.retrievers.m3plugins import M3Retriever as LlamaIndexRetriever
 
 from benchmarks.fuzz import codecs
+from benchmarks.fuzz.children import limit_memory
 from benchmarks.fuzz.edits import Case, Edit, splices, tree_edits
 from benchmarks.fuzz.failures import failure, refused, require, site
 from benchmarks.fuzz.stored import Refused, Stored, edited, engines
@@ -31,6 +33,7 @@ VICTIM = Document(
 )
 OTHERS = [Document(id=f"other-{n}", text=text, metadata={"lang": "de"}) for n, text in enumerate(SENTENCES[1:4])]
 SECONDS = 20.0
+MEMORY = 1 << 30
 QUERY = "a fox jumps over a dog"
 
 _FORGED = '{"__type__": "1", "__data__": {"id_": "other-0", "text": "forged", "class_name": "TextNode"}}'
@@ -204,18 +207,20 @@ class _Readings:
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """Fails what takes too long."""
+    """Fails what takes too long; what takes too much memory fails by itself."""
 
     def over(number: int, frame: object) -> None:
         raise _TooLong
 
     before = signal.signal(signal.SIGALRM, over)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    memory = limit_memory(MEMORY)
     try:
         yield
     except _TooLong as error:
         raise failure(f"a hang in {site(error)}", f"over {SECONDS} s") from error
     finally:
+        resource.setrlimit(resource.RLIMIT_AS, (memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
@@ -229,7 +234,7 @@ def _promised(what: str) -> Iterator[None]:
     """What must not fail at all."""
     try:
         yield
-    except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+    except (MemoryError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise failure(f"{what}: {type(error).__name__}", error) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import sys
 import time
 from collections.abc import Container
 from dataclasses import dataclass, field
@@ -113,7 +114,7 @@ def search(
     """Looks for failures until the time is over.
 
     A round ends with one class of failure, shrunk; what is known by then is counted only, so that the next round
-    finds another. Each round has a database of its own: what one shrank, the next one only counts.
+    finds another, and goes to stderr. Each round has a database of its own: what one shrank, the next one only counts.
 
     Args:
         target: What is fuzzed.
@@ -147,6 +148,8 @@ def search(
             hypothesis.seed(seed + tally.rounds - 1)(options(given(target.cases)(attempt)))()
         except Failure as failure:
             known.add(failure.kind)
+            found = tally.findings[failure.kind]
+            print(f"{found.kind}: {found.detail[:300]}\n    {tally.reproducer(found)}", file=sys.stderr, flush=True)
         except errors.Flaky:  # it failed once: it is in the tally, and is not looked at again
             known |= set(tally.findings)
         except _OutOfTime:
