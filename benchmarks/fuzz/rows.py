@@ -201,6 +201,7 @@ class _Readings:
             self.victim == [VICTIM]
             and not self.refusals
             and self.scores is not None
+            and VICTIM.id in self.vectors
             and _same(self.vectors[VICTIM.id], sound.vectors[VICTIM.id])
         )
 

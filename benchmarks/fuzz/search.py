@@ -6,7 +6,8 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from benchmarks.fuzz.edits import Case, to_json
-from benchmarks.fuzz.failures import Failure
+from benchmarks.fuzz.failures import Failure, failure, site
 
 EXAMPLES_A_ROUND = 2_000
 
@@ -39,6 +40,17 @@ class Target(Protocol):
         Raises:
             Failure: If a promise was not kept.
         """
+
+
+@contextmanager
+def _all_failures() -> Iterator[None]:
+    """An error that a check did not expect is a failure as any: it must not end the search."""
+    try:
+        yield
+    except Failure:
+        raise
+    except Exception as error:
+        raise failure(f"an unexpected {type(error).__name__} in {site(error)}", error) from error
 
 
 @dataclass
@@ -84,20 +96,26 @@ class Tally:
         """Tries a case, and raises its failure unless that is known."""
         self.executions += 1
         try:
-            if remark := target.check(case):
-                self.remarks[remark] = self.remarks.get(remark, 0) + 1
-        except Failure as failure:
-            self.add(failure, case)
-            if failure.kind not in known:
+            with _all_failures():
+                if remark := target.check(case):
+                    self.remarks[remark] = self.remarks.get(remark, 0) + 1
+        except Failure as found:
+            self.add(found, case)
+            if found.kind not in known:
                 raise
 
-    def add(self, failure: Failure, case: Case) -> None:
+    def add(self, found: Failure, case: Case) -> None:
         """Counts a failure, and keeps its smallest case."""
         written = to_json(case)
-        found = self.findings.setdefault(failure.kind, Finding(failure.kind, failure.detail, written, 0))
-        found.seen += 1
-        if (len(written), written) < (len(found.case), found.case):
-            found.case, found.detail = written, failure.detail
+        finding = self.findings.setdefault(found.kind, Finding(found.kind, found.detail, written, 0))
+        finding.seen += 1
+        if (len(written), written) < (len(finding.case), finding.case):
+            finding.case, finding.detail = written, found.detail
+
+    def tell(self, kind: str) -> None:
+        """Writes a finding to stderr."""
+        found = self.findings[kind]
+        print(f"{kind}: {found.detail[:300]}\n    {self.reproducer(found)}", file=sys.stderr, flush=True)
 
     def reproducer(self, finding: Finding) -> str:
         """The command that shows a finding again."""
@@ -146,10 +164,9 @@ def search(
         tally.rounds += 1
         try:
             hypothesis.seed(seed + tally.rounds - 1)(options(given(target.cases)(attempt)))()
-        except Failure as failure:
-            known.add(failure.kind)
-            found = tally.findings[failure.kind]
-            print(f"{found.kind}: {found.detail[:300]}\n    {tally.reproducer(found)}", file=sys.stderr, flush=True)
+        except Failure as found:
+            known.add(found.kind)
+            tally.tell(found.kind)
         except errors.Flaky:  # it failed once: it is in the tally, and is not looked at again
             known |= set(tally.findings)
         except _OutOfTime:

@@ -131,7 +131,14 @@ class ElasticsearchRows:
     binary = ("sparse_weights", "token_vectors")
 
     def __init__(self, documents: Sequence[Document], encoder: M3Encoder, uri: str, name: str) -> None:
-        self.index = ElasticsearchHybridIndex.create(name, encoder=encoder, uri=uri, codec="int8", dense_index="flat")
+        self.index = ElasticsearchHybridIndex.create(
+            name,
+            encoder=encoder,
+            uri=uri,
+            codec="int8",
+            dense_index="flat",
+            settings={"index.translog.durability": "async"},  # no write waits for the disk
+        )
         self._name, self._client = name, Elasticsearch(uri)
         self._ids = [document.id for document in documents]
         self._rows = [_elasticsearch_row(document, encoder) for document in documents]
@@ -147,11 +154,10 @@ class ElasticsearchRows:
 
     def restore(self) -> None:
         """Replaces all rows."""
-        others = {"bool": {"must_not": {"ids": {"values": self._ids}}}}
-        self._client.delete_by_query(index=self._name, query=others, refresh=True)
-        operations = [
-            part for i, row in zip(self._ids, self._rows, strict=True) for part in ({"index": {"_id": i}}, row)
-        ]
+        found = [hit["_id"] for hit in self._client.search(index=self._name, source=False, size=100)["hits"]["hits"]]
+        operations: list[Row] = [{"delete": {"_id": i}} for i in found if i not in self._ids]
+        for i, row in zip(self._ids, self._rows, strict=True):
+            operations += [{"index": {"_id": i}}, row]
         self._client.bulk(index=self._name, operations=operations, refresh=True)
 
 
