@@ -102,9 +102,7 @@ class Rows:
         healed = _Readings(index, names)
         if healed.whole(sound):
             return None
-        require(
-            not damaged.refusals, f"a row that is refused, and stays so when it is written ({fields})", healed.refusals
-        )
+        require(not damaged.refusals, f"a refused row that does not heal ({fields})", healed.refusals)
         return "damage that no read sees and that counts as unchanged"
 
 

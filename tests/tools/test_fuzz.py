@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,12 @@ from benchmarks.fuzz.edits import Case, Edit, from_json, to_json, tree_edits
 from benchmarks.fuzz.failures import Failure, require
 from benchmarks.fuzz.references import records
 from benchmarks.fuzz.report import markdown
+from benchmarks.fuzz.rows import rows
 from benchmarks.fuzz.search import search
 from m3plugins.cli import inputs
 from m3plugins.compression import Int8Codec
 from m3plugins.encoding.checkpoint import Checkpoint
+from m3plugins_milvus import store
 
 TREE = {"a": 1, "b": [1, 2], "c": {"d": "x"}}
 
@@ -78,6 +81,17 @@ def test_a_record_that_is_lost_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(inputs, "read_places", lossy)
     with pytest.raises(Failure, match="a record is lost"):
         target.check(case)
+
+
+def test_a_stored_document_that_comes_back_as_another_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("M3_TEST_ES_ZIP", "M3_TEST_ES_URL"):
+        monkeypatch.delenv(name, raising=False)
+    read, case = store.to_document, (Edit("milvus/title", "set", (), "Dog"),)
+    with rows(tmp_path) as target:
+        assert target.check(case) == "damage that no read sees and that counts as unchanged"
+        monkeypatch.setattr(store, "to_document", lambda *row: replace(read(*row), title="planted"))
+        with pytest.raises(Failure, match="another document"):
+            target.check(case)
 
 
 def test_a_codec_whose_products_are_not_those_of_what_it_decodes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
