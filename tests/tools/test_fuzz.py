@@ -45,7 +45,7 @@ class Planted:
 
 
 def test_every_class_of_failure_is_found_shrunk_and_counted_with_a_command_that_shows_it_again() -> None:
-    tally = search(Planted(), seconds=60, seed=0, executions=400)
+    tally = search(Planted(), seconds=60, seed=0, executions=200)
     assert {kind: len(from_json(found.case)) for kind, found in tally.findings.items()} == {"b": 1, "d": 1}
     assert all(found.seen > 1 for found in tally.findings.values()) and tally.remarks["fine"]
     for found in tally.findings.values():
