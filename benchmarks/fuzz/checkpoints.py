@@ -159,7 +159,7 @@ def _tried(folder: Path, case: Case) -> _Encoded | Failure | None:
         except Failure:
             raise
         except Exception as error:
-            names = [folder.name, *(Path(edit.place).name for edit in case)]
+            names = [str(folder), *(Path(edit.place).name for edit in case)]
             refused(error, names, (ValueError, OSError))
             return None
     except Failure as found:

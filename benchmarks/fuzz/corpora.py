@@ -174,7 +174,7 @@ def _check_said(ran: _Ran, path: Path) -> None:
     undocumented = [line for line in lines if re.match(r"m3: \w*(Error|Exception|Exit)\b", line)]
     require(not undocumented, f"an undocumented error ({_type(undocumented)})", undocumented)
     if ran.code:
-        named = any(path.name in line or path.parent.name in line for line in lines)
+        named = any(str(path) in line for line in lines)
         require(named, "an error that names nothing", lines)
     require(ran.out or len(lines) == 1, "an error that is too long", lines)
 
