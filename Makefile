@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PARITY ?= .parity
+SECONDS ?= 1200
 BIN := $(VENV)/bin
 # All that is installed is pinned, what builds it too, so that a release of today turns nothing red.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c $(LOCK)
@@ -10,7 +11,7 @@ OURS := m3plugins m3plugins-milvus m3plugins-elasticsearch langchain-m3plugins l
 EXAMPLES := quickstart langchain_rag langgraph_node llamaindex_rag from_dense_only
 EXAMPLES := $(EXAMPLES:%=examples/%.py)
 
-.PHONY: help install demo test test-elasticsearch9 parity lint check-lock format lock dist release bench compat soak clean
+.PHONY: help install demo test test-elasticsearch9 parity lint check-lock format lock dist release bench compat soak fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -69,6 +70,9 @@ compat: $(BIN)/.dev  ## the tests on every version that we claim; ROWS="a b" for
 
 soak: $(BIN)/.dev  ## kill -9 in the middle of every write, again and again
 	$(BIN)/python benchmarks/soak.py
+
+fuzz: $(BIN)/.dev  ## hostile checkpoints, corpora and rows, for SECONDS=1200; writes benchmarks/results/DATE-fuzz.md
+	$(BIN)/python -m benchmarks.fuzz --seconds $(SECONDS) --output benchmarks/results/$$(date +%F)-fuzz.md
 
 clean:  ## remove the virtual environments, what was built and what the demo made
 	rm -rf $(VENV) $(PARITY) .compat dist demo-data
