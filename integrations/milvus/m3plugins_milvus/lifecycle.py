@@ -51,9 +51,10 @@ def create(connection: Connection, name: str, identity: Identity) -> None:
 
 def _create(documents: Collection, blocks: Collection, identity: Identity) -> None:
     connection = documents.connection
-    if connection.lite:
-        for collection in (documents, blocks):
-            repair.remove_unfinished(connection.address.uri, collection.name)
+    connection.check(documents.name, blocks.name)
+    for folder in map(connection.folder, (documents.name, blocks.name)):
+        if folder is not None:
+            repair.remove_unfinished(folder)
     if not connection.exclusive:
         _wait(documents, blocks)
     if _is_unfinished(documents, blocks):
@@ -92,11 +93,9 @@ def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A0
         IndexNotFoundError: If there is no collection of that name.
         ValueError: If there is one, but not of ours.
     """
-    client = connection.client
-    with errors(f"look for {name!r}"):
-        if client.has_collection(name):
-            name = client.describe_collection(name)["collection_name"]
+    name = connection.resolve(name)
     documents, blocks = _collections(connection, name)
+    connection.check(documents.name, blocks.name)
     identity = _identity(blocks) if _exists(documents) else None
     if identity is None:
         if not _exists(documents) or _is_unfinished(documents, blocks):
@@ -112,6 +111,8 @@ def names(connection: Connection) -> list[str]:
     with errors("list the collections"):
         there = set(connection.client.list_collections())
     pairs = [_collections(connection, name) for name in sorted(there) if name + BLOCKS_SUFFIX in there]
+    for documents, blocks in pairs:
+        connection.check(documents.name, blocks.name)
     return [documents.name for documents, blocks in pairs if _are_ours(documents, blocks)]
 
 
@@ -131,7 +132,9 @@ def describe(connection: Connection, name: str, identity: Identity) -> IndexInfo
 
 def drop(documents: Collection, blocks: Collection) -> None:
     """Deletes both; whatever a killed drop leaves is no index."""
-    with writer_lock(documents.connection, documents.name):
+    connection = documents.connection
+    folders = [f for f in map(connection.folder, (documents.name, blocks.name)) if f is not None]
+    with writer_lock(connection, documents.name), repair.dropping(*folders):
         Identity.drop(blocks)
         documents.drop()
         blocks.drop()
@@ -262,6 +265,8 @@ def _drop(*collections: Collection) -> None:
 
 def _make(collection: Collection, fields: CollectionSchema, index: IndexParams, made: list[Collection]) -> None:
     client = collection.connection.client
+    if (folder := collection.connection.folder(collection.name)) is not None:
+        folder.dropping.unlink(missing_ok=True)  # of a deletion that ended before
     with errors(f"create {collection.name!r}"):
         try:
             client.create_collection(**requests.create(collection.name, fields, index))
