@@ -340,14 +340,20 @@ class MilvusHybridIndex(NamedIndex):
         self._check_open()
         return lifecycle.swap(self._store.documents, alias)
 
-    def sweep(self) -> int:
+    def sweep(self, *, force: bool = False) -> int:
         """Deletes the blocks that an interrupted `upsert` or `delete` left behind; returns how many.
 
         For space only: answers are right without. No other process may write meanwhile.
+
+        Args:
+            force: Whether to delete them also where more documents have lost their row than have one.
+
+        Raises:
+            MilvusIndexError: If they have, and `force` is not set: that may be a loss of rows, and nothing is deleted.
         """
         self._check_open()
         with self._lock:
-            return self._store.sweep()
+            return self._store.sweep(force=force)
 
     def close(self) -> None:
         """Ends the connection; the last index of a Lite file frees it for other processes."""

@@ -98,8 +98,12 @@ def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A0
     connection.check(documents.name, blocks.name)
     identity = _identity(blocks) if _exists(documents) else None
     if identity is None:
-        if not _exists(documents) or _is_unfinished(documents, blocks):
+        if _is_unfinished(documents, blocks) or not (_exists(documents) or _is_blocks(blocks)):
             raise not_found(name, connection.uri)
+        if _is_blocks(blocks):
+            lost = f"the collection {name!r}" if not _exists(documents) else f"the identity of the index {name!r}"
+            msg = f"{lost} is lost, and {blocks.name!r} still holds its token vectors; restore it from a copy, or drop them"
+            raise MilvusIndexError(msg)
         msg = f"the collection {name!r} was not made by MilvusHybridIndex.create; choose another name, or attach to it"
         raise ValueError(msg)
     documents.load()
@@ -200,7 +204,7 @@ def _already(collection: Collection) -> IndexExistsError:
 
 
 def _are_ours(documents: Collection, blocks: Collection) -> bool:
-    return _has_fields(blocks, schema.blocks_schema()) and _has_fields(documents, schema.documents_schema(1))
+    return _is_blocks(blocks) and _has_fields(documents, schema.documents_schema(1))
 
 
 def _is_dropped(blocks: Collection) -> bool:
@@ -212,18 +216,34 @@ def _is_unfinished(documents: Collection, blocks: Collection) -> bool:
 
     They are being made, or being dropped, or a process was killed at that.
     """
-    if not _has_fields(blocks, schema.blocks_schema()):
+    if not _is_blocks(blocks):
         return False
     if not _exists(documents):
-        return True
+        return _is_dropped(blocks) or _is_empty(blocks)
     if not _are_ours(documents, blocks) or _identity(blocks) is not None:
         return False
     if _is_dropped(blocks):
         return True
+    if not _is_empty(blocks):
+        return False  # the identity was lost
     if not all(_has_index(documents, field) for field in _vectors(documents)):
-        return True  # nothing is stored before there are all
+        return _is_empty(documents)
     documents.load()
-    return documents.count() <= len(_KNOWN)
+    trials = f'{requests.among([key_of(i) for i in _KNOWN])} and vector_blocks == 0 and text == ""'
+    return documents.count() == documents.count(trials)
+
+
+def _is_empty(collection: Collection) -> bool:
+    with errors(f"count {collection.name!r}"):
+        stored = int(collection.connection.client.get_collection_stats(collection.name)["row_count"])
+    if stored or not _is_loadable(collection):
+        return not stored
+    collection.load()
+    return not collection.count()
+
+
+def _is_blocks(blocks: Collection) -> bool:
+    return _has_fields(blocks, schema.blocks_schema())
 
 
 def _has_fields(collection: Collection, fields: CollectionSchema) -> bool:
@@ -235,7 +255,7 @@ def _has_fields(collection: Collection, fields: CollectionSchema) -> bool:
 
 
 def _identity(blocks: Collection) -> Identity | None:
-    if not _has_fields(blocks, schema.blocks_schema()) or not _is_loadable(blocks):
+    if not _is_blocks(blocks) or not _is_loadable(blocks):
         return None
     blocks.load()
     return Identity.read(blocks)

@@ -181,16 +181,25 @@ class Store:
             self.documents.flush()
             self.blocks.flush()
 
-    def sweep(self) -> int:
-        """Deletes the blocks that no row names, returns how many."""
-        swept = 0
+    def sweep(self, *, force: bool = False) -> int:
+        """Deletes the blocks that no row names, returns how many; see `MilvusHybridIndex.sweep`."""
+        doomed: list[str] = []
+        living, gone = 0, 0
         for page in self.blocks.keys():
             blocks = [key for key in page if ":" in key]
             owners = list(dict.fromkeys(key.partition(":")[0] for key in blocks))
-            doomed = orphans(blocks, self.documents.fetch(owners, POINTER))
-            self.blocks.delete(doomed)
-            swept += len(doomed)
-        return swept
+            rows = self.documents.fetch(owners, POINTER)
+            living, gone = living + len(rows), gone + len(owners) - len(rows)
+            doomed += orphans(blocks, rows)
+        if gone > living and not force:
+            msg = (
+                f"{self.blocks.name!r} holds token vectors of {gone:,} documents that {self.documents.name!r} does not "
+                f"have, and of {living:,} that it has: an interrupted call rarely leaves so many, lost rows do. Compare "
+                f"count() with what you indexed; sweep(force=True) deletes them all the same"
+            )
+            raise MilvusIndexError(msg)
+        self.blocks.delete(doomed)
+        return len(doomed)
 
     def _block_rows(self, batch: Batch, rows: list[Row]) -> Iterator[Row]:
         """The batch's blocks, one document at a time; adds each document's row to `rows`."""
