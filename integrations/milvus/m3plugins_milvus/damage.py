@@ -7,13 +7,14 @@ it can, and deletes the files that its manifest does not name. Each of these wou
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from m3plugins_milvus.folder import Folder, Manifest, aliases_file, log_number, parse_aliases
+from m3plugins_milvus.folder import Folder, Manifest, aliases_file, databases, first_row, log_number, parse_aliases
 from m3plugins_milvus.record import Record, row_count
 
 
@@ -96,7 +97,7 @@ def _files(folder: Folder, record: Record | None, manifest: Manifest) -> Iterato
         elif entry is not None:
             if (fault := entry.fault(file)) or (fault := "is longer than it was" * (file.stat().st_size > entry.size)):
                 yield Damage(file, f"{fault} ({entry.rows:,} rows)")
-        elif fault := _parquet_fault(file, fields):
+        elif fault := parquet_fault(file, fields):
             yield Damage(file, fault)
 
 
@@ -109,46 +110,61 @@ def _unnamed(folder: Folder, manifest: Manifest) -> Iterator[Damage]:
     extra = {name: file for name, file in files.items() if name not in manifest.files}
     if not extra:
         return
-    key, newest = _primary(folder), dict[Any, int]()
-    for name, file in files.items():
-        if name in manifest.files:
-            _remember(newest, _rows(file, key))
-    for log in folder.logs():
-        _remember(newest, _logged(log, key))
+    key = _primary(folder)
+    elsewhere = [rows(file, key) for name, file in files.items() if name in manifest.files]
+    elsewhere += [logged(log, key) for log in folder.logs()]
+    newest = _newest(elsewhere)
     for file in extra.values():
         try:
-            rows = _rows(file, key)
+            held = rows(file, key)
         except (OSError, ValueError, KeyError):
-            yield Damage(file, "cannot be read, and the manifest does not name it; move it elsewhere")
+            if not any(seq == first_row(file) for some in elsewhere for _, seq in some):  # one that a kill cut short
+                yield Damage(file, "cannot be read, and the manifest does not name it; move it elsewhere")
             continue
         # A deletion of what is nowhere deletes nothing.
-        lost = sum(newest.get(pk, -1 if file.parent.name == "data" else seq) < seq for pk, seq in rows)
+        lost = sum(newest.get(pk, -1 if file.parent.name == "data" else seq) < seq for pk, seq in held)
         if lost:
             told = "holds 1 row or deletion that is" if lost == 1 else f"holds {lost:,} rows or deletions that are"
             yield Damage(file, f"{told} nowhere else, and the manifest does not name it")
 
 
-def _remember(newest: dict[Any, int], rows: list[tuple[Any, int]]) -> None:
-    for key, seq in rows:
-        newest[key] = max(seq, newest.get(key, -1))
+def _newest(parts: Iterable[list[tuple[Any, int]]]) -> dict[Any, int]:
+    newest: dict[Any, int] = {}
+    for pk, seq in chain.from_iterable(parts):
+        newest[pk] = max(seq, newest.get(pk, -1))
+    return newest
 
 
-def _rows(file: Path, key: str) -> list[tuple[Any, int]]:
+def rows(file: Path, key: str) -> list[tuple[Any, int]]:
     """Primary keys and sequence numbers in a file."""
     import pyarrow.parquet as pq
 
     return _pairs(pq.read_table(file, columns=[key, "_seq"]), key)
 
 
-def _logged(log: Path, key: str) -> list[tuple[Any, int]]:
+def logged(log: Path, key: str) -> list[tuple[Any, int]]:
     """Primary keys and sequence numbers in a log, as far as it can be read."""
+    return [pair for batch in batches(log) for pair in _pairs(batch, key)]
+
+
+def batches(log: Path) -> list[Any]:
+    """The Arrow batches of a log, as far as it can be read."""
     import pyarrow as pa
 
-    found: list[tuple[Any, int]] = []
+    found = []
     with suppress(pa.ArrowInvalid), pa.OSFile(str(log), "rb") as source:  # a process was killed as it wrote
         for batch in pa.ipc.open_stream(source):
-            found += _pairs(batch, key)
+            batch.validate(full=True)
+            found.append(batch)
     return found
+
+
+def living(files: list[Path], logs: list[Path], key: str) -> int:
+    """How many rows there are with these files and logs: of each key the newest, unless it is deleted later."""
+    held = [(file, rows(file, key)) for file in files] + [(log, logged(log, key)) for log in logs]
+    deleted = _newest(some for file, some in held if "delta" in file.name)
+    stored = _newest(some for file, some in held if "delta" not in file.name)
+    return sum(deleted.get(pk, -1) < seq for pk, seq in stored.items())
 
 
 def _pairs(table: Any, key: str) -> list[tuple[Any, int]]:
@@ -167,7 +183,8 @@ def _columns(folder: Folder) -> set[str] | None:
     return {field["name"] for field in json.loads(folder.schema.read_bytes())["fields"]}
 
 
-def _parquet_fault(file: Path, fields: set[str] | None) -> str:
+def parquet_fault(file: Path, fields: set[str] | None) -> str:
+    """Why a file of rows or deletions cannot be one of a collection with these fields; "" if it can."""
     import pyarrow.parquet as pq
 
     try:
@@ -222,6 +239,11 @@ def aliases(uri: str, database: str) -> tuple[dict[str, str], list[Damage]]:
     except PermissionError:
         fault = "cannot be read: permission denied"
     return ({}, [Damage(file, fault)]) if fault else (parse_aliases(file.read_bytes()), [])
+
+
+def damaged_aliases(uri: Path) -> list[Damage]:
+    """The files of aliases that are damaged, of all databases."""
+    return [one for database in databases(uri) for one in aliases(str(uri), database)[1]]
 
 
 def find_in_index(documents: Folder, blocks: Folder) -> list[Damage]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from m3plugins_milvus.schema import BLOCKS_SUFFIX
 
 RECORD = "m3plugins.record"
 DROPPING = ".dropping"
@@ -137,10 +140,19 @@ def first_row(file: Path) -> int:
     return int(file.stem.split("_")[1])
 
 
-def folders(uri: str | Path) -> list[Folder]:
-    """The folders of all collections, of all databases."""
-    roots = [Path(uri, "collections"), *sorted(Path(uri).glob("databases/*/collections"))]
-    return [Folder(path) for root in roots if root.is_dir() for path in sorted(root.iterdir()) if path.is_dir()]
+def databases(uri: Path) -> list[str]:
+    """The names of the databases; "" is the default one."""
+    return ["", *(path.name for path in sorted(uri.glob("databases/*")) if path.is_dir())]
+
+
+def indexes(uri: Path) -> Iterator[tuple[str, Folder, Folder]]:
+    """The name of each index, and where its documents and its blocks are or should be; also of others' collections."""
+    for database in databases(uri):
+        root = _collections(uri, database)
+        names = {path.name.removesuffix(BLOCKS_SUFFIX) for path in root.glob("*") if path.is_dir()}
+        for name in sorted(names):
+            shown = f"{database}/{name}" if database else name
+            yield shown, Folder(root / name), Folder(root / (name + BLOCKS_SUFFIX))
 
 
 def aliases_file(uri: str | Path, database: str) -> Path:

@@ -102,7 +102,7 @@ def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A0
             raise not_found(name, connection.uri)
         if _is_blocks(blocks):
             lost = f"the collection {name!r}" if not _exists(documents) else f"the identity of the index {name!r}"
-            msg = f"{lost} is lost, and {blocks.name!r} still holds its token vectors; restore it from a copy, or drop them"
+            msg = f"{lost} is lost, {blocks.name!r} still holds its token vectors; restore it from a copy, or drop both"
             raise MilvusIndexError(msg)
         msg = f"the collection {name!r} was not made by MilvusHybridIndex.create; choose another name, or attach to it"
         raise ValueError(msg)
