@@ -60,7 +60,8 @@ def _schema(folder: Folder, record: Record | None) -> list[Damage]:
 
 
 def _manifest(folder: Folder, record: Record | None) -> tuple[Manifest | None, list[Damage]]:
-    fresh = record is None and not (folder.previous.exists() or folder.stored() or folder.logs())
+    begun = folder.previous.exists() or folder.stored() or (folder.logs() and _is_ours(folder))
+    fresh = record is None and not begun
     if fresh and not folder.manifest.exists():
         return None, []
     fault = _json_fault(folder.manifest, Manifest.parse)
@@ -258,5 +259,7 @@ def find_in_index(documents: Folder, blocks: Folder) -> list[Damage]:
     return []
 
 
-def _is_ours(documents: Folder) -> bool:
-    return (_columns(documents) or set()) >= {"vector_blocks", "text_blocks", "revision"}
+def _is_ours(folder: Folder) -> bool:
+    """Whether a collection has the fields of our documents or of our blocks."""
+    columns = _columns(folder) or set()
+    return columns >= {"vector_blocks", "text_blocks", "revision"} or columns == {"key", "shard", "data", "unused"}
