@@ -1,9 +1,10 @@
-"""Damages each kind of file of an index in Milvus Lite in each way, opens, searches, counts, writes, and says what happened.
+"""Damages each kind of file of an index in Milvus Lite in each way, and says what then happens.
 
     python benchmarks/lite_damage.py > benchmarks/results/2026-12-01-lite-damage.md
 
-"complete": the same documents, counts and scores as of the undamaged index, and a write after it. "refused by name": an
-error that names the file, before anything was changed. SILENT (fewer results) and LOST (a file) must not be.
+Each copy is opened, searched, counted, scanned and written to. "complete": the same documents, counts and scores as of
+the undamaged index, and a write after it. "refused by name": an error that names the file, before anything was changed.
+SILENT (fewer results) and LOST (a file) must not be.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def main() -> int:
         whole = damaging.answers(encoder, damaging.copy(base, root / "trial.db"))
         started, counts = time.perf_counter(), Counter[str]()
         print("# Damaged files of Milvus Lite\n")
-        print(f"`python benchmarks/lite_damage.py`, milvus-lite {version('milvus-lite')}; {whole.count} documents, of which")
+        lite = version("milvus-lite")
+        print(f"`python benchmarks/lite_damage.py`, milvus-lite {lite}; {whole.count} documents, of which")
         print("a part is in files and a part in the logs of a process that was killed.\n")
         print("| file |", " | ".join(damaging.HARMS), "|\n|---|", "---|" * len(damaging.HARMS), sep="")
         for kind in damaging.KINDS:

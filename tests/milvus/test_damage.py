@@ -32,7 +32,7 @@ HARMLESS = {
     "blocks' manifest": {"foreign file beside it"},
     "blocks' log": {"foreign file beside it"},
 }
-"""What Lite, or a copy of ours, makes good; `benchmarks/lite_damage.py` opens each of these and compares the answers."""
+"""What Lite, or a copy of ours, makes good: `benchmarks/lite_damage.py` opens each and compares the answers."""
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +162,7 @@ def test_an_index_whose_identity_is_lost_is_not_made_anew(create: Create, encode
         MilvusHybridIndex.open_or_create("docs", encoder=encoder, uri=tmp_path / "m3.db")
 
 
-def test_sweep_deletes_nothing_where_rows_may_have_been_lost(
-    create: Create, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sweep_deletes_nothing_where_rows_may_have_been_lost(create: Create, monkeypatch: pytest.MonkeyPatch) -> None:
     from m3plugins_milvus import store
 
     monkeypatch.setattr(store, "LEFT_AT_ONCE", 4)
