@@ -107,16 +107,12 @@ def answers(encoder: M3Encoder, uri: Path) -> Answers:
         return found
 
 
-def _size(file: Path) -> tuple[int, str]:
-    return file.stat().st_size, str(file)
-
-
 def harm(uri: Path, kind: str, way: str) -> Path | None:
-    """Damages the largest file of that kind; None if there is none."""
-    files = sorted(uri.glob(KINDS[kind]), key=_size)
+    """Damages the last file of that kind; None if there is none."""
+    files = sorted(uri.glob(KINDS[kind]))
     if not files:
         return None
-    others = sorted(uri.glob(KINDS[kind].replace("docs", "other")), key=_size) if "docs" in KINDS[kind] else []
+    others = sorted(uri.glob(KINDS[kind].replace("docs", "other"))) if "docs" in KINDS[kind] else []
     if way == "of another index" and not others:
         return None
     HARMS[way](files[-1], others[-1] if others else files[-1])

@@ -250,7 +250,7 @@ def damaged_aliases(uri: Path) -> list[Damage]:
 def find_in_index(documents: Folder, blocks: Folder) -> list[Damage]:
     """All that is wrong with the two collections of an index, or that one of them is gone."""
     found = [*find(documents), *find(blocks)]
-    if blocks.dropping.exists() or documents.dropping.exists() or found:
+    if found or blocks.dropping.exists() or documents.dropping.exists():
         return found
     if blocks.record.exists() and not documents.path.exists():
         return [Damage(documents.path, f"is missing, and {blocks.path} holds its token vectors")]
