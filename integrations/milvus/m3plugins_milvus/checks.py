@@ -14,7 +14,7 @@ from m3plugins_milvus import damage
 from m3plugins_milvus.address import is_server
 from m3plugins_milvus.client import MilvusIndexError, connect, errors, lite_path
 from m3plugins_milvus.damage import Damage
-from m3plugins_milvus.folder import Folder, indexes
+from m3plugins_milvus.folder import Folder, databases, indexes
 from m3plugins_milvus.restoring import plan
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def _file(uri: Path, repair: bool) -> Iterator[Check]:
     from m3plugins.cli.checks import Check
 
     backup = uri / BACKUP / time.strftime("%Y-%m-%d-%H%M%S")
-    for name, documents, blocks in indexes(uri):
+    for database, documents, blocks in ((name, *pair) for name in databases(uri) for pair in indexes(uri, name)):
+        name = f"{database}/{documents.name}" if database else documents.name
         found = damage.find_in_index(documents, blocks)
         if not found:
             yield Check(f"index {name}", "ok", "its files are whole")

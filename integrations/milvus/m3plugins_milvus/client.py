@@ -20,7 +20,7 @@ from pymilvus.exceptions import MilvusException
 from m3plugins_milvus import damage, repair
 from m3plugins_milvus.address import Address, is_server, server_address
 from m3plugins_milvus.capabilities import Capabilities, capabilities
-from m3plugins_milvus.folder import Folder
+from m3plugins_milvus.folder import Folder, indexes
 from m3plugins_milvus.record import Record
 
 CONNECT_SECONDS = 10.0
@@ -116,6 +116,12 @@ class Connection:
                 _records[folder] = record = Record.read(folder)
                 repair.drop_written_logs(folder)
                 repair.drop_damaged_indexes(folder, record)
+
+    def check_all(self) -> None:
+        """`check`, of every index of the database: Lite reads all collections to list them."""
+        if self.exclusive:
+            for documents, blocks in indexes(self.address.uri, self.address.database):
+                self.check(documents.name, blocks.name)
 
     def _refuse(self, subject: str, found: Sequence[damage.Damage]) -> None:
         if found:

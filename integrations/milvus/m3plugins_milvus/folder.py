@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,14 +144,11 @@ def databases(uri: Path) -> list[str]:
     return ["", *(path.name for path in sorted(uri.glob("databases/*")) if path.is_dir())]
 
 
-def indexes(uri: Path) -> Iterator[tuple[str, Folder, Folder]]:
-    """The name of each index, and where its documents and its blocks are or should be; also of others' collections."""
-    for database in databases(uri):
-        root = _collections(uri, database)
-        names = {path.name.removesuffix(BLOCKS_SUFFIX) for path in root.glob("*") if path.is_dir()}
-        for name in sorted(names):
-            shown = f"{database}/{name}" if database else name
-            yield shown, Folder(root / name), Folder(root / (name + BLOCKS_SUFFIX))
+def indexes(uri: str | Path, database: str) -> list[tuple[Folder, Folder]]:
+    """Where each index has, or should have, its documents and its blocks; also of others' collections."""
+    root = _collections(Path(uri), database)
+    names = {path.name.removesuffix(BLOCKS_SUFFIX) for path in root.glob("*") if path.is_dir()}
+    return [(Folder(root / name), Folder(root / (name + BLOCKS_SUFFIX))) for name in sorted(names)]
 
 
 def aliases_file(uri: str | Path, database: str) -> Path:

@@ -112,11 +112,10 @@ def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A0
 
 def names(connection: Connection) -> list[str]:
     """The names of the indexes that there are, by their collections' fields: nothing is loaded."""
+    connection.check_all()
     with errors("list the collections"):
         there = set(connection.client.list_collections())
     pairs = [_collections(connection, name) for name in sorted(there) if name + BLOCKS_SUFFIX in there]
-    for documents, blocks in pairs:
-        connection.check(documents.name, blocks.name)
     return [documents.name for documents, blocks in pairs if _are_ours(documents, blocks)]
 
 

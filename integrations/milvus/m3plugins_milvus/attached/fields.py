@@ -131,6 +131,7 @@ def find(connection: Connection, name: str) -> Mapping[str, Any]:
         if client.has_collection(name):
             described: Mapping[str, Any] = client.describe_collection(name)
             return described
+        connection.check_all()
         there = ", ".join(sorted(client.list_collections())) or "none"
     msg = f"there is no collection {name!r} at {connection.uri} (there are: {there}); give the name of one"
     raise IndexNotFoundError(msg)
