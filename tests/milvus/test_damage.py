@@ -14,6 +14,7 @@ import pytest
 
 from m3plugins import M3Encoder
 from m3plugins.cli.app import run
+from m3plugins.cli.checks import Check
 from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError, damage
 from m3plugins_milvus.folder import Folder
 from m3plugins_milvus.record import Record
@@ -193,9 +194,8 @@ def test_sweep_deletes_nothing_where_rows_may_have_been_lost(create: Create, mon
 # Repair
 
 
-def doctor(capsys, uri: Path, *more: str) -> tuple[int, dict[str, dict[str, str]]]:
-    code = run(["doctor", "--uri", str(uri), "--json", *more])
-    return code, {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+def doctor(uri: Path, *, repair: bool = False) -> dict[str, Check]:
+    return {check.name: check for check in MilvusHybridIndex.checks(uri=str(uri), repair=repair)}
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def doctor(capsys, uri: Path, *more: str) -> tuple[int, dict[str, dict[str, str]
     ],
 )
 def test_doctor_explains_and_restores_a_schema_or_a_manifest_without_a_loss(
-    encoder: M3Encoder, uri: Path, whole: Answers, capsys, kind: str, way: str, recorded: bool
+    encoder: M3Encoder, uri: Path, whole: Answers, kind: str, way: str, recorded: bool
 ) -> None:
     file = damaging.harm(uri, kind, way)
     if not recorded:  # an index made before there were records
@@ -219,40 +219,38 @@ def test_doctor_explains_and_restores_a_schema_or_a_manifest_without_a_loss(
     if "manifest" in kind:
         file.with_name("manifest.json.prev").unlink()
     before = content(uri)
-    code, checks = doctor(capsys, uri)
-    told = checks[f"collection {file.parent.name}"]
-    assert (code, told["status"]) == (1, "broken")
-    assert file.name in told["detail"] and told["fix"].endswith("--repair")
+    told = doctor(uri)[f"collection {file.parent.name}"]
+    assert told.status == "broken" and file.name in told.detail and told.fix.endswith("--repair")
     assert content(uri) == before
-    assert doctor(capsys, uri, "--repair")[1][f"collection {file.parent.name}"]["status"] == "warn"
+    assert doctor(uri, repair=True)[f"collection {file.parent.name}"].status == "warn"
     if way != "missing":
         (kept,) = uri.glob(f"replaced-by-m3-doctor/*/collections/{file.parent.name}/{file.name}")
         assert kept.read_bytes() == before[str(file.relative_to(uri))]
-    assert doctor(capsys, uri)[1]["index docs"]["status"] == "ok"
+    assert doctor(uri)["index docs"].status == "ok"
     assert damaging.answers(encoder, uri) == whole
 
 
-def test_doctor_says_how_many_rows_are_lost_and_the_rest_can_be_had(encoder: M3Encoder, uri: Path, capsys) -> None:
+def test_doctor_says_how_many_rows_are_lost_and_the_rest_can_be_had(encoder: M3Encoder, uri: Path) -> None:
     file = damaging.harm(uri, "rows", "cut in half")
     rows = Record.read(Folder.of(uri, "", "docs")).files["_default/data/" + file.name].rows
-    assert f"{file.name} is lost with {rows:,} rows" in doctor(capsys, uri)[1]["collection docs"]["detail"]
-    doctor(capsys, uri, "--repair")
+    assert f"{file.name} is lost with {rows:,} rows" in doctor(uri)["collection docs"].detail
+    doctor(uri, repair=True)
     with MilvusHybridIndex.open("docs", encoder=encoder, uri=uri) as index:
         assert 0 < index.count() < 30
         index.upsert(random_documents(24))
         assert index.count() == 30 + 1  # and the one that was deleted
 
 
-def test_a_repair_that_is_not_possible_says_so_and_changes_nothing(uri: Path, capsys) -> None:
+def test_a_repair_that_is_not_possible_says_so_and_changes_nothing(uri: Path) -> None:
     shutil.rmtree(uri / "collections" / "docs")
     before = content(uri)
-    code, checks = doctor(capsys, uri, "--repair")
-    assert (code, checks["collection docs"]["status"]) == (1, "broken")
-    assert "from a copy" in checks["collection docs"]["fix"]
+    told = doctor(uri, repair=True)["collection docs"]
+    assert told.status == "broken" and "from a copy" in told.fix
     assert content(uri) == before
 
 
 def test_doctor_leaves_files_alone_that_are_in_use(create: Create, tmp_path: Path, capsys) -> None:
     create()
-    code, checks = doctor(capsys, tmp_path / "m3.db")
-    assert (code, checks["milvus"]["status"]) == (1, "broken") and "has it open" in checks["milvus"]["detail"]
+    assert run(["doctor", "--uri", str(tmp_path / "m3.db"), "--repair", "--json"]) == 1
+    (told,) = (check for check in json.loads(capsys.readouterr().out)["checks"] if check["name"] == "milvus")
+    assert "a process has it open" in told["detail"]
