@@ -45,7 +45,7 @@ def test_a_document_over_a_limit_is_named_and_the_others_are_stored(empty, bad, 
 
 def test_as_many_fields_as_the_limit_says_are_stored_and_found(empty):
     plain = Document(id="plain", text="fox", metadata={f"field_{n}": n for n in range(800)})
-    long = Document(id="long", text="fox", metadata={f"field_{n}": "a long string of words " * 2 for n in range(400)})
+    long = Document(id="long", text="fox", metadata={f"field_{n}": "a long string of words " * 2 for n in range(390)})
     nested = Document(id="nested", text="fox", metadata={"other": {f"field_{n}": n for n in range(1000)}})
     assert empty.upsert([plain, long, nested]).failed == []
     assert [document.id for document in empty.scan(filters.eq("field_799", 799))] == ["plain"]

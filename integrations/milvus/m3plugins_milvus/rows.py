@@ -146,7 +146,7 @@ def _check_findable(metadata: Mapping[str, Any]) -> None:
     if size > MAX_VARCHAR:
         values = sum(len(value) if isinstance(value, list) else 1 for value in metadata.values())
         msg = (
-            f"metadata must have at most about 800 fields (400 of long strings) and 2,500 values for Milvus, whose "
+            f"metadata must have at most about 800 fields (390 of long strings) and 2,500 values for Milvus, whose "
             f"filters find them by {MAX_VARCHAR:,} bytes, got {len(metadata):,} fields with {values:,} values, which "
             f'take {size:,}; nest what no filter needs in one field, such as {{"other": {{…}}}}'
         )
