@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
+from inspect import signature
 from typing import Annotated
 
 import typer
@@ -19,16 +20,25 @@ from m3plugins.cli.precision import bfloat16
 from m3plugins.cli.printing import message, print_json
 from m3plugins.cli.versions import CORE, INTEGRATIONS, Package, extras, installed, packages, version_of
 
+DEFAULT_ENGINE = "milvus"
 _STYLES = {"ok": "green", "warn": "yellow", "broken": "red"}
 
 
 def doctor(
-    engine: Annotated[str, typer.Option(show_default=False, help="With --uri: whose server to look at.")] = "",
-    uri: Annotated[str, typer.Option(show_default=False, help="Look at the server there as well.")] = "",
+    engine: Annotated[
+        str, typer.Option(show_default=False, help="With --uri: what is there; milvus unless told.")
+    ] = "",
+    uri: Annotated[str, typer.Option(show_default=False, help="Look at the server or the file there as well.")] = "",
     token: Token = "",
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", metavar="", help="With --uri: restore what can be of damaged files, keeping a copy of each."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> int:
-    """Check what is installed: versions, extras, engines, the bundled model.
+    """Check what is installed: versions, extras, engines, the bundled model; with --uri, the files of an index.
 
     The output has no secrets and suits a bug report.
 
@@ -36,17 +46,26 @@ def doctor(
 
       m3 doctor
 
+      m3 doctor --uri m3.db
+
       m3 doctor --engine elasticsearch --uri http://localhost:9200
     """
-    if bool(engine) != bool(uri):
-        msg = "--uri and --engine go together; give both to look at a server, or neither"
+    if not uri and (engine or repair):
+        msg = f"{'--engine' if engine else '--repair'} needs --uri: what to look at"
         raise CallError(msg)
-    if engine and not hasattr(find_engine(engine), "checks"):
+    engine = engine or (DEFAULT_ENGINE if uri else "")
+    check = getattr(find_engine(engine), "checks", None) if engine else None
+    if engine and check is None:
         msg = f"the engine {engine!r} has no check of a server; leave out --uri"
         raise CallError(msg)
+    if check is not None and repair:
+        if "repair" not in signature(check).parameters:
+            msg = f"the engine {engine!r} has no files to repair; leave out --repair"
+            raise CallError(msg)
+        check = partial(check, repair=True)
     looks: dict[str, Callable[[], Iterator[Check]]] = {
         **_LOOKS,
-        "engines": partial(_engines, engine, uri, token or None),
+        "engines": partial(_engines, engine, check and partial(check, uri=uri, token=token or None)),
     }
     checks = [check for name, look in looks.items() for check in _guarded(name, look)]
     broken = any(check.status == "broken" for check in checks)
@@ -129,8 +148,8 @@ def _mini() -> Iterator[Check]:
         yield Check("m3-mini", "warn", "base model not installed; the first use takes it from the hub", fix)
 
 
-def _engines(asked: str, uri: str, token: str | None) -> Iterator[Check]:
-    """Whether each engine can be imported, and what it finds wrong itself; at `uri`, the one that was asked for."""
+def _engines(asked: str, look: Callable[[], Iterator[Check]] | None) -> Iterator[Check]:
+    """Whether each engine can be imported, and what it finds wrong itself; of the one that is asked for, by `look`."""
     from m3plugins.retrieval.engines import engines
 
     found = engines()
@@ -145,7 +164,7 @@ def _engines(asked: str, uri: str, token: str | None) -> Iterator[Check]:
             continue
         yield Check(f"engine {name}", "ok", f"{point.dist.name} {point.dist.version}" if point.dist else point.value)
         if (own := getattr(engine, "checks", None)) is not None:
-            yield from own(uri=uri, token=token) if name == asked else own()
+            yield from look() if look is not None and name == asked else own()
 
 
 _LOOKS: dict[str, Callable[[], Iterator[Check]]] = {

@@ -63,7 +63,16 @@ class SparseEmbeddings(Sequence[SparseVector]):
 
     @classmethod
     def from_dicts(cls, rows: Iterable[Mapping[int, float]], *, vocab_size: int) -> SparseEmbeddings:
-        """Builds embeddings from one `{token id: weight}` mapping per text; weights <= 0 are dropped."""
+        """Builds embeddings from one `{token id: weight}` mapping per text; weights of 0 are dropped.
+
+        Raises:
+            ValueError: If a weight is negative or NaN.
+        """
+        rows = list(rows)
+        for number, row in enumerate(rows):
+            if wrong := [(i, v) for i, v in row.items() if not v >= 0]:
+                msg = f"sparse weights must be 0 or more, got {wrong[0][1]:g} for token {wrong[0][0]} in row {number}"
+                raise ValueError(msg)
         kept = [sorted((int(i), float(v)) for i, v in row.items() if v > 0) for row in rows]
         flat = [pair for row in kept for pair in row]
         return cls(

@@ -140,12 +140,14 @@ class Stream:
         given = [item.embedding for item in items if item.embedding is not None]
         for part, output in [(items, M3Output.concatenate(given))] if given else self._encoded(items):
             documents = [item.document for item in part]
-            if not _finite(output):  # the caller's, or those of a diverged model
+            if _unfit(output):  # the caller's, or those of a diverged model
                 if not given:
                     self._check_encoder()
-                good = [row for row in range(len(output)) if _finite(output[row])]
-                bad = [document.id for row, document in enumerate(documents) if row not in good]
-                self._report.failed += [FailedDocument(i, NOT_FINITE) for i in bad]
+                reasons = [_unfit(output[row]) for row in range(len(output))]
+                self._report.failed += [
+                    FailedDocument(document.id, why) for document, why in zip(documents, reasons, strict=True) if why
+                ]
+                good = [row for row, why in enumerate(reasons) if not why]
                 documents, output = [documents[row] for row in good], output.take(good)
             if documents:
                 yield Batch(documents, [digests[document.id] for document in documents], output)
@@ -192,6 +194,22 @@ class Stream:
 
 
 NOT_FINITE = "embeddings must be finite, got NaN or infinity"
+
+
+def _unfit(output: M3Output) -> str:
+    """Why embeddings cannot be stored; "" if they can."""
+    if not _finite(output):
+        return NOT_FINITE
+    sparse = output.sparse
+    if sparse is None or not len(sparse.values):
+        return ""
+    if (least := sparse.values.min()) < 0:
+        return f"sparse weights must not be negative, got {least:g}; M3's are 0 or more, so leave out the others"
+    outside = (sparse.indices < 0) | (sparse.indices >= sparse.vocab_size)
+    if outside.any():
+        found = sparse.indices[outside][0]
+        return f"sparse weights must be of token ids from 0 to {sparse.vocab_size - 1}, got {found}"
+    return ""
 
 
 def _finite(output: M3Output) -> bool:

@@ -20,7 +20,14 @@ LIMITS = {
         "metadata must be at most 65,536 bytes of UTF-8 for Milvus, got .*; move the long values into the text",
     ),
     "an integer of 65 bits": (Document(id="x", text="a", metadata={"n": [2**64]}), "64 bits"),
-    "5,000 values": (Document(id="x", text="a", metadata={"n": list(range(5000))}), "metadata"),
+    "5,000 values": (
+        Document(id="x", text="a", metadata={"n": list(range(5000))}),
+        "metadata must have at most about 800 fields .* and 2,500 values .*, got 1 fields with 5,000 values",
+    ),
+    "1,000 fields": (
+        Document(id="x", text="a", metadata={f"field_{n}": n for n in range(1000)}),
+        "metadata must have at most about 800 fields .* got 1,000 fields with 1,000 values, .* nest what no filter",
+    ),
 }
 
 
@@ -34,6 +41,14 @@ class TestBadInput(StoredBadInputSuite):
 @pytest.mark.parametrize(("bad", "reason"), LIMITS.values(), ids=LIMITS)
 def test_a_document_over_a_limit_is_named_and_the_others_are_stored(empty, bad, reason):
     assert_refused(empty, bad, reason)
+
+
+def test_as_many_fields_as_the_limit_says_are_stored_and_found(empty):
+    plain = Document(id="plain", text="fox", metadata={f"field_{n}": n for n in range(800)})
+    long = Document(id="long", text="fox", metadata={f"field_{n}": "a long string of words " * 2 for n in range(390)})
+    nested = Document(id="nested", text="fox", metadata={"other": {f"field_{n}": n for n in range(1000)}})
+    assert empty.upsert([plain, long, nested]).failed == []
+    assert [document.id for document in empty.scan(filters.eq("field_799", 799))] == ["plain"]
 
 
 def test_a_nul_may_be_in_a_key(empty):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,11 @@ import pymilvus
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
-from m3plugins_milvus import repair
+from m3plugins_milvus import damage, repair
 from m3plugins_milvus.address import Address, is_server, server_address
 from m3plugins_milvus.capabilities import Capabilities, capabilities
+from m3plugins_milvus.folder import Folder, indexes
+from m3plugins_milvus.record import Record
 
 CONNECT_SECONDS = 10.0
 """pymilvus 2.6.10 to 2.6.12 would wait forever."""
@@ -82,6 +85,64 @@ class Connection:
             msg = f"cannot {doing}: it was closed meanwhile"
             raise MilvusIndexError(msg) from err
 
+    def folder(self, name: str) -> Folder | None:
+        """Where Milvus Lite keeps a collection, if it is here."""
+        return Folder.of(self.address.uri, self.address.database, name) if self.exclusive else None
+
+    def resolve(self, name: str) -> str:
+        """The collection that a name or an alias stands for. Lite itself would read the collection to say so."""
+        if self.exclusive:
+            aliases, found = damage.aliases(self.address.uri, self.address.database)
+            self._refuse(f"the aliases of {self.uri} are", found)
+            return aliases.get(name, name)
+        with errors(f"look for {name!r}"):
+            there = self.client.has_collection(name)
+            return str(self.client.describe_collection(name)["collection_name"]) if there else name
+
+    def check(self, documents: str, blocks: str) -> None:
+        """Refuses an index whose files in Milvus Lite are damaged, before Lite reads them.
+
+        Lite would go on with what is left, and delete what it does not know.
+
+        Raises:
+            MilvusIndexError: It names each file, and the way out.
+        """
+        pair = [folder for folder in map(self.folder, (documents, blocks)) if folder is not None]
+        with _recording:
+            if self.address.uri not in _started or all(folder in _records for folder in pair):
+                return  # a server, or Lite is reading them already
+            self._refuse(f"the index {documents!r} is", damage.find_in_index(*pair))
+            for folder in pair:
+                _records[folder] = record = Record.read(folder)
+                repair.drop_written_logs(folder)
+                repair.drop_damaged_indexes(folder, record)
+
+    def check_all(self) -> None:
+        """`check`, of every index of the database: Lite reads all collections to list them."""
+        if self.exclusive:
+            for documents, blocks in indexes(self.address.uri, self.address.database):
+                self.check(documents.name, blocks.name)
+
+    def _refuse(self, subject: str, found: Sequence[damage.Damage]) -> None:
+        if found:
+            more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+            msg = (
+                f"{subject} damaged: {'; '.join(map(str, found[:3]))}{more}. Nothing was changed; "
+                f"`m3 doctor --engine milvus --uri {self.address.uri}` says what can be restored"
+            )
+            raise MilvusIndexError(msg)
+
+    def record(self, name: str) -> None:
+        """Records a collection's files after a write, by which a later loss is noticed.
+
+        Raises:
+            MilvusIndexError: If that fails.
+        """
+        folder = self.folder(name)
+        with _recording:
+            if folder in _records:
+                _record(folder)
+
     def close(self) -> None:
         """Ends the connection; the last one to a Lite file frees the file for other processes."""
         self.closed.set()
@@ -93,6 +154,9 @@ _registry = threading.RLock()
 _users: dict[str, int] = {}
 _started: set[str] = set()
 _failed: set[str] = set()
+_recording = threading.RLock()
+_records: dict[Folder, Record | None] = {}
+"""Of the collections that Lite may be reading: they were found undamaged before."""
 _writers: dict[tuple[str, str], threading.RLock] = {}
 _handled: ContextVar[bool] = ContextVar("handled", default=False)
 _cause: ContextVar[BaseException | None] = ContextVar("cause", default=None)
@@ -124,11 +188,10 @@ def connect(
     seconds = CONNECT_SECONDS if timeout is None else timeout
     with _registry:
         running = is_server(uri) or _is_running(address.uri)
-        if not running:
-            repair.drop_written_logs(address.uri)
         with errors(f"open {address.place}"):
             client = _client(address, seconds)
-        if not running:
+        if not running and address.uri not in _started:
+            repair.finish_dropping(address.uri)
             _started.add(address.uri)
         _users[address.uri] = _users.get(address.uri, 0) + 1
     try:
@@ -195,12 +258,37 @@ def _close(client: MilvusClient, uri: str) -> None:
         if not _users[uri]:
             del _users[uri]
             _failed.discard(uri)
-            # pymilvus leaves the engine running and the file locked.
             if uri in _started:
-                from milvus_lite.server_manager import server_manager_instance
+                _release(uri)
 
-                _started.discard(uri)
-                server_manager_instance.release_server(uri)
+
+def _release(uri: str) -> None:
+    """Ends Lite (pymilvus leaves it running and the file locked), and records what it wrote at its end."""
+    from milvus_lite.server_manager import server_manager_instance
+
+    _started.discard(uri)
+    server_manager_instance.release_server(uri)
+    with _recording:
+        for folder in [folder for folder in _records if folder.path.is_relative_to(uri)]:
+            with suppress(MilvusIndexError):  # the record before says less, and nothing wrong
+                _record(folder)
+            del _records[folder]
+
+
+def _record(folder: Folder) -> None:
+    try:
+        if (taken := Record.take(folder, _records[folder])) is not None and taken != _records[folder]:
+            taken.write(folder)
+            _records[folder] = taken
+    except (OSError, ValueError) as err:
+        msg = f"cannot record the files of {folder.path}: {err}"
+        raise MilvusIndexError(msg) from err
+
+
+@atexit.register
+def _release_all() -> None:
+    for uri in list(_started):
+        _release(uri)
 
 
 def lite_path(uri: str | Path) -> str:

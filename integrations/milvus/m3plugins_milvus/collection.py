@@ -7,6 +7,7 @@ pass Milvus' limit on rows, the question is asked again for each first digit of 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from m3plugins.encoding.batching import bounded_runs
@@ -40,12 +41,14 @@ class Collection:
         for batch in bounded_runs(rows, requests.row_size, MAX_WRITE):
             with self.connection.calls(f"store rows in {self.name!r}"):
                 store(**requests.write(self.name, batch))
+        self.connection.record(self.name)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Deletes rows; unknown keys are none."""
         for chunk in _chunks(keys, MAX_KEYS):
             with self.connection.calls(f"delete rows in {self.name!r}"):
                 self.connection.client.delete(**requests.delete(self.name, chunk))
+        self.connection.record(self.name)
 
     def fetch(self, keys: Sequence[str], fields: Sequence[str], chunk: int = MAX_KEYS) -> dict[str, Row]:
         """The rows of these keys, at most `chunk` at a time; unknown keys are left out."""
@@ -116,15 +119,16 @@ class Collection:
         if self.connection.lite:
             with self.connection.calls(f"flush {self.name!r}"):
                 self.connection.client.flush(self.name)
+            self.connection.record(self.name)
 
     def load(self) -> None:
         """Makes it searchable; on Lite, after a crash as well."""
         try:
             self._load()
         except MilvusIndexError:
-            if not self.connection.lite:
+            if (folder := self.connection.folder(self.name)) is None:
                 raise
-            repair.forget_indexes(self.connection.address.uri, self.name)  # one of them may have been cut short
+            repair.forget_indexes(folder)  # one of them may have been cut short
             self._load()
 
     def _load(self) -> None:
@@ -133,7 +137,11 @@ class Collection:
 
     def drop(self) -> None:
         """Deletes the collection and all in it."""
-        with self.connection.calls(f"drop {self.name!r}"):
+        folder = self.connection.folder(self.name)
+        with (
+            nullcontext() if folder is None else repair.dropping(folder),
+            self.connection.calls(f"drop {self.name!r}"),
+        ):
             self.connection.client.drop_collection(self.name)
 
     def _accepted(self, keys: Sequence[str], plan: Plan) -> Container[str]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import RLock
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from m3plugins import Document, M3Encoder
 from m3plugins.compression import DEFAULT_CODEC
@@ -20,7 +20,7 @@ from m3plugins.retrieval.engine import NamedIndex, check_bm25, opened_or_created
 from m3plugins.retrieval.index import AnyFilter, check_ids
 from m3plugins.retrieval.info import IndexInfo
 from m3plugins.scoring.heads import LEGS, HeadScores, Leg, check_query
-from m3plugins_milvus import lifecycle, reading
+from m3plugins_milvus import checks, lifecycle, reading
 from m3plugins_milvus.address import is_server
 from m3plugins_milvus.blocks import POINTER
 from m3plugins_milvus.client import Connection, connect, lite_path, writer_lock
@@ -32,6 +32,9 @@ from m3plugins_milvus.requests import Consistency
 from m3plugins_milvus.rows import sparse_row
 from m3plugins_milvus.schema import BLOCKS_SUFFIX, BM25, PUBLIC_FIELDS, SPARSE_INDEX
 from m3plugins_milvus.store import Store
+
+if TYPE_CHECKING:
+    from m3plugins.cli.checks import Check
 
 
 class MilvusHybridIndex(NamedIndex):
@@ -61,6 +64,11 @@ class MilvusHybridIndex(NamedIndex):
         documents, blocks = Collection(connection, name), Collection(connection, name + BLOCKS_SUFFIX)
         self._store = Store(documents, blocks, identity, self._lock)
         self._legs = ThreadPoolExecutor(len(LEGS), thread_name_prefix="m3-search")
+
+    @classmethod
+    def checks(cls, uri: str = "", token: str | None = None, *, repair: bool = False) -> Iterator[Check]:
+        """Lines of `m3 doctor`: the packages, and with an address its files or its server; see `checks.checks`."""
+        return checks.checks(uri, token, repair=repair)
 
     @classmethod
     def create(
@@ -340,14 +348,20 @@ class MilvusHybridIndex(NamedIndex):
         self._check_open()
         return lifecycle.swap(self._store.documents, alias)
 
-    def sweep(self) -> int:
+    def sweep(self, *, force: bool = False) -> int:
         """Deletes the blocks that an interrupted `upsert` or `delete` left behind; returns how many.
 
         For space only: answers are right without. No other process may write meanwhile.
+
+        Args:
+            force: Whether to delete them also where more documents have lost their row than have one.
+
+        Raises:
+            MilvusIndexError: If they have, and `force` is not set: that may be a loss of rows, and nothing is deleted.
         """
         self._check_open()
         with self._lock:
-            return self._store.sweep()
+            return self._store.sweep(force=force)
 
     def close(self) -> None:
         """Ends the connection; the last index of a Lite file frees it for other processes."""

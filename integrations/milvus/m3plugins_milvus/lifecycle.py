@@ -51,9 +51,10 @@ def create(connection: Connection, name: str, identity: Identity) -> None:
 
 def _create(documents: Collection, blocks: Collection, identity: Identity) -> None:
     connection = documents.connection
-    if connection.lite:
-        for collection in (documents, blocks):
-            repair.remove_unfinished(connection.address.uri, collection.name)
+    connection.check(documents.name, blocks.name)
+    for folder in map(connection.folder, (documents.name, blocks.name)):
+        if folder is not None:
+            repair.remove_unfinished(folder)
     if not connection.exclusive:
         _wait(documents, blocks)
     if _is_unfinished(documents, blocks):
@@ -92,15 +93,17 @@ def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A0
         IndexNotFoundError: If there is no collection of that name.
         ValueError: If there is one, but not of ours.
     """
-    client = connection.client
-    with errors(f"look for {name!r}"):
-        if client.has_collection(name):
-            name = client.describe_collection(name)["collection_name"]
+    name = connection.resolve(name)
     documents, blocks = _collections(connection, name)
+    connection.check(documents.name, blocks.name)
     identity = _identity(blocks) if _exists(documents) else None
     if identity is None:
-        if not _exists(documents) or _is_unfinished(documents, blocks):
+        if _is_unfinished(documents, blocks) or not (_exists(documents) or _is_blocks(blocks)):
             raise not_found(name, connection.uri)
+        if _is_blocks(blocks):
+            lost = f"the collection {name!r}" if not _exists(documents) else f"the identity of the index {name!r}"
+            msg = f"{lost} is lost, {blocks.name!r} still holds its token vectors; restore it from a copy, or drop both"
+            raise MilvusIndexError(msg)
         msg = f"the collection {name!r} was not made by MilvusHybridIndex.create; choose another name, or attach to it"
         raise ValueError(msg)
     documents.load()
@@ -109,6 +112,7 @@ def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A0
 
 def names(connection: Connection) -> list[str]:
     """The names of the indexes that there are, by their collections' fields: nothing is loaded."""
+    connection.check_all()
     with errors("list the collections"):
         there = set(connection.client.list_collections())
     pairs = [_collections(connection, name) for name in sorted(there) if name + BLOCKS_SUFFIX in there]
@@ -131,7 +135,9 @@ def describe(connection: Connection, name: str, identity: Identity) -> IndexInfo
 
 def drop(documents: Collection, blocks: Collection) -> None:
     """Deletes both; whatever a killed drop leaves is no index."""
-    with writer_lock(documents.connection, documents.name):
+    connection = documents.connection
+    folders = [f for f in map(connection.folder, (documents.name, blocks.name)) if f is not None]
+    with writer_lock(connection, documents.name), repair.dropping(*folders):
         Identity.drop(blocks)
         documents.drop()
         blocks.drop()
@@ -197,7 +203,7 @@ def _already(collection: Collection) -> IndexExistsError:
 
 
 def _are_ours(documents: Collection, blocks: Collection) -> bool:
-    return _has_fields(blocks, schema.blocks_schema()) and _has_fields(documents, schema.documents_schema(1))
+    return _is_blocks(blocks) and _has_fields(documents, schema.documents_schema(1))
 
 
 def _is_dropped(blocks: Collection) -> bool:
@@ -209,18 +215,34 @@ def _is_unfinished(documents: Collection, blocks: Collection) -> bool:
 
     They are being made, or being dropped, or a process was killed at that.
     """
-    if not _has_fields(blocks, schema.blocks_schema()):
+    if not _is_blocks(blocks):
         return False
     if not _exists(documents):
-        return True
+        return _is_dropped(blocks) or _is_empty(blocks)
     if not _are_ours(documents, blocks) or _identity(blocks) is not None:
         return False
     if _is_dropped(blocks):
         return True
+    if not _is_empty(blocks):
+        return False  # the identity was lost
     if not all(_has_index(documents, field) for field in _vectors(documents)):
-        return True  # nothing is stored before there are all
+        return _is_empty(documents)
     documents.load()
-    return documents.count() <= len(_KNOWN)
+    trials = f'{requests.among([key_of(i) for i in _KNOWN])} and vector_blocks == 0 and text == ""'
+    return documents.count() == documents.count(trials)
+
+
+def _is_empty(collection: Collection) -> bool:
+    with errors(f"count {collection.name!r}"):
+        stored = int(collection.connection.client.get_collection_stats(collection.name)["row_count"])
+    if stored or not _is_loadable(collection):
+        return not stored
+    collection.load()
+    return not collection.count()
+
+
+def _is_blocks(blocks: Collection) -> bool:
+    return _has_fields(blocks, schema.blocks_schema())
 
 
 def _has_fields(collection: Collection, fields: CollectionSchema) -> bool:
@@ -232,7 +254,7 @@ def _has_fields(collection: Collection, fields: CollectionSchema) -> bool:
 
 
 def _identity(blocks: Collection) -> Identity | None:
-    if not _has_fields(blocks, schema.blocks_schema()) or not _is_loadable(blocks):
+    if not _is_blocks(blocks) or not _is_loadable(blocks):
         return None
     blocks.load()
     return Identity.read(blocks)
@@ -262,6 +284,8 @@ def _drop(*collections: Collection) -> None:
 
 def _make(collection: Collection, fields: CollectionSchema, index: IndexParams, made: list[Collection]) -> None:
     client = collection.connection.client
+    if (folder := collection.connection.folder(collection.name)) is not None:
+        folder.dropping.unlink(missing_ok=True)  # of a deletion that ended before
     with errors(f"create {collection.name!r}"):
         try:
             client.create_collection(**requests.create(collection.name, fields, index))

@@ -5,48 +5,83 @@ Only the versions whose source says so are repaired; `benchmarks/soak.py` finds 
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+
+from m3plugins_milvus.folder import DROPPING, Folder, Manifest, log_number
+from m3plugins_milvus.record import Record
 
 _UNDERSTOOD = {"3.2.2"}
 
 
-def drop_written_logs(uri: str) -> None:
+def drop_written_logs(folder: Folder) -> None:
     """Removes logs whose rows are in files: a flush commits the files first, and Lite would read both.
 
-    Lite numbers logs, and its manifest says which is the first whose rows are in no file. Nothing is done to a
-    folder that a process has open.
+    Lite numbers logs, and its manifest says which is the first whose rows are in no file. The folder must be
+    undamaged, and not in use.
     """
-    if sys.platform == "win32" or not _understood() or not Path(uri, "LOCK").is_file():
-        return
-    import fcntl
-
-    with Path(uri, "LOCK").open("r+b") as lock, suppress(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for manifest in Path(uri).glob("collections/*/manifest.json"):
-            with suppress(ValueError):  # then Lite takes the one before
-                first = json.loads(manifest.read_bytes())["active_wal_number"] or 0
-                for log in manifest.parent.glob("wal/wal_*.arrow"):
-                    if int(log.stem.rpartition("_")[2]) < first:
-                        log.unlink()
+    if _understood() and folder.manifest.exists():
+        first = Manifest.parse(folder.manifest.read_bytes()).log
+        for log in folder.logs():
+            if log_number(log) < first:
+                log.unlink()
 
 
-def forget_indexes(uri: str, name: str) -> None:
+def drop_damaged_indexes(folder: Folder, record: Record | None) -> None:
+    """Removes search indexes that are not as they were written: Lite makes missing ones from the rows."""
+    for name, entry in record.indexes.items() if record and _understood() else ():
+        index = folder.path / "partitions" / name
+        if index.exists() and (index.stat().st_size != entry.size or entry.fault(index)):
+            index.unlink()
+
+
+def forget_indexes(folder: Folder) -> None:
     """Removes a collection's search indexes: Lite writes them in place, loads what is there, and makes missing ones."""
     if _understood():
-        for file in Path(uri).glob(f"collections/{name}/partitions/*/indexes/*"):
+        for file in folder.path.glob("partitions/*/indexes/data_*.*.*.idx"):
             file.unlink(missing_ok=True)
 
 
-def remove_unfinished(uri: str, name: str) -> None:
-    """Removes a collection's folder that has no schema: Lite sees no collection, and cannot make one there."""
-    folder = Path(uri, "collections", name)
-    if _understood() and folder.is_dir() and not (folder / "schema.json").exists():
-        shutil.rmtree(folder)
+def remove_unfinished(folder: Folder) -> None:
+    """Removes a folder that has no schema and nothing in it: Lite sees no collection, and cannot make one there."""
+    if _understood() and folder.path.is_dir() and not folder.schema.exists() and not folder.holds_data():
+        (folder.path / "schema.json.tmp").unlink(missing_ok=True)
+        for path in sorted(folder.path.rglob("*"), reverse=True):
+            path.rmdir()
+        folder.path.rmdir()
+
+
+@contextmanager
+def dropping(*folders: Folder) -> Iterator[None]:
+    """Marks folders that are about to be deleted, so that a deletion that is interrupted can be finished.
+
+    Raises:
+        ValueError: If there is a file in one that is not Milvus Lite's, which would go with it.
+    """
+    for folder in folders:
+        if strangers := folder.strangers():
+            msg = f"{strangers[0]} is not of Milvus Lite and would be deleted too; move it elsewhere first"
+            raise ValueError(msg)
+    for folder in folders:
+        if folder.path.exists():
+            folder.dropping.touch()
+    yield
+    for folder in folders:
+        folder.dropping.unlink(missing_ok=True)
+
+
+def finish_dropping(uri: str) -> None:
+    """Deletes what interrupted deletions left; nobody else may use the files."""
+    for root in (Path(uri, "collections"), *Path(uri).glob("databases/*/collections")):
+        for mark in root.glob(f"*{DROPPING}"):
+            folder = Folder(mark.with_name(mark.name.removesuffix(DROPPING)))
+            if folder.path.is_dir() and not folder.strangers():
+                shutil.rmtree(folder.path)
+            if not folder.path.exists():
+                mark.unlink()
 
 
 def _understood() -> bool:

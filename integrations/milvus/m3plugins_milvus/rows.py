@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -50,8 +51,7 @@ def check_document(document: Document, tenant: str | None = None) -> None:
     _check_integers("metadata", document.metadata)
     as_json = json.dumps(dict(document.metadata), ensure_ascii=False)
     _check_bytes("metadata", as_json, MAX_JSON, "move the long values into the text")
-    _check_bytes("the index of metadata", facets(document.metadata), MAX_VARCHAR, "keep lists under 2,000 values")
-    _check_bytes("the index of metadata", json.dumps(bounds(document.metadata)), MAX_JSON, "use fewer fields")
+    _check_findable(document.metadata)
 
 
 def to_row(batch: Batch, position: int, vectors: bytes, identity: Identity) -> tuple[Row, list[str]]:
@@ -137,6 +137,19 @@ def _check_bytes(name: str, value: str, limit: int, fix: str) -> None:
     size = len(value.encode())
     if size > limit:
         msg = f"{name} must be at most {limit:,} bytes of UTF-8 for Milvus, got {size:,}; {fix}"
+        raise ValueError(msg)
+
+
+def _check_findable(metadata: Mapping[str, Any]) -> None:
+    """Refuses more fields and values than what they are found by has room for."""
+    size = max(len(facets(metadata)), len(json.dumps(bounds(metadata))))
+    if size > MAX_VARCHAR:
+        values = sum(len(value) if isinstance(value, list) else 1 for value in metadata.values())
+        msg = (
+            f"metadata must have at most about 800 fields (390 of long strings) and 2,500 values for Milvus, whose "
+            f"filters find them by {MAX_VARCHAR:,} bytes, got {len(metadata):,} fields with {values:,} values, which "
+            f'take {size:,}; nest what no filter needs in one field, such as {{"other": {{…}}}}'
+        )
         raise ValueError(msg)
 
 

@@ -32,6 +32,8 @@ from m3plugins_milvus.schema import KEY
 BLOCKS_PER_READ = 64
 DOCUMENTS_PER_READ = 128
 PARENTS_PER_READ = 256
+LEFT_AT_ONCE = 2 * DOCUMENTS_PER_READ
+"""More documents than one interrupted call leaves without a row."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +126,13 @@ class Store:
 
     def remove_rows(self, rows: Iterable[Row]) -> int:
         """Deletes documents, given rows with the fields POINTER, and then their blocks; returns how many."""
-        rows = list(rows)
+        removed = 0
         with self.lock:
-            self.documents.delete([row[KEY] for row in rows])
-            self.blocks.delete([block for row in rows for block in BlockKeys.of(row).all()])
-        return len(rows)
+            for some in bounded_runs(rows, lambda row: 1, DOCUMENTS_PER_READ):  # what one interruption may leave
+                self.documents.delete([row[KEY] for row in some])
+                self.blocks.delete([block for row in some for block in BlockKeys.of(row).all()])
+                removed += len(some)
+        return removed
 
     def complete(
         self,
@@ -181,16 +185,25 @@ class Store:
             self.documents.flush()
             self.blocks.flush()
 
-    def sweep(self) -> int:
-        """Deletes the blocks that no row names, returns how many."""
-        swept = 0
+    def sweep(self, *, force: bool = False) -> int:
+        """Deletes the blocks that no row names, returns how many; see `MilvusHybridIndex.sweep`."""
+        doomed: list[str] = []
+        living, gone = 0, 0
         for page in self.blocks.keys():
             blocks = [key for key in page if ":" in key]
             owners = list(dict.fromkeys(key.partition(":")[0] for key in blocks))
-            doomed = orphans(blocks, self.documents.fetch(owners, POINTER))
-            self.blocks.delete(doomed)
-            swept += len(doomed)
-        return swept
+            rows = self.documents.fetch(owners, POINTER)
+            living, gone = living + len(rows), gone + len(owners) - len(rows)
+            doomed += orphans(blocks, rows)
+        if gone > living + LEFT_AT_ONCE and not force:
+            msg = (
+                f"{self.blocks.name!r} holds token vectors of {gone:,} documents that {self.documents.name!r} does not "
+                f"have, and of {living:,} that it has: an interrupted call leaves fewer, a loss of rows may not. "
+                f"Compare count() with what you indexed; sweep(force=True) deletes them all the same"
+            )
+            raise MilvusIndexError(msg)
+        self.blocks.delete(doomed)
+        return len(doomed)
 
     def _block_rows(self, batch: Batch, rows: list[Row]) -> Iterator[Row]:
         """The batch's blocks, one document at a time; adds each document's row to `rows`."""

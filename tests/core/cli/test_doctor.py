@@ -120,8 +120,10 @@ def test_an_engine_adds_checks_of_its_own_and_of_the_server_that_is_named(capsys
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--uri", "there"], "--uri and --engine go together"),
-        (["--engine", "checked"], "--uri and --engine go together"),
+        (["--uri", "there"], "no engine 'milvus' is installed"),
+        (["--engine", "checked"], "--engine needs --uri"),
+        (["--repair"], "--repair needs --uri"),
+        (["--engine", "checked", "--uri", "there", "--repair"], "has no files to repair"),
         (["--engine", "unchecked", "--uri", "there"], "has no check of a server"),
         (["--engine", "nosuch", "--uri", "there"], "no engine 'nosuch' is installed"),
     ],

@@ -132,6 +132,27 @@ class BadInputSuite:
             assert report.written + report.unchanged == 1
 
     @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            (
+                lambda sparse: replace(sparse, values=-sparse.values),
+                "sparse weights must not be negative, got -.*; M3's are 0 or more",
+            ),
+            (
+                lambda sparse: replace(sparse, indices=sparse.indices + sparse.vocab_size),
+                "sparse weights must be of token ids from 0 to .*, got ",
+            ),
+        ],
+        ids=["negative", "outside the vocabulary"],
+    )
+    def test_sparse_weights_that_would_be_dropped_fail_their_document(self, empty, embedding, change, reason):
+        wrong = replace(embedding, sparse=change(embedding.sparse))
+        report = empty.upsert([Document(id="bad", text="x"), GOOD], embeddings=[wrong, embedding])
+        ((failed, why),) = report.failed
+        assert failed == "bad" and re.match(reason, why)
+        assert report.written + report.unchanged == 1
+
+    @pytest.mark.parametrize(
         "change",
         [
             lambda e: replace(e, dense=e.dense[:, :16]),

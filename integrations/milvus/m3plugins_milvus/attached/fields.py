@@ -12,6 +12,7 @@ from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import Head
 from m3plugins.retrieval.index import IndexNotFoundError, ModelMismatchError
 from m3plugins_milvus.client import Connection, errors
+from m3plugins_milvus.schema import BLOCKS_SUFFIX
 
 VECTORS = frozenset(kind for kind in DataType if "VECTOR" in kind.name)
 DYNAMIC = "$meta"
@@ -123,10 +124,14 @@ def find(connection: Connection, name: str) -> Mapping[str, Any]:
         IndexNotFoundError: If there is none.
     """
     client = connection.client
+    if connection.exclusive:
+        target = connection.resolve(name)
+        connection.check(target, target + BLOCKS_SUFFIX)
     with errors(f"look for {name!r}"):
         if client.has_collection(name):
             described: Mapping[str, Any] = client.describe_collection(name)
             return described
+        connection.check_all()
         there = ", ".join(sorted(client.list_collections())) or "none"
     msg = f"there is no collection {name!r} at {connection.uri} (there are: {there}); give the name of one"
     raise IndexNotFoundError(msg)

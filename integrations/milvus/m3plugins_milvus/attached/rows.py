@@ -43,7 +43,7 @@ def to_output(rows: Sequence[Row], layout: Layout, vocab_size: int) -> M3Output:
     read = {head: index for head, index in layout.indexes.items() if index.field in rows[0]}
     dense, sparse = read.get("dense"), read.get("sparse")
     weights = [row[sparse.field] for row in rows] if sparse else []
-    weights = [{i: weight for i, weight in row.items() if i < vocab_size} for row in weights]
+    weights = [{i: weight for i, weight in row.items() if i < vocab_size and weight > 0} for row in weights]
     return M3Output(
         dense=np.stack([_unit(row[dense.field], dense) for row in rows]) if dense else None,
         sparse=SparseEmbeddings.from_dicts(weights, vocab_size=vocab_size) if sparse else None,
