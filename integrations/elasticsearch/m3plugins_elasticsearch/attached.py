@@ -179,8 +179,9 @@ class AttachedWriter:
     def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
         """The digests of the texts and metadata that were last enriched."""
         items = self.reader.fetch(list(ids), [f"{OURS}.revision", f"{OURS}.attributes"])
-        ours = {item["_id"]: item["_source"].get(OURS) or {} for item in items}
-        return {i: Digest(stored["revision"], stored["attributes"]) for i, stored in ours.items() if len(stored) == 2}
+        ours = {item["_id"]: item["_source"].get(OURS) for item in items}
+        kept = {i: stored for i, stored in ours.items() if isinstance(stored, dict) and len(stored) == 2}
+        return {i: Digest(stored["revision"], stored["attributes"]) for i, stored in kept.items()}
 
     def write(self, batch: Batch) -> NoReturn:
         """Refuses."""

@@ -40,7 +40,8 @@ class Store:
     def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
         """The digests of those of the given ids that are stored."""
         items = self.reader.fetch(list(ids), ["revision", "attributes"])
-        return {item["_id"]: Digest(item["_source"]["revision"], item["_source"]["attributes"]) for item in items}
+        kept = {item["_id"]: item["_source"] for item in items if len(item["_source"]) == 2}
+        return {i: Digest(stored["revision"], stored["attributes"]) for i, stored in kept.items()}
 
     def write(self, batch: Batch) -> list[FailedDocument]:
         """Stores documents."""
