@@ -21,7 +21,8 @@ from m3plugins.scoring.heads import HeadScores, Leg
 from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins_elasticsearch import requests
 from m3plugins_elasticsearch.ahead import ahead
-from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors, item_error
+from m3plugins_elasticsearch.answers import check_whole, item_error
+from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors
 from m3plugins_elasticsearch.filters import Plan
 from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import Layout
@@ -315,6 +316,7 @@ class Reader:
             for item in answer["responses"]:
                 if "error" in item:
                     raise item_error(item, answer.meta)
+                check_whole(item, answer.meta)
             return list(answer["responses"])
 
         return self.connection.read(f"search {self.name!r}", ask)
