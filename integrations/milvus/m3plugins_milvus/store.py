@@ -13,7 +13,7 @@ from m3plugins import Document
 from m3plugins.compression import get_codec
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.retrieval.document import Digest
-from m3plugins.retrieval.index import FailedDocument, check_ids
+from m3plugins.retrieval.index import BrokenDocumentsError, FailedDocument, check_ids
 from m3plugins.retrieval.locking import DocumentLocks
 from m3plugins.retrieval.writing import REPLACED, Batch, is_current
 from m3plugins_milvus.blocks import POINTER, BlockKeys, block_rows, orphans
@@ -35,6 +35,13 @@ from m3plugins_milvus.schema import KEY
 BLOCKS_PER_READ = 64
 DOCUMENTS_PER_READ = 128
 PARENTS_PER_READ = 256
+
+
+LOST = "its token vectors or its text are lost in Milvus; delete it and index it again"
+
+
+class LostBlocksError(MilvusIndexError, BrokenDocumentsError):
+    """Documents whose blocks are not there, or not as they were written."""
 
 
 @dataclass(frozen=True)
@@ -169,12 +176,10 @@ class Store:
             attempts: How often to look for blocks.
 
         Raises:
-            MilvusIndexError: If a document's blocks are not there.
+            LostBlocksError: At the end, if a document's blocks are not there.
         """
         if not attempts:
-            ids = ", ".join(repr(row["id"]) for row in rows.values())
-            msg = f"the token vectors or the text of {ids[:200]} are lost in Milvus; delete and index them again"
-            raise MilvusIndexError(msg)
+            raise LostBlocksError([FailedDocument(row["id"], LOST) for row in rows.values()])
         lost = []
 
         def blocks_of(row: Row) -> int:
