@@ -143,9 +143,7 @@ def threads(first: HybridIndex, second: HybridIndex) -> Iterator[Pair]:
         def pair(*tasks: Task) -> list[list[str]]:
             return [
                 future.result()
-                for future in [
-                    pool.submit(task.run, index) for task, index in zip(tasks, (first, second), strict=True)
-                ]
+                for future in [pool.submit(task.run, index) for task, index in zip(tasks, (first, second), strict=True)]
             ]
 
         yield pair
@@ -237,7 +235,9 @@ def main() -> int:
     options = parser.parse_args()
     packages = ", ".join(f"{name} {version(name)}" for name in ("milvus-lite", "pymilvus", "elasticsearch"))
     print(f"Python {platform.python_version()}, {packages}, seed {options.seed}\n")
-    print("| engine | race | rounds | lost | mixed | refused | seconds |\n| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        "| engine | race | rounds | lost | mixed | refused | seconds |\n| --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    )
     fine = True
     with node(options.engines) as url, tempfile.TemporaryDirectory() as folder:
         checkpoint = save_checkpoint(Path(folder) / "model")

@@ -138,9 +138,7 @@ def _readable(items: Iterable[T], broken: dict[str, str]) -> Iterator[T]:
         broken |= dict(err.failed)
 
 
-def _copy(
-    pairs: list[Pair], source: HybridIndex, target: HybridIndex, report: UpsertReport
-) -> list[str]:
+def _copy(pairs: list[Pair], source: HybridIndex, target: HybridIndex, report: UpsertReport) -> list[str]:
     """Stores what is new or changed; returns the ids of what is now there."""
     ids = [document.id for document, _ in pairs]
     digests, before = source.writer.digests(ids), target.writer.digests(ids)

@@ -17,6 +17,7 @@ from m3plugins.compression import get_codec
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.retrieval.document import Candidate
+from m3plugins.retrieval.index import BrokenDocumentsError, FailedDocument
 from m3plugins.scoring.heads import HeadScores, Leg
 from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins_elasticsearch import requests
@@ -40,6 +41,13 @@ _KEEP_ALIVE = "2h"
 _ROUTED = "routing_missing_exception"
 _COUNTS = ("token_count", "truncated")
 _FIELDS: dict[Head, str] = {"dense": "dense", "sparse": "sparse_weights", "multi_vector": "token_vectors"}
+
+
+LOST = "its embeddings were lost, as an update that is not ours does; delete it and index it again"
+
+
+class LostEmbeddingsError(ElasticsearchIndexError, BrokenDocumentsError):
+    """Documents that have lost what was stored beside their source."""
 
 
 @dataclass(frozen=True)
@@ -186,14 +194,28 @@ class Reader:
             yield from (self.layout.document(hit.id, hit.source) for hit in hits)
 
     def scan_embeddings(self, plan: Plan) -> Iterator[tuple[Document, M3Output]]:
-        """Every document that matches and has embeddings, of the text that it has now, with these."""
+        """Every document that matches and has embeddings, of the text that it has now, with these.
+
+        Raises:
+            LostEmbeddingsError: At the end, if a document of ours has lost some.
+        """
         fields = ["id", *_COUNTS, *_FIELDS.values(), *(["revision"] if self.layout.prefix else [])]
+        broken: list[FailedDocument] = []
         for hits in self.matching(plan, fields, source=True, page=EMBEDDINGS_PER_READ):
             for hit in hits:
-                if "id" in hit.fields:
-                    document = self.layout.document(hit.id, hit.source)
-                    if not self.layout.prefix or hit.fields.get("revision") == [document.digest().content]:
-                        yield document, self._output([hit.fields], HEADS)
+                if self.layout.prefix and "id" not in hit.fields:
+                    continue  # not enriched yet
+                document = self.layout.document(hit.id, hit.source)
+                if self.layout.prefix and hit.fields.get("revision") != [document.digest().content]:
+                    continue
+                try:
+                    output = self._decoded(hit.id, hit.fields, HEADS)
+                except LostEmbeddingsError as err:
+                    broken += err.failed
+                else:
+                    yield document, output
+        if broken:
+            raise LostEmbeddingsError(broken)
 
     def embeddings(self, ids: Sequence[str], heads: Sequence[Head]) -> dict[str, M3Output]:
         """The stored embeddings, in the order of `ids`; what has none is left out, or has others not visible yet."""
@@ -204,7 +226,7 @@ class Reader:
             if not self.layout.prefix:  # else they are of the text, whose change shows
                 now = {item["_id"]: [item["_source"]["revision"]] for item in self.fetch(group, ["revision"])}
                 rows = {i: row for i, row in rows.items() if row["revision"] == now.get(i)}
-            found |= {i: self._output([row], heads) for i, row in rows.items()}
+            found |= {i: self._decoded(i, row, heads) for i, row in rows.items()}
         return {i: found[i] for i in ids if i in found}
 
     def candidates(self, query: M3Output, k: int, plan: Plan, text: str | None) -> dict[Leg, list[Candidate]]:
@@ -332,9 +354,17 @@ class Reader:
             bm25=matched.get("bm25", 0.0) if text is not None else None,
         )
 
-    def _output(self, rows: Sequence[Fields], heads: Sequence[Head]) -> M3Output:
+    def _decoded(self, id: str, row: Fields, heads: Sequence[Head]) -> M3Output:  # noqa: A002
+        """The embeddings of one document.
+
+        Raises:
+            LostEmbeddingsError: If some are not there, or not as they were written.
+        """
         identity = self.identity
-        return to_output(rows, heads, identity.codec, identity.vocab_size, identity.multi_vector_dim)
+        try:
+            return to_output([row], heads, identity.codec, identity.vocab_size, identity.multi_vector_dim)
+        except (KeyError, ValueError) as err:
+            raise LostEmbeddingsError([FailedDocument(id, LOST)]) from err
 
 
 def _is_whole(hit: dict[str, Any], query: M3Output) -> bool:

@@ -109,9 +109,7 @@ class Store:
             stored = {row["id"]: Digest(row["revision"], row["attributes"]) for row in kept.values()}
             there = [
                 (document, digest)
-                for document, digest, known in zip(
-                    documents, digests, expected or [None] * len(digests), strict=True
-                )
+                for document, digest, known in zip(documents, digests, expected or [None] * len(digests), strict=True)
                 if is_current(stored.get(document.id), digest, known)
             ]
             self.documents.upsert(
