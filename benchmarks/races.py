@@ -235,9 +235,8 @@ def main() -> int:
     options = parser.parse_args()
     packages = ", ".join(f"{name} {version(name)}" for name in ("milvus-lite", "pymilvus", "elasticsearch"))
     print(f"Python {platform.python_version()}, {packages}, seed {options.seed}\n")
-    print(
-        "| engine | race | rounds | lost | mixed | refused | seconds |\n| --- | --- | ---: | ---: | ---: | ---: | ---: |"
-    )
+    print("| engine | race | rounds | lost | mixed | refused | seconds |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
     fine = True
     with node(options.engines) as url, tempfile.TemporaryDirectory() as folder:
         checkpoint = save_checkpoint(Path(folder) / "model")
