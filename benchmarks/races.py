@@ -1,8 +1,8 @@
 """Races: two writers of one document at the same moment, again and again, on every engine.
 
-    python benchmarks/races.py [--rounds 1000] [--engines memory milvus elasticsearch processes] [--seed 0]
+    python benchmarks/races.py [--rounds 1000] [--documents 1] [--engines memory milvus elasticsearch processes]
 
-Two races, each of so many rounds:
+Two races, each of so many rounds, which are counted by document: of several documents a call, each is a round.
 
 - metadata: an `upsert` of another text or another parent beside an `update_metadata`. What was acknowledged of the
   upsert is *lost* if it is not there afterwards.
@@ -42,7 +42,6 @@ CUT = Passages(size=40, overlap=8)
 WORDS = " ".join(SENTENCES).split()
 ENGINES = ("memory", "milvus", "elasticsearch", "processes")
 RACES = ("metadata", "passages")
-ID = "a"
 
 
 @dataclass(frozen=True)
@@ -51,23 +50,23 @@ class Task:
 
     Attributes:
         verb: Of the index.
-        document: What it stores, or of what the id is deleted.
+        documents: What it stores, or of what the ids are deleted.
         delay: Seconds after the start.
     """
 
     verb: str
-    document: Document
+    documents: list[Document]
     delay: float = 0.0
 
-    def run(self, index: HybridIndex) -> list[str]:
-        """Why it could not be done."""
+    def run(self, index: HybridIndex) -> dict[str, str]:
+        """What could not be done, and why, by id."""
         time.sleep(self.delay)
         if self.verb == "upsert":
-            return [failure.reason for failure in index.upsert([self.document]).failed]
+            return dict(index.upsert(self.documents).failed)
         if self.verb == "update_metadata":
-            return [failure.reason for failure in index.update_metadata({ID: self.document.metadata}).failed]
-        index.delete([ID])
-        return []
+            return dict(index.update_metadata({each.id: each.metadata for each in self.documents}).failed)
+        index.delete([each.id for each in self.documents])
+        return {}
 
 
 @dataclass
@@ -81,58 +80,82 @@ class Tally:
     seconds: float = 0.0
 
 
-Pair = Callable[[Task, Task], list[list[str]]]
-"""Lets two writers do these at the same time; the reasons why they could not."""
+Pair = Callable[[Task, Task], list[dict[str, str]]]
+"""Lets two writers do these at the same time; what each could not do."""
 
 
-def document(choose: random.Random, number: int, by: str) -> Document:
-    text = " ".join(choose.choices(WORDS, k=choose.randint(10, 150)))
-    return Document(id=ID, text=text, metadata={"by": by, "round": number})
-
-
-def metadata_race(index: HybridIndex, pair: Pair, choose: random.Random, number: int, tally: Tally) -> None:
-    before = Document(id=ID, text=f"{choose.choice(SENTENCES)} {number}", parent_id=f"old {number}")
-    index.upsert([before])
-    text = before.text if number % 2 else f"{choose.choice(SENTENCES)} {number}, another"
-    new = Document(id=ID, text=text, parent_id=f"new {number}", metadata={"by": "upsert"})
-    note = Document(id=ID, text="", metadata={"by": "update"})
-    of_upsert, of_update = pair(
-        Task("upsert", new, choose.uniform(0, 0.01)), Task("update_metadata", note, choose.uniform(0, 0.01))
+def metadata_race(index: HybridIndex, pair: Pair, choose: random.Random, turn: int, ids: list[str]) -> Tally:
+    """One turn: every other document gets another text as well."""
+    before = [Document(id=i, text=f"{choose.choice(SENTENCES)} {turn}", parent_id=f"old {turn}") for i in ids]
+    index.upsert(before)
+    new = [
+        Document(
+            id=old.id,
+            text=old.text if (turn + n) % 2 else f"{old.text}, another",
+            parent_id=f"new {turn}",
+            metadata={"by": "upsert"},
+        )
+        for n, old in enumerate(before)
+    ]
+    notes = [Document(id=i, text="", metadata={"by": "update"}) for i in choose.sample(ids, len(ids))]
+    refused, other = pair(
+        Task("upsert", new, choose.uniform(0, 0.01)), Task("update_metadata", notes, choose.uniform(0, 0.01))
     )
-    tally.refused += of_upsert + of_update
-    (stored,) = index.get([ID])
-    if not of_upsert and (stored.text, stored.parent_id) != (new.text, new.parent_id):
-        tally.lost += 1
-    if stored.metadata not in (new.metadata, note.metadata):
-        tally.mixed += 1
+    stored = {document.id: document for document in index.get(ids)}
+    tally = Tally(rounds=len(ids), refused=[*refused.values(), *other.values()])
+    for wanted in new:
+        there = stored.get(wanted.id)
+        if wanted.id not in refused and (
+            there is None or (there.text, there.parent_id) != (wanted.text, wanted.parent_id)
+        ):
+            tally.lost += 1
+        elif there is None or there.metadata.get("by") not in ("upsert", "update"):
+            tally.mixed += 1
+    return tally
 
 
-def passages_race(index: HybridIndex, pair: Pair, choose: random.Random, number: int, tally: Tally) -> None:
-    one, other = document(choose, number, "one"), document(choose, number, "other")
-    deletes = number % 3 == 0
+def passages_race(index: HybridIndex, pair: Pair, choose: random.Random, turn: int, ids: list[str]) -> Tally:
+    """One turn: in every third the other deletes."""
+
+    def versions(by: str) -> list[Document]:
+        texts = [" ".join(choose.choices(WORDS, k=choose.randint(10, 150))) for _ in ids]
+        return [
+            Document(id=i, text=text, metadata={"by": by, "turn": turn}) for i, text in zip(ids, texts, strict=True)
+        ]
+
+    one, other, deletes = versions("one"), versions("other"), turn % 3 == 0
     done = pair(
         Task("upsert", one, choose.uniform(0, 0.02)),
-        Task("delete" if deletes else "upsert", other, choose.uniform(0, 0.02)),
+        Task("delete" if deletes else "upsert", choose.sample(other, len(other)), choose.uniform(0, 0.02)),
     )
-    tally.refused += [reason for reasons in done for reason in reasons]
-    stored = {passage.id: (passage.text, dict(passage.metadata)) for passage in index.scan()}
-    allowed = [
-        {f"{ID}#{n}": (text, dict(each.metadata)) for n, text in enumerate(CUT.split(each.text, index.encoder))}
-        for each in ([one] if deletes else [one, other])
-    ]
-    if stored not in ([*allowed, {}] if deletes else allowed):
-        tally.mixed += 1
-
-
-def run(index: HybridIndex, pair: Pair, race: str, rounds: int, seed: int) -> Tally:
-    """The rounds of one race."""
-    choose, tally, started = random.Random(seed), Tally(), time.perf_counter()
-    play = metadata_race if race == "metadata" else passages_race
-    for number in range(rounds):
-        play(index, pair, choose, number, tally)
-        tally.rounds += 1
-    tally.seconds = time.perf_counter() - started
+    tally = Tally(rounds=len(ids), refused=[reason for refused in done for reason in refused.values()])
+    stored: dict[str, dict[str, Any]] = {i: {} for i in ids}
+    for passage in index.scan():
+        stored[passage.parent_id or ""][passage.id] = (passage.text, dict(passage.metadata))
+    for versions_of_one in zip(one, other, strict=True):
+        allowed = [passages_of(each, index) for each in versions_of_one[: 1 if deletes else 2]]
+        tally.mixed += stored[versions_of_one[0].id] not in ([*allowed, {}] if deletes else allowed)
     return tally
+
+
+def passages_of(document: Document, index: HybridIndex) -> dict[str, Any]:
+    texts = CUT.split(document.text, index.encoder)
+    return {f"{document.id}#{n}": (text, dict(document.metadata)) for n, text in enumerate(texts)}
+
+
+def run(index: HybridIndex, pair: Pair, race: str, options: argparse.Namespace) -> Tally:
+    """The rounds of one race."""
+    choose, total, started = random.Random(options.seed), Tally(), time.perf_counter()
+    ids = [f"doc-{n}" for n in range(options.documents)]
+    play = metadata_race if race == "metadata" else passages_race
+    for turn in range(-(-options.rounds // len(ids))):
+        tally = play(index, pair, choose, turn, ids)
+        total.rounds += tally.rounds
+        total.lost += tally.lost
+        total.mixed += tally.mixed
+        total.refused += tally.refused
+    total.seconds = time.perf_counter() - started
+    return total
 
 
 @contextmanager
@@ -140,7 +163,7 @@ def threads(first: HybridIndex, second: HybridIndex) -> Iterator[Pair]:
     """Two threads, each with an index object."""
     with ThreadPoolExecutor(2) as pool:
 
-        def pair(*tasks: Task) -> list[list[str]]:
+        def pair(*tasks: Task) -> list[dict[str, str]]:
             return [
                 future.result()
                 for future in [pool.submit(task.run, index) for task, index in zip(tasks, (first, second), strict=True)]
@@ -161,7 +184,7 @@ def processes(open_index: Callable[[], HybridIndex]) -> Iterator[Pair]:
     for parent in parents:
         parent.recv()
 
-    def pair(*tasks: Task) -> list[list[str]]:
+    def pair(*tasks: Task) -> list[dict[str, str]]:
         for parent, task in zip(parents, tasks, strict=True):
             parent.send(task)
         return [parent.recv() for parent in parents]
@@ -229,12 +252,14 @@ def node(engines: list[str]) -> Iterator[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1000, help="of each race on each engine")
+    parser.add_argument("--documents", type=int, default=1, help="of a call, each of which is a round")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--races", nargs="+", choices=RACES, default=list(RACES))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     packages = ", ".join(f"{name} {version(name)}" for name in ("milvus-lite", "pymilvus", "elasticsearch"))
-    print(f"Python {platform.python_version()}, {packages}, seed {options.seed}\n")
+    how = f"seed {options.seed}, documents a call {options.documents}"
+    print(f"Python {platform.python_version()}, {packages}, {how}\n")
     print("| engine | race | rounds | lost | mixed | refused | seconds |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
     fine = True
@@ -243,7 +268,7 @@ def main() -> int:
         for engine in options.engines:
             for race in options.races:
                 with arena(engine, race, checkpoint, Path(folder), url) as (index, pair):
-                    tally = run(index, pair, race, options.rounds, options.seed)
+                    tally = run(index, pair, race, options)
                 counts = (tally.rounds, tally.lost, tally.mixed, len(tally.refused))
                 print(f"| {engine} | {race} | {' | '.join(map(str, counts))} | {tally.seconds:.0f} |", flush=True)
                 for reason in sorted(set(tally.refused)):
