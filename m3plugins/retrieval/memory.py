@@ -234,10 +234,11 @@ class _Store:
         self, documents: Sequence[Document], digests: Sequence[Digest], expected: Sequence[Digest] | None = None
     ) -> list[FailedDocument]:
         failed = []
+        known: Sequence[Digest | None] = expected or [None] * len(digests)
         with self.lock:
-            for document, digest, known in zip(documents, digests, expected or [None] * len(digests), strict=True):
+            for document, digest, one in zip(documents, digests, known, strict=True):
                 stored = self.items.get(document.id)
-                if stored is not None and is_current(stored.digest, digest, known):
+                if stored is not None and is_current(stored.digest, digest, one):
                     self.items[document.id] = replace(stored, document=_own(document), digest=digest)
                 else:
                     failed.append(FailedDocument(document.id, REPLACED))

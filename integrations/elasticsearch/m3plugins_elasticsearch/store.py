@@ -63,7 +63,7 @@ class Store:
         A partial update would lose the vectors, which the source does not hold. A document that somebody changed
         between the read and the write is read again: it may still be what is expected.
         """
-        known = expected or [None] * len(digests)
+        known: Sequence[Digest | None] = expected or [None] * len(digests)
         new = {each.id: (each, digest, one) for each, digest, one in zip(documents, digests, known, strict=True)}
         reasons = dict.fromkeys(new, REPLACED)
         left = list(new)

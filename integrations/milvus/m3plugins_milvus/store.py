@@ -104,13 +104,14 @@ class Store:
         The comparison holds among the writers of one process: Milvus has no write on a condition.
         """
         fields = (*UNCHANGED, "attributes", *(["content"] if self.identity.bm25 is not None else []))
+        known: Sequence[Digest | None] = expected or [None] * len(digests)
         with self.lock:
             kept = self.documents.fetch(keys_of([d.id for d in documents]), fields, DOCUMENTS_PER_READ)
             stored = {row["id"]: Digest(row["revision"], row["attributes"]) for row in kept.values()}
             there = [
                 (document, digest)
-                for document, digest, known in zip(documents, digests, expected or [None] * len(digests), strict=True)
-                if is_current(stored.get(document.id), digest, known)
+                for document, digest, one in zip(documents, digests, known, strict=True)
+                if is_current(stored.get(document.id), digest, one)
             ]
             self.documents.upsert(
                 {**kept[key_of(document.id)], **attributes(document, digest, self.identity)}

@@ -50,12 +50,13 @@ class TableWriter:
     ) -> list[FailedDocument]:
         """Stores the documents with the vectors that they have."""
         fields = list(self._layout.fields.heads.values())
+        known: Sequence[Digest | None] = expected or [None] * len(documents)
         with self._lock:
             stored = self.digests([document.id for document in documents])
             there = [
                 document
-                for document, known in zip(documents, expected or [None] * len(documents), strict=True)
-                if is_current(stored.get(document.id), document.digest(), known)
+                for document, one in zip(documents, known, strict=True)
+                if is_current(stored.get(document.id), document.digest(), one)
             ]
             old = self._table.fetch([document.id for document in there], [*self._layout.foreign, *fields])
             there = [document for document in there if document.id in old]
