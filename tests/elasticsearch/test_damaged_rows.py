@@ -78,7 +78,7 @@ def index(make, encoder, es_url):
 
 @pytest.mark.parametrize(("name", "reason"), [(name, reason) for name, (_, reason) in ALL.items()], ids=list(ALL))
 def test_a_read_of_a_damaged_row_names_the_document_and_the_damage(index, query, name, reason):
-    named = rf"what is stored of '{name}' .* cannot be read: .*{reason}.*; delete and index it again"
+    named = rf"1 documents cannot be read: '{name}': .*{reason}.*; delete and index it again"
     if name in DOCUMENTS:
         with pytest.raises(ElasticsearchIndexError, match=named):
             index.get([name])
@@ -106,7 +106,7 @@ def test_a_sound_row_is_read_beside_them(index, query):
     ids=["scan", "scan with embeddings", "search"],
 )
 def test_reads_of_all_of_them_name_one(index, read):
-    with pytest.raises(ElasticsearchIndexError, match=r"what is stored of '.+' .* cannot be read: "):
+    with pytest.raises(ElasticsearchIndexError, match=r"documents cannot be read: '.+': "):
         read(index)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NoReturn
@@ -187,7 +187,9 @@ class AttachedWriter:
         """Refuses."""
         _refuse(self.reader.name)
 
-    def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> NoReturn:
+    def annotate(
+        self, documents: Sequence[Document], digests: Sequence[Digest], expected: Sequence[Digest] | None = None
+    ) -> NoReturn:
         """Refuses."""
         _refuse(self.reader.name)
 
@@ -200,6 +202,10 @@ class AttachedWriter:
         return {}
 
     def remove(self, ids: Sequence[str]) -> NoReturn:
+        """Refuses."""
+        _refuse(self.reader.name)
+
+    def holding(self, ids: Collection[str]) -> NoReturn:
         """Refuses."""
         _refuse(self.reader.name)
 

@@ -96,6 +96,11 @@ class Connection:
     make: Callable[[], Elasticsearch] | None = field(default=None, repr=False)  # it knows the credentials
     waits: float = READ_PATIENCE_S
 
+    @property
+    def place(self) -> str:
+        """What tells one cluster from another, as far as the addresses of its nodes do."""
+        return " ".join(sorted(node.base_url for node in self.client.transport.node_pool.all()))
+
     def read(self, doing: str, call: Callable[[], T]) -> T:
         """What the call returns, tried for some seconds.
 

@@ -17,6 +17,7 @@ from m3plugins.compression import get_codec
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.retrieval.document import Candidate
+from m3plugins.retrieval.index import BrokenDocumentsError, FailedDocument
 from m3plugins.scoring.heads import HeadScores, Leg
 from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins_elasticsearch import requests
@@ -43,6 +44,10 @@ _COUNTS = ("token_count", "truncated")
 _OPTIONAL = "sparse_weights"
 """A text without a token has none."""
 _FIELDS: dict[Head, str] = {"dense": "dense", "sparse": "sparse_weights", "multi_vector": "token_vectors"}
+
+
+class LostEmbeddingsError(ElasticsearchIndexError, BrokenDocumentsError):
+    """Documents of which something is lost, as an update that is not ours does, or is not as it was written."""
 
 
 @dataclass(frozen=True)
@@ -189,14 +194,28 @@ class Reader:
             yield from (self._document(hit.id, hit.source) for hit in hits)
 
     def scan_embeddings(self, plan: Plan) -> Iterator[tuple[Document, M3Output]]:
-        """Every document that matches and has embeddings, of the text that it has now, with these."""
+        """Every document that matches and has embeddings, of the text that it has now, with these.
+
+        Raises:
+            LostEmbeddingsError: At the end, if a document of ours has lost some.
+        """
         fields = [*_COUNTS, *_FIELDS.values(), *(["revision"] if self.layout.prefix else [])]
+        broken: list[FailedDocument] = []
         for hits in self.matching(plan, fields, source=True, page=EMBEDDINGS_PER_READ):
             for hit in hits:
-                if self._is_whole(hit.id, hit.fields, fields):
+                try:
+                    if not self._is_whole(hit.id, hit.fields, fields):
+                        continue  # not enriched yet
                     document = self._document(hit.id, hit.source)
-                    if not self.layout.prefix or hit.fields["revision"] == [document.digest().content]:
-                        yield document, self._output(hit.id, hit.fields, HEADS)
+                    if self.layout.prefix and hit.fields["revision"] != [document.digest().content]:
+                        continue
+                    output = self._output(hit.id, hit.fields, HEADS)
+                except LostEmbeddingsError as err:
+                    broken += err.failed
+                else:
+                    yield document, output
+        if broken:
+            raise LostEmbeddingsError(broken)
 
     def embeddings(self, ids: Sequence[str], heads: Sequence[Head]) -> dict[str, M3Output]:
         """The stored embeddings, in the order of `ids`; what has none is left out, or has others not visible yet."""
@@ -391,9 +410,9 @@ class Reader:
         except ValueError as err:
             raise self._damaged(id, str(err)) from err
 
-    def _damaged(self, id: str, reason: str) -> ElasticsearchIndexError:  # noqa: A002
+    def _damaged(self, id: str, reason: str) -> LostEmbeddingsError:  # noqa: A002
         fix = "take its m3 object out for m3 enrich to make anew" if self.layout.prefix else "delete and index it again"
-        return ElasticsearchIndexError(f"what is stored of {id!r} in {self.name!r} cannot be read: {reason}; {fix}")
+        return LostEmbeddingsError([FailedDocument(id, f"{reason}; {fix}")])
 
 
 def _one(item: object) -> int:

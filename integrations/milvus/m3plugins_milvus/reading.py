@@ -12,6 +12,7 @@ from m3plugins.compression import get_codec
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import Head, M3Output
+from m3plugins.retrieval.index import FailedDocument
 from m3plugins.scoring.heads import HeadScores, head_scores
 from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins_milvus.blocks import POINTER, join_vectors
@@ -20,7 +21,7 @@ from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.identity import Identity
 from m3plugins_milvus.rows import DOCUMENT, EMBEDDING, to_document, to_output
 from m3plugins_milvus.schema import BM25, KEY
-from m3plugins_milvus.store import DOCUMENTS_PER_READ, Complete, Store, keys_of
+from m3plugins_milvus.store import DOCUMENTS_PER_READ, LOST, Complete, LostBlocksError, Store, keys_of
 
 DOCUMENTS_PER_SCORE = 32
 KEYS_PER_SEARCH = 1000
@@ -36,18 +37,38 @@ def matching(store: Store, plan: Plan, fields: Iterable[str]) -> Iterator[dict[s
 
 
 def scan(store: Store, plan: Plan) -> Iterator[Document]:
-    """Every document that matches."""
-    for rows in matching(store, plan, DOCUMENT):
-        for done in store.complete(rows, DOCUMENT, text=True):
-            yield to_document(done.row, done.text)
+    """Every document that matches; those that cannot be read are an error at the end."""
+    for done in _scanned(store, plan, DOCUMENT, vectors=False):
+        yield to_document(done.row, done.text)
 
 
 def scan_embeddings(store: Store, plan: Plan) -> Iterator[tuple[Document, M3Output]]:
-    """Every document that matches, with its embeddings as they are stored."""
-    fields = (*DOCUMENT, *EMBEDDING)
+    """Every document that matches, with its embeddings as they are stored; what cannot be read as in `scan`."""
+    broken: list[FailedDocument] = []
+    try:
+        for done in _scanned(store, plan, (*DOCUMENT, *EMBEDDING), vectors=True):
+            try:
+                output = _decoded(done, store.identity)
+            except LostBlocksError as err:
+                broken += err.failed
+            else:
+                yield to_document(done.row, done.text), output
+    except LostBlocksError as err:
+        broken += err.failed
+    if broken:
+        raise LostBlocksError(broken)
+
+
+def _scanned(store: Store, plan: Plan, fields: Sequence[str], *, vectors: bool) -> Iterator[Complete]:
+    """The rows that match, with their blocks; those whose blocks are lost are an error at the end."""
+    broken: list[FailedDocument] = []
     for rows in matching(store, plan, fields):
-        for done in store.complete(rows, fields, vectors=True, text=True):
-            yield to_document(done.row, done.text), _decoded(done, store.identity)
+        try:
+            yield from store.complete(rows, fields, vectors=vectors, text=True)
+        except LostBlocksError as err:
+            broken += err.failed
+    if broken:
+        raise LostBlocksError(broken)
 
 
 def embeddings(store: Store, ids: Sequence[str], heads: Sequence[Head]) -> dict[str, M3Output]:
@@ -95,7 +116,10 @@ def bm25_scores(store: Store, text: str, ids: Sequence[str]) -> dict[str, float]
 
 def _decoded(done: Complete, identity: Identity) -> M3Output:
     """The embeddings of one document; where no token vectors were read, it has none."""
-    vectors = get_codec(identity.codec).decode(join_vectors(done.vectors), identity.multi_vector_dim)
+    try:
+        vectors = get_codec(identity.codec).decode(join_vectors(done.vectors), identity.multi_vector_dim)
+    except ValueError as err:
+        raise LostBlocksError([FailedDocument(done.row["id"], LOST)]) from err
     return replace(_output([done], identity), multi_vector=MultiVectorEmbeddings.from_list([vectors]))
 
 

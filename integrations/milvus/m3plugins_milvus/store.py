@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection as Ids
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import RLock
 
@@ -11,8 +13,9 @@ from m3plugins import Document
 from m3plugins.compression import get_codec
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.retrieval.document import Digest
-from m3plugins.retrieval.index import FailedDocument, check_ids
-from m3plugins.retrieval.writing import REPLACED, Batch
+from m3plugins.retrieval.index import BrokenDocumentsError, FailedDocument, check_ids
+from m3plugins.retrieval.locking import DocumentLocks
+from m3plugins.retrieval.writing import REPLACED, Batch, is_current
 from m3plugins_milvus.blocks import POINTER, BlockKeys, block_rows, orphans
 from m3plugins_milvus.client import MilvusIndexError
 from m3plugins_milvus.collection import Collection, Row
@@ -32,6 +35,13 @@ from m3plugins_milvus.schema import KEY
 BLOCKS_PER_READ = 64
 DOCUMENTS_PER_READ = 128
 PARENTS_PER_READ = 256
+
+
+LOST = "its token vectors or its text are lost in Milvus; delete it and index it again"
+
+
+class LostBlocksError(MilvusIndexError, BrokenDocumentsError):
+    """Documents whose blocks are not there, or not as they were written."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +68,14 @@ class Store:
         blocks: Their token vectors and long texts.
         identity: What the index is.
         lock: What the writers of the collection share.
+        locks: What those that replace documents of several rows share; taken ahead of `lock`.
     """
 
     documents: Collection
     blocks: Collection
     identity: Identity
     lock: RLock
+    locks: DocumentLocks
 
     def check(self, document: Document) -> None:
         """Refuses what Milvus could not keep; see `check_document`."""
@@ -84,15 +96,22 @@ class Store:
             current = {block for row in rows for block in BlockKeys.of(row).all()}
             self.blocks.delete([b for row in replaced.values() for b in BlockKeys.of(row).all() if b not in current])
 
-    def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> list[FailedDocument]:
-        """Stores new metadata and parents; embeddings, texts and blocks stay."""
-        fields = (*UNCHANGED, *(["content"] if self.identity.bm25 is not None else []))
+    def annotate(
+        self, documents: Sequence[Document], digests: Sequence[Digest], expected: Sequence[Digest] | None = None
+    ) -> list[FailedDocument]:
+        """Stores new metadata and parents; embeddings, texts and blocks stay.
+
+        The comparison holds among the writers of one process: Milvus has no write on a condition.
+        """
+        fields = (*UNCHANGED, "attributes", *(["content"] if self.identity.bm25 is not None else []))
+        known: Sequence[Digest | None] = expected or [None] * len(digests)
         with self.lock:
             kept = self.documents.fetch(keys_of([d.id for d in documents]), fields, DOCUMENTS_PER_READ)
+            stored = {row["id"]: Digest(row["revision"], row["attributes"]) for row in kept.values()}
             there = [
                 (document, digest)
-                for document, digest in zip(documents, digests, strict=True)
-                if kept.get(key_of(document.id), {}).get("revision") == digest.content
+                for document, digest, one in zip(documents, digests, known, strict=True)
+                if is_current(stored.get(document.id), digest, one)
             ]
             self.documents.upsert(
                 {**kept[key_of(document.id)], **attributes(document, digest, self.identity)}
@@ -130,6 +149,10 @@ class Store:
             self.blocks.delete([block for row in rows for block in BlockKeys.of(row).all()])
         return len(rows)
 
+    def holding(self, ids: Ids[str]) -> AbstractContextManager[None]:
+        """Keeps this process' other threads from replacing these documents."""
+        return self.locks.holding(ids)
+
     def complete(
         self,
         rows: Mapping[str, Row],
@@ -152,12 +175,10 @@ class Store:
             attempts: How often to look for blocks.
 
         Raises:
-            MilvusIndexError: If a document's blocks are not there.
+            LostBlocksError: At the end, if a document's blocks are not there.
         """
         if not attempts:
-            ids = ", ".join(repr(row["id"]) for row in rows.values())
-            msg = f"the token vectors or the text of {ids[:200]} are lost in Milvus; delete and index them again"
-            raise MilvusIndexError(msg)
+            raise LostBlocksError([FailedDocument(row["id"], LOST) for row in rows.values()])
         lost = []
 
         def blocks_of(row: Row) -> int:
