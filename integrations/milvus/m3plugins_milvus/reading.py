@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 
@@ -21,7 +22,7 @@ from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.identity import Identity
 from m3plugins_milvus.rows import DOCUMENT, EMBEDDING, to_document, to_output
 from m3plugins_milvus.schema import BM25, KEY
-from m3plugins_milvus.store import DOCUMENTS_PER_READ, LOST, Complete, LostBlocksError, Store, keys_of
+from m3plugins_milvus.store import DOCUMENTS_PER_READ, LOST, Complete, LostBlocksError, Store, faults, keys_of
 
 DOCUMENTS_PER_SCORE = 32
 KEYS_PER_SEARCH = 1000
@@ -96,13 +97,20 @@ def _find(store: Store, ids: Sequence[str], heads: Sequence[Head], fields: Seque
     late = "multi_vector" in heads
     fields = ["id", *fields, *(head for head in heads if head != "multi_vector"), *(POINTER if late else ())]
     rows = store.documents.fetch(keys_of(ids), fields)
-    return store.complete(rows, fields, vectors=True) if late else (Complete(row, [], []) for row in rows.values())
+    if late:
+        return store.complete(rows, fields, vectors=True)
+    if broken := faults(rows):
+        raise LostBlocksError(broken)
+    return (Complete(row, [], []) for row in rows.values())
 
 
 def _multi_vector_scores(query: MultiVectorEmbeddings, found: Iterable[Complete], identity: Identity) -> list[float]:
     """As of what the codec kept, without decoding it."""
-    codec = get_codec(identity.codec)
-    return [mean_of_maxima(codec.products(join_vectors(one.vectors), query.vectors)) for one in found]
+    codec, scores = get_codec(identity.codec), []
+    for one in found:
+        with _reading(one):
+            scores.append(mean_of_maxima(codec.products(_vectors(one), query.vectors)))
+    return scores
 
 
 def bm25_scores(store: Store, text: str, ids: Sequence[str]) -> dict[str, float]:
@@ -114,12 +122,32 @@ def bm25_scores(store: Store, text: str, ids: Sequence[str]) -> dict[str, float]
     return found
 
 
+def _vectors(done: Complete) -> bytes:
+    """The token vectors as the codec made them.
+
+    Raises:
+        ValueError: If there are none in its blocks.
+    """
+    data = join_vectors(done.vectors)
+    if done.vectors and not data:
+        msg = "its blocks are empty"
+        raise ValueError(msg)
+    return data
+
+
+@contextmanager
+def _reading(done: Complete) -> Iterator[None]:
+    """Names the document whose blocks cannot be read."""
+    try:
+        yield
+    except ValueError as err:
+        raise LostBlocksError([FailedDocument(done.row["id"], f"{err}; {LOST}")]) from err
+
+
 def _decoded(done: Complete, identity: Identity) -> M3Output:
     """The embeddings of one document; where no token vectors were read, it has none."""
-    try:
-        vectors = get_codec(identity.codec).decode(join_vectors(done.vectors), identity.multi_vector_dim)
-    except ValueError as err:
-        raise LostBlocksError([FailedDocument(done.row["id"], LOST)]) from err
+    with _reading(done):
+        vectors = get_codec(identity.codec).decode(_vectors(done), identity.multi_vector_dim)
     return replace(_output([done], identity), multi_vector=MultiVectorEmbeddings.from_list([vectors]))
 
 

@@ -27,6 +27,7 @@ from m3plugins_milvus.rows import (
     check_document,
     key_of,
     parent_key,
+    row_fault,
     to_document,
     to_row,
 )
@@ -175,16 +176,17 @@ class Store:
             attempts: How often to look for blocks.
 
         Raises:
-            LostBlocksError: At the end, if a document's blocks are not there.
+            LostBlocksError: At the end, if a document's blocks are not there, or its row is none of ours.
         """
         if not attempts:
             raise LostBlocksError([FailedDocument(row["id"], LOST) for row in rows.values()])
-        lost = []
+        lost, broken = [], faults(rows)
+        sound = [row for row in rows.values() if not row_fault(row)]
 
         def blocks_of(row: Row) -> int:
             return int(vectors * row["vector_blocks"] + text * row["text_blocks"])
 
-        for group in bounded_runs(rows.values(), blocks_of, BLOCKS_PER_READ):
+        for group in bounded_runs(sound, blocks_of, BLOCKS_PER_READ):
             keys = {row[KEY]: _keys(row, vectors, text) for row in group}
             data = self.blocks.fetch([key for some in keys.values() for key in some.all()], ["data"], BLOCKS_PER_READ)
             for row in group:
@@ -194,7 +196,12 @@ class Store:
                 else:
                     lost.append(row)
         if again := self.documents.fetch([row[KEY] for row in lost], fields):
-            yield from self.complete(again, fields, vectors=vectors, text=text, attempts=attempts - 1)
+            try:
+                yield from self.complete(again, fields, vectors=vectors, text=text, attempts=attempts - 1)
+            except LostBlocksError as err:
+                broken += err.failed
+        if broken:
+            raise LostBlocksError(broken)
 
     def flush(self) -> None:
         """Makes what was written fast to read; see `Collection.flush`. Lite has no lock between it and a write."""
@@ -222,6 +229,12 @@ class Store:
             row, text = to_row(batch, position, vectors, self.identity)
             rows.append(row)
             yield from block_rows(BlockKeys.of(row), vectors, text)
+
+
+def faults(rows: Mapping[str, Row]) -> list[FailedDocument]:
+    """The documents whose rows are none that we write, with the reasons."""
+    found = {row["id"]: fault for row in rows.values() if (fault := row_fault(row))}
+    return [FailedDocument(i, f"{fault}; delete it and index it again") for i, fault in found.items()]
 
 
 def keys_of(ids: Sequence[str]) -> list[str]:
