@@ -78,7 +78,7 @@ def index(make, encoder, es_url):
 
 @pytest.mark.parametrize(("name", "reason"), [(name, reason) for name, (_, reason) in ALL.items()], ids=list(ALL))
 def test_a_read_of_a_damaged_row_names_the_document_and_the_damage(index, query, name, reason):
-    named = rf"1 documents cannot be read: '{name}': .*{reason}.*; delete and index it again"
+    named = rf"1 documents cannot be read: '{name}': .*{reason}.*; delete it and index it again"
     if name in DOCUMENTS:
         with pytest.raises(ElasticsearchIndexError, match=named):
             index.get([name])

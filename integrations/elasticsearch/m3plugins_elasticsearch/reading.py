@@ -411,7 +411,11 @@ class Reader:
             raise self._damaged(id, str(err)) from err
 
     def _damaged(self, id: str, reason: str) -> LostEmbeddingsError:  # noqa: A002
-        fix = "take its m3 object out for m3 enrich to make anew" if self.layout.prefix else "delete and index it again"
+        fix = (
+            "take its m3 object out for m3 enrich to make anew"
+            if self.layout.prefix
+            else "delete it and index it again"
+        )
         return LostEmbeddingsError([FailedDocument(id, f"{reason}; {fix}")])
 
 
