@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Annotated
 
@@ -19,6 +21,7 @@ from m3plugins.cli.options import (
     Model,
     Token,
     Uri,
+    calls,
     find_engine,
     load_encoder,
     opened,
@@ -27,6 +30,9 @@ from m3plugins.cli.printing import print_json, say
 from m3plugins.cli.progress import progress
 from m3plugins.retrieval.copying import copy as copy_index
 from m3plugins.retrieval.corpus import Rejected
+from m3plugins.retrieval.engine import NamedIndex
+from m3plugins.retrieval.engines import Engine
+from m3plugins.retrieval.index import IndexNotFoundError
 
 _SOURCE = "Source"
 
@@ -97,11 +103,13 @@ def copy(
         if length != encoder.document_max_length:
             encoder = load_encoder(model, dtype, document_max_length=length)
         kept = codec or origin.identity.codec or None
+        there = _is_there(to_kind, collection, uri, token)
         with (
             opened(
                 to_kind, collection, uri, encoder, token=token, create=True, codec=kept, passages=origin.passages
             ) as target,
             progress("copying", origin.count) as advance,
+            dropped_if_empty(target, made=not there, wanted=origin.count()),
         ):
             report = copy_index(origin, target, on_ack=lambda ids: advance(len(ids)))
             info = target.describe()
@@ -115,3 +123,23 @@ def copy(
         )
     report_failed([Rejected(failure.id, failure.reason) for failure in report.failed])
     return 1 if report.failed else 0
+
+
+def _is_there(engine: Engine, collection: str, uri: str, token: str) -> bool:
+    """Whether the target is there before it is copied to."""
+    with calls(), suppress(IndexNotFoundError):
+        engine.describe_index(collection, uri=uri, token=token or None)
+        return True
+    return False
+
+
+@contextmanager
+def dropped_if_empty(target: NamedIndex, *, made: bool, wanted: int) -> Iterator[None]:
+    """Leaves no empty index behind where there was none before and none of the wanted documents could be written."""
+    try:
+        yield
+    finally:
+        if made and wanted:
+            with suppress(Exception):  # what went wrong before is the error to tell
+                if not target.count():
+                    target.drop()

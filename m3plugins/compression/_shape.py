@@ -23,3 +23,11 @@ def token_rows(data: bytes, bytes_per_token: int) -> NDArray[np.uint8]:
         msg = f"stored token vectors take {bytes_per_token} bytes each, got {len(data)} bytes; codec or width is wrong"
         raise ValueError(msg)
     return np.frombuffer(data, np.uint8).reshape(-1, bytes_per_token)
+
+
+def check_stored(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The values of stored vectors, or their products with finite ones, or an error where they are no numbers."""
+    if not np.isfinite(values).all():
+        msg = "stored token vectors must be finite, got NaN or infinity"
+        raise ValueError(msg)
+    return values

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from m3plugins.compression._shape import check_vectors, token_rows
+from m3plugins.compression._shape import check_stored, check_vectors, token_rows
 from m3plugins.scoring.products import dot_products
 
 
@@ -33,11 +33,12 @@ class Float16Codec:
 
     def decode(self, data: bytes, dim: int) -> NDArray[np.float32]:
         """Unpacks to (tokens, dim) float32."""
-        return self._halves(data, dim).astype(np.float32)
+        return check_stored(self._halves(data, dim).astype(np.float32))
 
     def products(self, data: bytes, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         """`decode(data, dim) @ queries.T`, without decoding: (tokens, query tokens) float32."""
-        return dot_products(self._halves(data, queries.shape[1]), queries)
+        with np.errstate(invalid="ignore"):  # infinity is told below
+            return check_stored(dot_products(self._halves(data, queries.shape[1]), queries))
 
     def _halves(self, data: bytes, dim: int) -> NDArray[np.float16]:
         return token_rows(data, self.bytes_per_token(dim)).view("<f2")

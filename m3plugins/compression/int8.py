@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from m3plugins.compression._shape import check_vectors, token_rows
+from m3plugins.compression._shape import check_stored, check_vectors, token_rows
 from m3plugins.scoring.products import dot_products
 
 _SCALE_BYTES = 2
@@ -53,5 +53,5 @@ class Int8Codec:
     def _parts(self, data: bytes, dim: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         """The levels, (tokens, dim), and the scales, (tokens, 1)."""
         rows = token_rows(data, self.bytes_per_token(dim))
-        scales = rows[:, :_SCALE_BYTES].copy().view("<f2").astype(np.float32)
+        scales = check_stored(rows[:, :_SCALE_BYTES].copy().view("<f2").astype(np.float32))
         return rows[:, _SCALE_BYTES:].view(np.int8), scales

@@ -5,6 +5,7 @@ from m3plugins.retrieval.document import Candidate, Document, Heading, Hit
 from m3plugins.retrieval.engine import Reembedding
 from m3plugins.retrieval.explanation import Explanation, LexicalMatch, TokenMatch, explain
 from m3plugins.retrieval.index import (
+    BrokenDocumentsError,
     FailedDocument,
     HybridIndex,
     IndexExistsError,
@@ -19,6 +20,7 @@ from m3plugins.retrieval.reembedding import ReembedError, ReembedReport
 from m3plugins.retrieval.retriever import HybridRetriever
 
 __all__ = [
+    "BrokenDocumentsError",
     "Candidate",
     "Document",
     "Explanation",

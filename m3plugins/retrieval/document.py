@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from m3plugins.scoring.heads import HeadScores
@@ -109,6 +109,16 @@ class Document:
             position = heading.end
 
 
+def copied(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of metadata, which must pass `Document.check`, that no change of the original reaches, nested ones too."""
+    return {key: _copied(value) for key, value in metadata.items()}
+
+
+def detached(document: Document) -> Document:
+    """The document with metadata of its own: what others do to theirs does not reach it."""
+    return replace(document, metadata=copied(document.metadata))
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A document that one head proposes.
@@ -150,6 +160,12 @@ class Hit:
     def metadata(self) -> Mapping[str, Any]:
         """The document's metadata."""
         return self.document.metadata
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return copied(value)
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def _hash(fields: list[Any]) -> str:

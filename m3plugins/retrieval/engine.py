@@ -25,7 +25,7 @@ from m3plugins.retrieval.index import (
 )
 from m3plugins.retrieval.info import IndexInfo
 from m3plugins.retrieval.ingest import ingest
-from m3plugins.retrieval.passages import check_not_embedded, ingest_passages
+from m3plugins.retrieval.passages import check_not_embedded, ingest_passages, remove_documents
 from m3plugins.retrieval.reembedding import ReembedReport, reembed
 from m3plugins.retrieval.updating import update_metadata
 from m3plugins.retrieval.writing import Writer
@@ -95,13 +95,15 @@ class WritableIndex(EngineIndex):
         """Deletes by ids, by filter or by parent (exactly one of them); returns how many stored documents went."""
         self._check_open()
         check_one_of(ids=ids, filter=filter, parent_id=parent_id)
-        with self._deleting():
-            if filter is not None:
+        if filter is not None:
+            with self._deleting():
                 return self._remove_matching(filter)
-            if parent_id is not None:
-                return self.writer.remove(list(self.writer.passages_of([parent_id])))
-            doomed = check_ids(ids or ())
-            return self.writer.remove(doomed if self.passages is None else list(self.writer.passages_of(doomed)))
+        doomed = check_ids(ids or ()) if parent_id is None else [parent_id]
+        if self.passages is not None:
+            with self.writer.holding(doomed), self._deleting():
+                return remove_documents(doomed, self.writer)
+        with self._deleting():
+            return self.writer.remove(doomed if parent_id is None else list(self.writer.passages_of(doomed)))
 
     def _remove_matching(self, filter: AnyFilter) -> int:  # noqa: A002
         """Deletes what matches; returns how many documents there were."""

@@ -120,6 +120,20 @@ class UpsertError(ValueError):
         self.report = report
 
 
+class BrokenDocumentsError(RuntimeError):
+    """Some documents cannot be read as they were stored; a scan raises it when it has given all the others.
+
+    Attributes:
+        failed: Each of them, with the reason.
+    """
+
+    def __init__(self, failed: Sequence[FailedDocument]) -> None:
+        shown = "; ".join(f"{broken.id!r}: {broken.reason}" for broken in failed[:_SHOWN])
+        rest = f"; and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
+        super().__init__(f"{len(failed)} documents cannot be read: {shown}{rest}")
+        self.failed = list(failed)
+
+
 @runtime_checkable
 class HybridIndex(Protocol):
     """Documents with their three representations, in some engine.
@@ -211,6 +225,9 @@ class HybridIndex(Protocol):
         """Every document that matches, in no particular order, in bounded memory.
 
         With embeddings it gives pairs of a document and its output of length 1.
+
+        Raises:
+            BrokenDocumentsError: At the end, if some cannot be read as they were stored.
         """
 
     def candidates(

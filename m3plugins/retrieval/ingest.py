@@ -9,7 +9,7 @@ import numpy as np
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import M3Output
-from m3plugins.retrieval.document import Document
+from m3plugins.retrieval.document import Document, detached
 from m3plugins.retrieval.index import Ack, FailedDocument, UpsertReport
 from m3plugins.retrieval.streaming import Pending, Stream
 from m3plugins.retrieval.writing import Writer
@@ -109,7 +109,10 @@ def checked(document: object) -> Document:
 def _valid(
     items: Iterator[Pending], check: Callable[[Document], None], encoder: M3Encoder, report: UpsertReport
 ) -> Iterator[Pending]:
-    """The items that can be stored; the others go into the report."""
+    """The items that can be stored; the others go into the report.
+
+    Metadata are copied: these are read ahead, and whoever makes them may use one mapping for all.
+    """
     for item in items:
         try:
             check(item.document)
@@ -118,4 +121,4 @@ def _valid(
         except ValueError as err:
             report.failed.append(FailedDocument(str(item.document.id), str(err)))
         else:
-            yield item
+            yield Pending(detached(item.document), item.embedding)

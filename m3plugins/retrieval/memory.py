@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal, overload
 
@@ -16,12 +16,13 @@ from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.encoding.passages import Passages
-from m3plugins.retrieval.document import Candidate, Digest, Document
+from m3plugins.retrieval.document import Candidate, Digest, Document, detached
 from m3plugins.retrieval.engine import WritableIndex
 from m3plugins.retrieval.filters import And, Comparison, Not, Or, matches
 from m3plugins.retrieval.identity import Identity
 from m3plugins.retrieval.index import AnyFilter, FailedDocument, check_ids
-from m3plugins.retrieval.writing import REPLACED, Batch, Writer
+from m3plugins.retrieval.locking import DocumentLocks
+from m3plugins.retrieval.writing import REPLACED, Batch, Writer, is_current
 from m3plugins.scoring.dense import dense_scores
 from m3plugins.scoring.heads import HeadScores, Leg, check_query, head_scores
 from m3plugins.scoring.multi_vector import mean_of_maxima
@@ -97,8 +98,8 @@ class InMemoryHybridIndex(WritableIndex):
             columns = self._store.columns()
             stored = [self._store.items[i] for i in self._store.matching(filter)]
         if with_embeddings and columns is not None:
-            return ((item.document, self._output(item, columns)) for item in stored)
-        return (item.document for item in stored)
+            return ((detached(item.document), self._output(item, columns)) for item in stored)
+        return (detached(item.document) for item in stored)
 
     def candidates(
         self,
@@ -201,6 +202,7 @@ class _Store:
         self.codec = codec
         self.lock = threading.RLock()
         self.items: dict[str, _Stored] = {}
+        self._locks = DocumentLocks()
         self._check_open: Callable[[], None] = lambda: None
         self._parts: list[M3Output] = []  # their rows, counted through, are those of `items`, and of what is gone
 
@@ -228,12 +230,15 @@ class _Store:
                 self.items[document.id] = _Stored(_own(document), digest, row, vectors)
             self._parts.append(batch.embeddings.select(["dense", "sparse"]))
 
-    def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> list[FailedDocument]:
+    def annotate(
+        self, documents: Sequence[Document], digests: Sequence[Digest], expected: Sequence[Digest] | None = None
+    ) -> list[FailedDocument]:
         failed = []
+        known: Sequence[Digest | None] = expected or [None] * len(digests)
         with self.lock:
-            for document, digest in zip(documents, digests, strict=True):
+            for document, digest, one in zip(documents, digests, known, strict=True):
                 stored = self.items.get(document.id)
-                if stored is not None and stored.digest.content == digest.content:
+                if stored is not None and is_current(stored.digest, digest, one):
                     self.items[document.id] = replace(stored, document=_own(document), digest=digest)
                 else:
                     failed.append(FailedDocument(document.id, REPLACED))
@@ -241,7 +246,7 @@ class _Store:
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         with self.lock:
-            return [self.items[i].document for i in ids if i in self.items]
+            return [detached(self.items[i].document) for i in ids if i in self.items]
 
     def passages_of(self, parent_ids: Sequence[str]) -> dict[str, str]:
         wanted = set(parent_ids)
@@ -252,6 +257,9 @@ class _Store:
     def remove(self, ids: Sequence[str]) -> int:
         with self.lock:
             return sum(self.items.pop(i, None) is not None for i in ids)
+
+    def holding(self, ids: Collection[str]) -> AbstractContextManager[None]:
+        return self._locks.holding(ids)
 
     def flush(self) -> None:
         """Nothing to do: what is written is there."""
@@ -284,7 +292,7 @@ class _Store:
 
 def _own(document: Document) -> Document:
     """A copy that a change of the caller's metadata does not reach."""
-    return replace(document, metadata=copy.deepcopy(dict(document.metadata)), headings=())
+    return replace(detached(document), headings=())
 
 
 def _best(ids: Sequence[str], scores: NDArray[np.float32], k: int) -> list[Candidate]:

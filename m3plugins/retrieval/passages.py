@@ -1,18 +1,26 @@
-"""Documents stored as their passages: all of a document's new ones, then away with the old ones."""
+"""Documents stored as their passages: all of a document's new ones, then away with the old ones.
+
+No engine replaces several rows in one step, so a document is held while that is done, which keeps this process'
+other threads out, and looked at when it is done: where another process wrote it, too, it is written again. Whoever
+writes last therefore finds its own passages and no others before it acknowledges them, and whoever deletes, none.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.passages import Passages
-from m3plugins.retrieval.document import Document
+from m3plugins.retrieval.document import Digest, Document, detached
 from m3plugins.retrieval.index import Ack, FailedDocument, UpsertReport
 from m3plugins.retrieval.ingest import checked
+from m3plugins.retrieval.locking import TURNS, pause
 from m3plugins.retrieval.streaming import Pending, Stream, windows
-from m3plugins.retrieval.writing import Writer
+from m3plugins.retrieval.writing import REPLACED, Writer
+
+CONTENDED = "another process keeps writing the same document; index it again"
 
 
 def ingest_passages(
@@ -27,8 +35,8 @@ def ingest_passages(
 
     A document's passages have the ids `{id}#0`, `{id}#1`, ..., its title and metadata, and its id as
     `parent_id`. The heading that a passage is under joins its title, to be encoded, and is its metadata's
-    "heading". A document is acknowledged once all of its passages are stored and those it had before are
-    gone, and it fails as a whole: before anything of it is written, wherever that can be known.
+    "heading". A document is acknowledged once all of its passages, and no others, are stored, and it fails as a
+    whole: before anything of it is written, wherever that can be known. Of two calls for one document one is later.
 
     Args:
         documents: Any iterable.
@@ -53,7 +61,10 @@ def ingest_passages(
                 report.failed.append(FailedDocument(item.document.id, str(err)))
             else:
                 parts[item.document.id] = pieces
-        _store(parts, encoder, writer, report, on_ack)
+        with writer.holding(parts):
+            whole = _store(parts, encoder, writer, report)
+        if on_ack and whole:
+            on_ack(whole)
     return report
 
 
@@ -118,32 +129,70 @@ def _valid(documents: Iterable[Document], writer: Writer, report: UpsertReport) 
         except ValueError as err:
             report.failed.append(FailedDocument(str(document.id), str(err)))
         else:
-            yield document
+            yield detached(document)  # read ahead, as in `ingest`
 
 
-def _store(
-    parts: dict[str, list[Document]],
-    encoder: M3Encoder,
-    writer: Writer,
-    report: UpsertReport,
-    on_ack: Ack | None,
-) -> None:
+def remove_documents(ids: Sequence[str], writer: Writer) -> int:
+    """Deletes documents that the caller holds, each with all of its passages; returns how many passages there were.
+
+    Raises:
+        RuntimeError: If another process keeps writing them.
+    """
+    removed = 0
+    for turn in range(TURNS):
+        found = list(writer.passages_of(ids))
+        if not found:
+            return removed
+        if turn:
+            pause(turn)
+        removed += writer.remove(found)
+    msg = f"another process keeps writing the documents {', '.join(map(repr, ids))[:200]}; delete them again"
+    raise RuntimeError(msg)
+
+
+def _store(parts: dict[str, list[Document]], encoder: M3Encoder, writer: Writer, report: UpsertReport) -> list[str]:
+    """Replaces documents that the caller holds by their passages; returns the ids of those that are stored."""
     owner_of = {piece.id: owner for owner, pieces in parts.items() for piece in pieces}
+    digests = {piece.id: piece.digest() for pieces in parts.values() for piece in pieces}
     written: set[str] = set()
 
     def stored(ids: list[str], changed: bool) -> None:
         written.update(owner_of[i] for i in ids if changed)
 
-    inner = UpsertReport()
-    Stream(encoder, writer, inner, stored).run(Pending(piece) for pieces in parts.values() for piece in pieces)
-    report.truncated += inner.truncated
-    failed = {owner_of[failure.id]: f"passage {failure.id}: {failure.reason}" for failure in inner.failed}
-    report.failed += [FailedDocument(i, reason) for i, reason in failed.items()]
+    failed: dict[str, str] = {}
+    left = parts
+    for turn in range(TURNS):
+        inner = UpsertReport()
+        Stream(encoder, writer, inner, stored).run(Pending(piece) for pieces in left.values() for piece in pieces)
+        report.truncated += inner.truncated
+        failed |= {owner_of[i]: f"passage {i}: {reason}" for i, reason in inner.failed if reason != REPLACED}
+        left = {i: pieces for i, pieces in left.items() if i not in failed}
+        written |= _remove_stale(left, digests, writer)
+        left = {i: left[i] for i in _different(left, digests, writer)}
+        if not left:
+            break
+        pause(turn)
+    failed |= dict.fromkeys(left, CONTENDED)
     whole = [i for i in parts if i not in failed]
-    stale = {i: owner for i, owner in writer.passages_of(whole).items() if i not in owner_of}
-    writer.remove(list(stale))
-    changed = (written | set(stale.values())) - failed.keys()
-    report.written += len(changed)
-    report.unchanged += len(whole) - len(changed)
-    if on_ack and whole:
-        on_ack(whole)
+    report.failed += [FailedDocument(i, reason) for i, reason in failed.items()]
+    report.written += len(written - failed.keys())
+    report.unchanged += len(whole) - len(written - failed.keys())
+    return whole
+
+
+def _remove_stale(parts: dict[str, list[Document]], digests: dict[str, Digest], writer: Writer) -> set[str]:
+    """Removes the passages that these documents have no more; returns the documents that had some."""
+    stale = {i: owner for i, owner in writer.passages_of(list(parts)).items() if i not in digests}
+    if stale:
+        writer.remove(list(stale))
+    return set(stale.values())
+
+
+def _different(parts: dict[str, list[Document]], digests: dict[str, Digest], writer: Writer) -> list[str]:
+    """The documents that are not stored as exactly these passages."""
+    found = writer.passages_of(list(parts))
+    there: dict[str, dict[str, Digest]] = {owner: {} for owner in parts}
+    for i, digest in writer.digests(list(found)).items():
+        there[found[i]][i] = digest
+    wanted = {owner: {piece.id: digests[piece.id] for piece in pieces} for owner, pieces in parts.items()}
+    return [owner for owner in parts if there[owner] != wanted[owner]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -93,7 +94,8 @@ def reembed(
         report.unchanged = report.unchanged if turn else copied.unchanged
         report.compared, different = 0, 0
         for page in _pages(target.scan()):
-            now = {document.id: document for document in source.get([document.id for document in page])}
+            with _held(source, page):
+                now = {document.id: document for document in source.get([document.id for document in page])}
             gone = [document.id for document in page if document.id not in now]
             report.deleted += writer.remove(gone)
             same = sum(now.get(document.id) == document for document in page)
@@ -154,6 +156,13 @@ def _distance(one: HeadScores, other: HeadScores) -> float:
     """The largest difference of a head's scores, relative to those above 1."""
     pairs = [(one.dense, other.dense), (one.sparse, other.sparse), (one.multi_vector, other.multi_vector)]
     return max(abs(a - b) / max(1.0, abs(b)) for a, b in pairs if a is not None and b is not None)
+
+
+def _held(source: HybridIndex, page: list[Document]) -> AbstractContextManager[None]:
+    """Waits for this process' writers of these documents: half of one that is replaced is no version to end with."""
+    if source.passages is None:
+        return nullcontext()
+    return source.writer.holding({document.parent_id or document.id for document in page})
 
 
 def _pages(documents: Iterator[Document]) -> Iterator[list[Document]]:

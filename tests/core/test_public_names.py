@@ -15,7 +15,8 @@ NAMES = {
     "m3plugins.scoring": "HeadScores LEGS Leg dense_scores head_scores multi_vector_scores sparse_scores",
     "m3plugins.compression": "BinaryCodec CODECS DEFAULT_CODEC Codec Float16Codec Int8Codec get_codec",
     "m3plugins.fusion": "HybridWeights best_first ranks reciprocal_rank_fusion weighted_sum",
-    "m3plugins.retrieval": """Candidate Document Explanation FailedDocument Heading Hit HybridIndex HybridRetriever
+    "m3plugins.retrieval": """BrokenDocumentsError Candidate Document Explanation FailedDocument Heading Hit HybridIndex
+        HybridRetriever
         InMemoryHybridIndex IndexExistsError IndexInfo
         IndexNotFoundError LexicalMatch ModelMismatchError ReembedError ReembedReport Reembedding
         TokenMatch UpsertError UpsertReport explain filters""",

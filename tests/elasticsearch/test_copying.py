@@ -71,6 +71,18 @@ class TestFromElasticsearch(CopyingSuite):
         return in_memory
 
 
+def test_documents_that_lost_their_embeddings_are_named_and_the_others_are_copied(in_elasticsearch, in_memory, es_url):
+    """A partial update by somebody else loses what the source does not hold."""
+    source, target = in_elasticsearch(), in_memory()
+    source.upsert(DOCUMENTS)
+    with closing(Elasticsearch(es_url)) as client:
+        for i in ("doc-3", "doc-7"):
+            client.update(index=source.name, id=i, doc={"title": "another"}, refresh=True)
+    report = copy(source, target)
+    assert (report.written, sorted(failure.id for failure in report.failed)) == (68, ["doc-3", "doc-7"])
+    assert all("delete it and index it again" in failure.reason for failure in report.failed)
+
+
 def test_from_milvus_lite_and_back(in_milvus, in_elasticsearch):
     lite, ours = in_milvus(), in_elasticsearch()
     lite.upsert(DOCUMENTS)

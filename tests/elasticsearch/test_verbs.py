@@ -6,6 +6,7 @@ from m3plugins import Document, HybridRetriever, M3Encoder
 from m3plugins.encoding import Passages
 from m3plugins.retrieval import filters
 from m3plugins_elasticsearch import ElasticsearchHybridIndex, ElasticsearchIndexError
+from tests.core.retrieval.races_suite import SharedRacesSuite
 from tests.core.retrieval.verbs_suite import Bm25Suite, StoredVerbsSuite, digests
 from tests.elasticsearch.conftest import Create
 from tests.tiny import random_documents, save_checkpoint
@@ -14,6 +15,10 @@ pytestmark = pytest.mark.elasticsearch9
 
 
 class TestVerbs(StoredVerbsSuite):
+    pass
+
+
+class TestRaces(SharedRacesSuite):
     pass
 
 

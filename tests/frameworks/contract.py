@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from m3plugins import HybridIndex, HybridRetriever, InMemoryHybridIndex, M3Encoder
+from m3plugins import Document, HybridIndex, HybridRetriever, InMemoryHybridIndex, M3Encoder
 from m3plugins.encoding.loaded import LoadedModel
 from m3plugins.retrieval import filters
 from m3plugins.retrieval.filters import Filter
@@ -75,6 +75,20 @@ def make_index(engine: str, encoder: M3Encoder, request: pytest.FixtureRequest) 
     package = pytest.importorskip("m3plugins_elasticsearch")
     name, url = request.getfixturevalue("es_name"), request.getfixturevalue("es_url")
     return package.ElasticsearchHybridIndex.create(name, encoder=encoder, uri=url)
+
+
+ODD_METADATA: list[dict[str, Any]] = [
+    {"m3": {"score": 99.0, "dense": 1.0}},
+    {"m3": "text"},
+    {"m3": None},
+    {"_node": "{", "_node_id": "s0", "_ref_doc_id": "s0"},
+    {"_node": {"__type__": "1"}},
+    {"_node_content": "{", "_node_type": "TextNode", "document_id": "s0", "doc_id": "s0", "ref_doc_id": "s0"},
+    {"id": "s0", "id_": "s0", "_id": "s0", "pk": 1, "text": "x", "page_content": "x", "vector": [1.0]},
+    {"title": 3, "parent_id": {"a": 1}, "metadata": None, "score": "x", "relevance_score": "x"},
+    {"big": 2**63, "small": -(2**63), "tiny": 5e-324, "nested": {"a": [{"b": [None, True]}]}, "": "", "a.b": 1},
+]
+ODD_IDS = ["a/b", 'a"b', "a'b\\", " ", "a\nb", "%s {0} ${x}", "狐\U0001f98a", "*", "a,b]", "../a"]
 
 
 class AdapterContract:
@@ -188,6 +202,18 @@ class AdapterContract:
         empty.add([Entry("odd", text)])
         assert [entry.text for entry in empty.get(["odd"])] == [text]
         assert [one.entry.text for one in empty.search("café", 1)] == [text]
+
+    def test_no_document_keeps_a_reader_from_the_others_or_passes_for_another(
+        self, empty: Adapter, index: HybridIndex
+    ) -> None:
+        documents = [Document(id=f"odd-{n}", text="a fox", metadata=given) for n, given in enumerate(ODD_METADATA)]
+        documents += [Document(id=i, text=f"a fox {n}", parent_id="s0") for n, i in enumerate(ODD_IDS)]
+        index.upsert(documents).raise_for_failed()
+        ids = [document.id for document in documents]
+        assert [entry.id for entry in empty.get(ids)] == ids
+        found = empty.search("a fox", 100)
+        assert sorted(one.entry.id for one in found) == sorted(ids)
+        assert all(one.scores["score"] == one.score < 10 for one in found)
 
     def test_one_failure_is_named_and_the_others_are_stored(self, empty: Adapter, index: HybridIndex) -> None:
         with pytest.raises(ValueError, match=r"1 documents were not stored, 2 were: 'bad'"):

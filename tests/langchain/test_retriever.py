@@ -125,9 +125,12 @@ def test_scores_can_be_left_out_or_put_elsewhere(hybrid: HybridRetriever):
     assert set(elsewhere.metadata) == {*plain.metadata, "scores"}
 
 
-def test_a_field_of_that_name_is_not_overwritten(hybrid: HybridRetriever):
-    with pytest.raises(ValueError, match=r"metadata field 'lang' already; set scores_key"):
-        M3Retriever(retriever=hybrid, scores_key="lang").invoke(QUERY)
+def test_a_field_of_that_name_is_kept_beside_the_scores(hybrid: HybridRetriever):
+    for document, hit in zip(
+        M3Retriever(retriever=hybrid, scores_key="lang").invoke(QUERY), hybrid.search(QUERY, k=4), strict=True
+    ):
+        scores = document.metadata["lang"]
+        assert (scores["score"], scores["own"]) == (hit.score, hit.metadata["lang"])
 
 
 def test_changing_what_was_found_does_not_change_the_index(retriever: M3Retriever):

@@ -1,6 +1,8 @@
 """A node comes back from an index as it went in, and what is encoded is its EMBED text."""
 
 import copy
+import json
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -53,9 +55,14 @@ NODES = [
     *(TextNode(text="The fox jumps.", metadata={"file": "a"}, text_template=template) for template in TEMPLATES),
     LlamaDocument(text="The fox jumps.", metadata=METADATA, id_="doc"),
     Node(text_resource=MediaResource(text="The fox.", mimetype="text/plain"), metadata={"file": "a"}),
-    Node(image_resource=MediaResource(url="https://example.org/fox.png")),
-    ImageNode(text="A fox.", image_url="https://example.org/fox.png"),
     IndexNode(text="All about foxes.", index_id="foxes"),
+]
+MORE_THAN_TEXT = [
+    Node(id_="n", image_resource=MediaResource(path="/etc/passwd")),
+    Node(id_="n", text_resource=MediaResource(text="A fox.", path="/etc/passwd")),
+    ImageNode(id_="n", text="A fox.", image_path="/etc/passwd"),
+    ImageNode(id_="n", text="A fox."),
+    IndexNode(id_="n", text="All about foxes.", index_id="foxes", obj=TextNode(id_="another", text="A secret.")),
 ]
 
 
@@ -134,6 +141,70 @@ def test_metadata_that_are_not_json_are_refused():
 def test_reserved_metadata_are_refused(field: str):
     with pytest.raises(ValueError, match=f"reserved, node n has {field}"):
         to_document(TextNode(id_="n", text="", metadata={field: 1}))
+
+
+@pytest.mark.parametrize("node", MORE_THAN_TEXT, ids=lambda node: node.class_name())
+def test_only_text_is_stored_and_only_text_is_built_of_what_was_stored_before(node: BaseNode):
+    with pytest.raises(ValueError, match="node n must be of text alone to be stored, got "):
+        to_document(node)
+    stored = json.dumps(doc_to_json(node))
+    again = to_node(Document(id="n", text="A fox.", metadata={"_node": stored, "_node_id": "n"}, parent_id="n"))
+    assert (type(again), again.node_id, again.get_content()) == (TextNode, "n", "A fox.")
+
+
+@pytest.mark.parametrize(
+    "template", ["{content:>99999999}", "{content.__class__}", "{content[0]}", "{content!r}", "{text}", "{content}" * 9]
+)
+def test_templates_say_where_the_text_goes_and_nothing_else(template: str):
+    node = TextNode(id_="n", text="A fox.", metadata={"file": "a"})
+    document = to_document(node)
+    node.text_template = template
+    with pytest.raises(ValueError, match="node n must have a text_template of {content} and {metadata_str} alone, got"):
+        to_document(node)
+    forged = json.loads(document.metadata["_node"])
+    forged["__data__"]["text_template"] = template
+    again = to_node(replace(document, metadata={**document.metadata, "_node": json.dumps(forged)}))
+    assert again.get_content(MetadataMode.EMBED) == document.content
+
+
+def damage(**changes: object) -> str:
+    """A stored node of document n, but for these fields of it."""
+    stored = json.loads(to_document(TextNode(id_="n", text="A fox.")).metadata["_node"])
+    return json.dumps({**stored, "__data__": {**stored["__data__"], **changes}})
+
+
+JUNK = {
+    "not JSON": "{",
+    "no object": "[]",
+    "null": "null",
+    "a number": 7,
+    "a nested object": {"a": 1},
+    "None": None,
+    "empty": "",
+    "deep": "[" * 100_000,
+    "a long number": "9" * 10_000,
+    "no data": json.dumps({"__type__": "1"}),
+    "data are a list": json.dumps({"__type__": "1", "__data__": []}),
+    "unknown type": json.dumps({"__type__": "9", "__data__": {}}),
+    "type of another kind": json.dumps({"__type__": ["1"], "__data__": {}}),
+    "legacy fields": json.dumps({"__type__": "1", "__data__": {"extra_info": {}, "text": "forged"}}),
+    "another id": damage(id_="victim"),
+    "another source": damage(relationships={"1": {"node_id": "victim"}}),
+    "relations that are none": damage(relationships=3),
+    "several sources": damage(relationships={"1": [{"node_id": "n"}]}),
+    "a number for a template": damage(text_template=7),
+    "half a template": damage(metadata_template="{key"),
+    "excluded keys that are none": damage(excluded_llm_metadata_keys="abc"),
+}
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
+def test_no_stored_node_keeps_a_reader_from_the_document_or_gives_it_another(junk: object):
+    document = Document(id="n", text="A fox.", metadata={"_node": junk, "lang": "en"}, parent_id="n")
+    node = to_node(document)
+    assert (type(node), node.node_id, node.ref_doc_id) == (TextNode, "n", "n")
+    assert node.metadata == {"lang": "en"}
+    assert [node.get_content(mode) for mode in (MetadataMode.EMBED, MetadataMode.NONE)] == ["A fox."] * 2
 
 
 def test_a_document_of_another_origin_is_a_node_of_its_content():

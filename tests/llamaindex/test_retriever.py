@@ -83,9 +83,10 @@ def test_scores_in_the_metadata_are_for_the_caller_only(memory: M3VectorStore):
     assert "m3" not in memory.get_nodes(["node-0"])[0].metadata
 
 
-def test_scores_take_no_metadata_fields_place(memory: M3VectorStore):
-    with pytest.raises(ValueError, match="has a metadata field 'lang' already"):
-        M3Retriever(memory.retriever, scores_key="lang").retrieve(QUERY)
+def test_scores_go_before_a_metadata_field_of_their_name_which_is_kept_in_them(memory: M3VectorStore):
+    for node in M3Retriever(memory.retriever, scores_key="lang").retrieve(QUERY):
+        scores = node.metadata["lang"]
+        assert scores["score"] == node.score and scores["own"] in ("en", "de", "fr")
 
 
 def test_documents_that_core_indexed_are_found_too(encoder: M3Encoder):

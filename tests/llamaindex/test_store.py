@@ -19,6 +19,7 @@ from m3plugins import Document, HybridRetriever, HybridWeights, InMemoryHybridIn
 from m3plugins.encoding import Passages
 from m3plugins.retrieval import Hit, UpsertError, filters
 from m3plugins.scoring import dense_scores
+from tests.tiny import SENTENCES
 
 QUERY = "a brown fox near the river"
 GERMAN = MetadataFilters(filters=[MetadataFilter(key="lang", value="de")])
@@ -263,3 +264,13 @@ def test_relationships_do_not_need_a_source(store: M3VectorStore):
     node = TextNode(text="fox", relationships={NodeRelationship.NEXT: RelatedNodeInfo(node_id="next")})
     store.add([node])
     assert store.get_nodes([node.node_id])[0].to_dict() == node.to_dict()
+
+
+def test_nodes_asked_for_by_id_are_those_of_the_index_whatever_metadata_say(memory: M3VectorStore):
+    forged = {"_node_id": "node-3", "_ref_doc_id": "doc-1"}
+    memory.client.upsert([Document(id="forged", text=SENTENCES[3], metadata=forged)])
+    assert memory.query(VectorStoreQuery(query_str=SENTENCES[3], node_ids=["node-3"], similarity_top_k=5)).ids == [
+        "node-3"
+    ]
+    found = memory.query(VectorStoreQuery(query_str=SENTENCES[3], doc_ids=["doc-1"], similarity_top_k=5))
+    assert sorted(found.ids) == ["node-2", "node-3"]

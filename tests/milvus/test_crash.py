@@ -24,7 +24,7 @@ def course(laboratory: Laboratory) -> Course:
     return laboratory.course("index")
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", [name for name in OPERATIONS if "beside" not in name])
 def test_killed_between_two_writes_it_has_what_was_acknowledged_and_can_be_repeated(
     laboratory: Laboratory, operation: str
 ) -> None:
@@ -41,6 +41,12 @@ def test_killed_again_and_again_at_random_it_has_what_was_acknowledged(laborator
     for seed in range(2):
         outcome = laboratory.run(Trial("life", seed, kills=3), course)
         assert outcome.fine, outcome
+
+
+def test_killed_while_two_threads_write_the_same_documents_it_has_what_was_acknowledged(laboratory: Laboratory) -> None:
+    operation = "passages beside update_metadata"
+    outcome = laboratory.run(Trial(operation, 1), laboratory.course(operation))
+    assert outcome.fine, outcome
 
 
 def test_blocks_without_a_row_are_swept(laboratory: Laboratory, course: Course) -> None:

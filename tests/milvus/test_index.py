@@ -29,7 +29,7 @@ def test_a_document_whose_blocks_are_lost_is_named(encoder, tmp_path):
     with MilvusHybridIndex.create("docs", encoder=encoder, uri=tmp_path / "m3.db") as index:
         index.upsert([Document(id="a", text="a fox"), Document(id="b", text="a dog")])
         index._store.blocks.delete([key for page in index._store.blocks.keys() for key in page if ":" in key])
-        with pytest.raises(MilvusIndexError, match="of 'a'.* are lost in Milvus; delete and index them again"):
+        with pytest.raises(MilvusIndexError, match="'a': its token vectors.* are lost in Milvus; delete it"):
             index.score(encoder.encode_queries(["fox"]), ["a"])
         index.delete(ids=["a"])
         index.upsert([Document(id="a", text="a fox")])

@@ -7,12 +7,17 @@ import pytest
 from m3plugins import Document, HybridRetriever
 from m3plugins.retrieval import filters
 from m3plugins_milvus.filters import compile_filter
+from tests.core.retrieval.races_suite import RacesSuite
 from tests.core.retrieval.verbs_suite import Bm25Suite, StoredVerbsSuite
 
 
 class TestVerbs(StoredVerbsSuite):
     def assert_tidy(self, index):
         assert index.sweep() == 0
+
+
+class TestRaces(RacesSuite):
+    pass
 
 
 class TestBm25(Bm25Suite):

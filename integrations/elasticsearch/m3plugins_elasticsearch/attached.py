@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NoReturn
@@ -179,14 +179,17 @@ class AttachedWriter:
     def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
         """The digests of the texts and metadata that were last enriched."""
         items = self.reader.fetch(list(ids), [f"{OURS}.revision", f"{OURS}.attributes"])
-        ours = {item["_id"]: item["_source"].get(OURS) or {} for item in items}
-        return {i: Digest(stored["revision"], stored["attributes"]) for i, stored in ours.items() if len(stored) == 2}
+        ours = {item["_id"]: item["_source"].get(OURS) for item in items}
+        kept = {i: stored for i, stored in ours.items() if isinstance(stored, dict) and len(stored) == 2}
+        return {i: Digest(stored["revision"], stored["attributes"]) for i, stored in kept.items()}
 
     def write(self, batch: Batch) -> NoReturn:
         """Refuses."""
         _refuse(self.reader.name)
 
-    def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> NoReturn:
+    def annotate(
+        self, documents: Sequence[Document], digests: Sequence[Digest], expected: Sequence[Digest] | None = None
+    ) -> NoReturn:
         """Refuses."""
         _refuse(self.reader.name)
 
@@ -199,6 +202,10 @@ class AttachedWriter:
         return {}
 
     def remove(self, ids: Sequence[str]) -> NoReturn:
+        """Refuses."""
+        _refuse(self.reader.name)
+
+    def holding(self, ids: Collection[str]) -> NoReturn:
         """Refuses."""
         _refuse(self.reader.name)
 

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import orjson
-from elastic_transport import ApiResponseMeta
 from elasticsearch import (
     ApiError,
     ConnectionTimeout,
@@ -25,6 +24,8 @@ from elasticsearch import (
 )
 from elasticsearch import ConnectionError as CannotConnect
 from elasticsearch.serializer import OrjsonSerializer
+
+from m3plugins_elasticsearch.answers import whole
 
 T = TypeVar("T")
 
@@ -43,13 +44,6 @@ _TLS = ("ca_certs", "ssl_assert_fingerprint")
 _PORTS = {"http": 9200, "https": 443}
 _CLOSED = "pool is closed"
 _LASTING = ("certificate", _CLOSED)
-_STATUSES: Mapping[str, int] = {
-    "circuit_breaking_exception": 429,
-    "es_rejected_execution_exception": 429,
-    "illegal_index_shard_state_exception": 503,
-    "index_not_found_exception": 404,
-    "no_shard_available_action_exception": 503,
-}
 _RED = "a shard has no node, see GET /_cluster/health?level=indices"
 _FIXES: Mapping[str, str] = {
     "circuit_breaking_exception": "write fewer documents at once, or give the node more memory",
@@ -102,14 +96,19 @@ class Connection:
     make: Callable[[], Elasticsearch] | None = field(default=None, repr=False)  # it knows the credentials
     waits: float = READ_PATIENCE_S
 
+    @property
+    def place(self) -> str:
+        """What tells one cluster from another, as far as the addresses of its nodes do."""
+        return " ".join(sorted(node.base_url for node in self.client.transport.node_pool.all()))
+
     def read(self, doing: str, call: Callable[[], T]) -> T:
         """What the call returns, tried for some seconds.
 
         Raises:
-            ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
+            ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached, or answers without some shards.
         """
         with errors(doing):
-            return persist(call, self.waits)
+            return persist(lambda: whole(call()), self.waits)
 
     def manage(self, doing: str, call: Callable[[], T]) -> T:
         """What a call about whole indexes returns, tried for a moment.
@@ -130,11 +129,7 @@ class Connection:
         Raises:
             ElasticsearchIndexError: If it is not, in some.
         """
-        doing = f"refresh {name!r}"
-        shards = self.read(doing, lambda: self.client.indices.refresh(index=name))["_shards"]
-        if shards["failed"]:
-            msg = f"cannot {doing}: {shards['failed']} of {shards['total']} copies of its shards failed; try again"
-            raise ElasticsearchIndexError(msg)
+        self.read(f"refresh {name!r}", lambda: self.client.indices.refresh(index=name))
 
     def another(self) -> Connection:
         """A connection to the same place, which is closed apart from this one."""
@@ -270,12 +265,6 @@ def with_fix(reason: str) -> str:
     """The reason, and what to do about it where that is known."""
     fixes = [fix for kind, fix in _FIXES.items() if kind in reason]
     return "; ".join([reason.rstrip(";"), *fixes[:1]])
-
-
-def item_error(item: Mapping[str, Any], meta: ApiResponseMeta) -> ApiError:
-    """The error of one item of an answer to several requests, as if it had been asked for alone."""
-    kind = str(item["error"].get("type"))
-    return ApiError(kind, replace(meta, status=item.get("status") or _STATUSES.get(kind, 400)), dict(item))
 
 
 def _reason(err: ApiError) -> str:

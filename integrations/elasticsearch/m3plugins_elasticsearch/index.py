@@ -16,6 +16,7 @@ from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.engine import NamedIndex, opened_or_created
 from m3plugins.retrieval.index import AnyFilter
 from m3plugins.retrieval.info import IndexInfo
+from m3plugins.retrieval.locking import shared_locks
 from m3plugins_elasticsearch import lifecycle, versions
 from m3plugins_elasticsearch.capabilities import probe
 from m3plugins_elasticsearch.client import Connection, connect
@@ -51,7 +52,8 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
     ) -> None:
         """Use `create` or `open`."""
         super().__init__(Reader(connection, name, identity, Layout()), encoder)
-        self._store = Store(replace(self._reader, connection=connection.patient()), refresh)
+        locks = shared_locks("elasticsearch", connection.place, name)
+        self._store = Store(replace(self._reader, connection=connection.patient()), refresh, locks)
 
     @classmethod
     def checks(cls, uri: str = "", token: str | None = None) -> Iterator[Check]:

@@ -52,16 +52,14 @@ class Layout:
             strict: Whether to refuse what should be text and is none, instead of showing it as JSON.
 
         Raises:
-            ValueError: If it is strict, and something should be text and is none.
+            ValueError: If it is strict, and something should be text and is none, or if it is none of ours.
         """
         if not self.prefix:
-            return Document(
-                id=id,
-                text=source["text"],
-                title=source["title"],
-                parent_id=source["parent_id"],
-                metadata=source["metadata"],
-            )
+            text, title, parent_id = (source.get(name) for name in ("text", "title", "parent_id"))
+            if not isinstance(text, str) or not isinstance(title, str) or not isinstance(parent_id, str | None):
+                msg = f"text, title and parent_id must be strings, got {text!r:.40}, {title!r:.40}, {parent_id!r:.40}"
+                raise ValueError(msg)
+            return Document(id=id, text=text, title=title, parent_id=parent_id, metadata=self.metadata(source))
         text = "\n".join(filter(None, (_text(path, source, strict) for path in self.text)))
         title = _text(self.title, source, strict) if self.title else ""
         return Document(id=id, text=text, title=title, metadata=self.metadata(source))
@@ -69,7 +67,10 @@ class Layout:
     def metadata(self, source: Mapping[str, Any]) -> Mapping[str, Any]:
         """The metadata that a source holds: of someone else's, all but the text and the title."""
         if not self.prefix:
-            metadata: Mapping[str, Any] = source["metadata"]
+            metadata = source.get("metadata")
+            if not isinstance(metadata, Mapping):
+                msg = f"metadata must be an object, got {metadata!r:.40}"
+                raise ValueError(msg)
             return metadata
         left = {name: value for name, value in source.items() if name != self.prefix.rstrip(".")}
         for path in (*self.text, self.title):

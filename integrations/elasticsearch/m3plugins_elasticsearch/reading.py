@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,11 +17,13 @@ from m3plugins.compression import get_codec
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.retrieval.document import Candidate
+from m3plugins.retrieval.index import BrokenDocumentsError, FailedDocument
 from m3plugins.scoring.heads import HeadScores, Leg
 from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins_elasticsearch import requests
 from m3plugins_elasticsearch.ahead import ahead
-from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors, item_error
+from m3plugins_elasticsearch.answers import check_whole, item_error
+from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors
 from m3plugins_elasticsearch.filters import Plan
 from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import Layout
@@ -39,7 +41,13 @@ _KEEP_ALIVE = "2h"
 """Of the view that a scan reads, from page to page: whoever reads may encode each page on a CPU."""
 _ROUTED = "routing_missing_exception"
 _COUNTS = ("token_count", "truncated")
+_OPTIONAL = "sparse_weights"
+"""A text without a token has none."""
 _FIELDS: dict[Head, str] = {"dense": "dense", "sparse": "sparse_weights", "multi_vector": "token_vectors"}
+
+
+class LostEmbeddingsError(ElasticsearchIndexError, BrokenDocumentsError):
+    """Documents of which something is lost, as an update that is not ours does, or is not as it was written."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class Reader:
         """The documents of these ids, in this order, as they are now; unknown ids are left out."""
         found: list[Document] = []
         for group in bounded_runs(ids, _one, DOCUMENTS_PER_GET):
-            found += [self.layout.document(item["_id"], item["_source"]) for item in self.fetch(group)]
+            found += [self._document(item["_id"], item["_source"]) for item in self.fetch(group)]
         return found
 
     def fetch(self, ids: Sequence[str], source: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -174,7 +182,7 @@ class Reader:
                 if not hits:
                     return
                 found = [self._hit(hit) for hit in hits]
-                yield [hit for hit in found if plan.check is None or plan.accepts(self.layout.metadata(hit.source))]
+                yield [hit for hit in found if plan.check is None or plan.accepts(self._metadata(hit))]
                 rest["search_after"] = hits[-1]["sort"]
         finally:
             with suppress(ElasticsearchIndexError), errors(doing):
@@ -183,17 +191,31 @@ class Reader:
     def scan(self, plan: Plan) -> Iterator[Document]:
         """Every document that matches."""
         for hits in self.matching(plan, source=True):
-            yield from (self.layout.document(hit.id, hit.source) for hit in hits)
+            yield from (self._document(hit.id, hit.source) for hit in hits)
 
     def scan_embeddings(self, plan: Plan) -> Iterator[tuple[Document, M3Output]]:
-        """Every document that matches and has embeddings, of the text that it has now, with these."""
-        fields = ["id", *_COUNTS, *_FIELDS.values(), *(["revision"] if self.layout.prefix else [])]
+        """Every document that matches and has embeddings, of the text that it has now, with these.
+
+        Raises:
+            LostEmbeddingsError: At the end, if a document of ours has lost some.
+        """
+        fields = [*_COUNTS, *_FIELDS.values(), *(["revision"] if self.layout.prefix else [])]
+        broken: list[FailedDocument] = []
         for hits in self.matching(plan, fields, source=True, page=EMBEDDINGS_PER_READ):
             for hit in hits:
-                if "id" in hit.fields:
-                    document = self.layout.document(hit.id, hit.source)
-                    if not self.layout.prefix or hit.fields.get("revision") == [document.digest().content]:
-                        yield document, self._output([hit.fields], HEADS)
+                try:
+                    if not self._is_whole(hit.id, hit.fields, fields):
+                        continue  # not enriched yet
+                    document = self._document(hit.id, hit.source)
+                    if self.layout.prefix and hit.fields["revision"] != [document.digest().content]:
+                        continue
+                    output = self._output(hit.id, hit.fields, HEADS)
+                except LostEmbeddingsError as err:
+                    broken += err.failed
+                else:
+                    yield document, output
+        if broken:
+            raise LostEmbeddingsError(broken)
 
     def embeddings(self, ids: Sequence[str], heads: Sequence[Head]) -> dict[str, M3Output]:
         """The stored embeddings, in the order of `ids`; what has none is left out, or has others not visible yet."""
@@ -204,7 +226,7 @@ class Reader:
             if not self.layout.prefix:  # else they are of the text, whose change shows
                 now = {item["_id"]: [item["_source"]["revision"]] for item in self.fetch(group, ["revision"])}
                 rows = {i: row for i, row in rows.items() if row["revision"] == now.get(i)}
-            found |= {i: self._output([row], heads) for i, row in rows.items()}
+            found |= {i: self._output(i, row, heads) for i, row in rows.items()}
         return {i: found[i] for i in ids if i in found}
 
     def candidates(self, query: M3Output, k: int, plan: Plan, text: str | None) -> dict[Leg, list[Candidate]]:
@@ -217,7 +239,11 @@ class Reader:
             return found
         answers = self._msearch(list(bodies.values()), statistics=text is not None)
         for leg, answer in zip(bodies, answers, strict=True):
-            found[leg] = [self._candidate(leg, hit) for hit in answer["hits"]["hits"] if "fields" in hit]
+            best: dict[str, Candidate] = {}  # a copy of a document proposes the document
+            for hit in answer["hits"]["hits"]:
+                candidate = self._candidate(leg, hit)
+                best.setdefault(candidate.id, candidate)
+            found[leg] = list(best.values())
         return found
 
     def score(self, query: M3Output, ids: Sequence[str], text: str | None) -> dict[str, HeadScores]:
@@ -228,10 +254,10 @@ class Reader:
             for group in bounded_runs(ids, _one, DOCUMENTS_PER_SCORE):
                 body = requests.scores(query, text, group, self.layout)
                 (answer,) = self._msearch([body], named=True, statistics=text is not None)
-                hits = answer["hits"]["hits"]
-                found |= dict(self._scores(hit, query, text) for hit in hits if _is_whole(hit, query))
-                rows = [self._fields(hit) for hit in hits]
-                sizes |= {row["id"][0]: self._size(row) for row in rows if "id" in row}
+                for i, hit in self._by_id(group, answer["hits"]["hits"]).items():
+                    row = self._fields(hit) | ({"dense": []} if "dense" in hit.get("matched_queries", ()) else {})
+                    if self._is_whole(i, row, ["token_count", *(["dense"] if query.dense is not None else [])]):
+                        found[i], sizes[i] = self._scores(hit, query, text), self._size(row)
         if query.multi_vector is not None:
             late = self._late_scores(query, self._portions(ids, sizes))
             found = {i: replace(found.get(i, HeadScores()), multi_vector=score) for i, score in late.items()}
@@ -242,11 +268,12 @@ class Reader:
         assert query.multi_vector is not None  # the caller asked
         codec, vectors = get_codec(self.identity.codec), query.multi_vector.vectors
 
-        return {
-            i: mean_of_maxima(codec.products(token_bytes(row), vectors))
-            for rows in ahead(partial(self._doc_values, fields=["token_vectors"]), portions, _READERS)
-            for i, row in rows.items()
-        }
+        scores: dict[str, float] = {}
+        for rows in ahead(partial(self._doc_values, fields=["token_vectors"]), portions, _READERS):
+            for i, row in rows.items():
+                with self._reading(i):
+                    scores[i] = mean_of_maxima(codec.products(token_bytes(row), vectors))
+        return scores
 
     def _portions(self, ids: Sequence[str], sizes: Mapping[str, int] | None = None) -> Iterator[list[str]]:
         """Those that have embeddings, as many at a time as one answer may hold the token vectors of.
@@ -276,11 +303,9 @@ class Reader:
 
     def _doc_values(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, Fields]:
         """Doc values by id, of the documents that have embeddings."""
-        wanted = [self.layout.field(name) for name in ("id", *fields)]
-        body = {**requests.light(wanted, len(ids)), "query": {"ids": {"values": list(ids)}}}
-        (answer,) = self._msearch([body])
-        rows = [self._fields(hit) for hit in answer["hits"]["hits"]]
-        return {row["id"][0]: row for row in rows if "id" in row}
+        (answer,) = self._msearch([requests.doc_values(ids, fields, self.layout)])
+        rows = {i: self._fields(hit) for i, hit in self._by_id(ids, answer["hits"]["hits"]).items()}
+        return {i: row for i, row in rows.items() if self._is_whole(i, row, fields)}
 
     def _where(self, plan: Plan) -> dict[str, Any] | None:
         """The documents that match, exactly."""
@@ -310,6 +335,7 @@ class Reader:
             for item in answer["responses"]:
                 if "error" in item:
                     raise item_error(item, answer.meta)
+                check_whole(item, answer.meta)
             return list(answer["responses"])
 
         return self.connection.read(f"search {self.name!r}", ask)
@@ -317,29 +343,80 @@ class Reader:
     def _hit(self, hit: dict[str, Any]) -> Hit:
         return Hit(hit["_id"], self._fields(hit), hit.get("_source") or {}, hit["_seq_no"], hit["_primary_term"])
 
-    def _fields(self, hit: dict[str, Any]) -> Fields:
+    def _fields(self, hit: dict[str, Any]) -> dict[str, list[Any]]:
         return {name.removeprefix(self.layout.prefix): values for name, values in hit.get("fields", {}).items()}
 
     def _candidate(self, leg: Leg, hit: dict[str, Any]) -> Candidate:
         score = 2 * hit["_score"] - 1 if leg == "dense" else hit["_score"]
-        return Candidate(self._fields(hit)["id"][0], score)
+        named = self._fields(hit).get("id")
+        if named is None:
+            raise self._misnamed({"bool": {"must_not": [{"exists": {"field": self.layout.field("id")}}]}})
+        return Candidate(named[0], score)
 
-    def _scores(self, hit: dict[str, Any], query: M3Output, text: str | None) -> tuple[str, HeadScores]:
+    def _scores(self, hit: dict[str, Any], query: M3Output, text: str | None) -> HeadScores:
         matched = hit.get("matched_queries", {})
-        return self._fields(hit)["id"][0], HeadScores(
+        return HeadScores(
             dense=2 * matched["dense"] - 1 if query.dense is not None else None,
             sparse=matched.get("sparse", 0.0) if query.sparse is not None else None,
             bm25=matched.get("bm25", 0.0) if text is not None else None,
         )
 
-    def _output(self, rows: Sequence[Fields], heads: Sequence[Head]) -> M3Output:
+    def _output(self, id: str, row: Fields, heads: Sequence[Head]) -> M3Output:  # noqa: A002
         identity = self.identity
-        return to_output(rows, heads, identity.codec, identity.vocab_size, identity.multi_vector_dim)
+        with self._reading(id):
+            return to_output([row], heads, identity.codec, identity.vocab_size, identity.multi_vector_dim)
 
+    def _document(self, id: str, source: Mapping[str, Any]) -> Document:  # noqa: A002
+        with self._reading(id):
+            return self.layout.document(id, source)
 
-def _is_whole(hit: dict[str, Any], query: M3Output) -> bool:
-    """Whether a document has the embeddings asked for: another's may have none yet, or have been robbed of some."""
-    return "fields" in hit and (query.dense is None or "dense" in hit.get("matched_queries", {}))
+    def _metadata(self, hit: Hit) -> Mapping[str, Any]:
+        with self._reading(hit.id):
+            return self.layout.metadata(hit.source)
+
+    def _by_id(self, ids: Sequence[str], hits: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """The hits among these documents, by their ids: their places tell these, or our own fields in what is ours."""
+        if self.layout.prefix:
+            return {ids[requests.place(hit)]: hit for hit in hits}
+        found = {self._fields(hit).get("id", [""])[0]: hit for hit in hits}
+        if len(found) < len(hits) or not found.keys() <= set(ids):
+            raise self._misnamed(requests.among_ids(ids))
+        return found
+
+    def _misnamed(self, query: requests.Query) -> ElasticsearchIndexError:
+        """Names the documents of these whose fields name another one, or none."""
+        field = self.layout.field("id")
+        body = {"query": query, "size": DOCUMENTS_PER_SCORE, "_source": False, "docvalue_fields": [field]}
+        (answer,) = self._msearch([body])
+        hits = [hit for hit in answer["hits"]["hits"] if hit.get("fields", {}).get(field) != [hit["_id"]]]
+        return self._damaged(", ".join(hit["_id"] for hit in hits)[:200], "its field id must be its own id")
+
+    def _is_whole(self, id: str, row: Fields, fields: Sequence[str]) -> bool:  # noqa: A002
+        """Whether a document has these fields: another's may have none yet, or have been robbed of some.
+
+        Raises:
+            ElasticsearchIndexError: If a document of ours has not.
+        """
+        lacking = [name for name in fields if name != _OPTIONAL and name not in row]
+        if lacking and not self.layout.prefix:
+            raise self._damaged(id, f"it has no {', '.join(lacking)}")
+        return not lacking
+
+    @contextmanager
+    def _reading(self, id: str) -> Iterator[None]:  # noqa: A002
+        """Names the document whose stored values cannot be read."""
+        try:
+            yield
+        except ValueError as err:
+            raise self._damaged(id, str(err)) from err
+
+    def _damaged(self, id: str, reason: str) -> LostEmbeddingsError:  # noqa: A002
+        fix = (
+            "take its m3 object out for m3 enrich to make anew"
+            if self.layout.prefix
+            else "delete it and index it again"
+        )
+        return LostEmbeddingsError([FailedDocument(id, f"{reason}; {fix}")])
 
 
 def _one(item: object) -> int:

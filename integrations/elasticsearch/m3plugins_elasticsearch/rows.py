@@ -122,38 +122,65 @@ def to_output(rows: Sequence[Fields], heads: Sequence[Head], codec: str, vocab_s
         codec: Of the token vectors.
         vocab_size: Of the model.
         dim: Width of the token vectors.
+
+    Raises:
+        ValueError: If a value is missing, or none that `our_fields` makes.
     """
     return M3Output(
-        dense=np.array([row["dense"][0] for row in rows], np.float32) if "dense" in heads else None,
+        dense=np.array([value(row, "dense") for row in rows], np.float32) if "dense" in heads else None,
         sparse=_sparse(rows, vocab_size) if "sparse" in heads else None,
         multi_vector=MultiVectorEmbeddings.from_list([get_codec(codec).decode(token_bytes(row), dim) for row in rows])
         if "multi_vector" in heads
         else None,
-        token_counts=np.array([row["token_count"][0] for row in rows], np.int32),
-        truncated=np.array([row["truncated"][0] for row in rows], np.bool_),
+        token_counts=np.array([value(row, "token_count") for row in rows], np.int32),
+        truncated=np.array([value(row, "truncated") for row in rows], np.bool_),
     )
 
 
+def value(row: Fields, name: str) -> Any:
+    """The one value of a field.
+
+    Raises:
+        ValueError: If there is none, or several.
+    """
+    values = row.get(name, [])
+    if len(values) != 1:
+        msg = f"{name} must have one value, got {len(values) or 'none'}"
+        raise ValueError(msg)
+    return values[0]
+
+
 def token_bytes(row: Fields) -> bytes:
-    """The token vectors of a document, as the codec made them."""
-    return pybase64.b64decode(row["token_vectors"][0], validate=True)
+    """The token vectors of a document, as the codec made them.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    return pybase64.b64decode(value(row, "token_vectors"), validate=True)
 
 
 def stored_again(row: Fields) -> dict[str, Any]:
-    """The embeddings of a stored document, to be stored once more."""
+    """The embeddings of a stored document, to be stored once more.
+
+    Raises:
+        ValueError: If a value is missing, or none that `our_fields` makes.
+    """
     indices, weights = _unpacked(row)
     return {
-        "token_count": row["token_count"][0],
-        "truncated": row["truncated"][0],
-        "dense": row["dense"][0],
+        "token_count": value(row, "token_count"),
+        "truncated": value(row, "truncated"),
+        "dense": value(row, "dense"),
         "sparse": dict(zip(map(str, indices.tolist()), weights.tolist(), strict=True)),
         "sparse_weights": row.get("sparse_weights", [""])[0],
-        "token_vectors": row["token_vectors"][0],
+        "token_vectors": value(row, "token_vectors"),
     }
 
 
 def _sparse(rows: Sequence[Fields], vocab_size: int) -> SparseEmbeddings:
     columns = [_unpacked(row) for row in rows]
+    if (largest := max((int(indices.max()) for indices, _ in columns if len(indices)), default=0)) >= vocab_size:
+        msg = f"sparse_weights must be of token ids below {vocab_size}, got {largest}"
+        raise ValueError(msg)
     return SparseEmbeddings(
         indptr=np.concatenate([[0], np.cumsum([len(indices) for indices, _ in columns])]).astype(np.int64),
         indices=np.concatenate([indices for indices, _ in columns]).astype(np.int32),
@@ -170,8 +197,16 @@ def _packed(indices: NDArray[np.int32], weights: NDArray[np.float32]) -> bytes:
 def _unpacked(row: Fields) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     packed = row.get("sparse_weights", [""])[0]  # a value of no bytes does not come back
     data = pybase64.b64decode(packed, validate=True)
+    if len(data) % 8:
+        msg = f"sparse_weights take 8 bytes a token, got {len(data)} bytes"
+        raise ValueError(msg)
     half = len(data) // 2
-    return np.frombuffer(data[:half], "<i4"), np.frombuffer(data[half:], "<f4")
+    indices, weights = np.frombuffer(data[:half], "<i4"), np.frombuffer(data[half:], "<f4")
+    sound = len(np.unique(indices)) == len(indices) and (indices >= 0).all()
+    if not sound or not (np.isfinite(weights) & (weights > 0)).all():
+        msg = "sparse_weights must be of distinct token ids and finite weights above 0"
+        raise ValueError(msg)
+    return indices, weights
 
 
 def _text(data: bytes) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 from m3plugins import Document
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.retrieval.document import Digest
 from m3plugins.retrieval.index import FailedDocument
-from m3plugins.retrieval.writing import REPLACED, Batch
+from m3plugins.retrieval.locking import TURNS, DocumentLocks, pause
+from m3plugins.retrieval.writing import REPLACED, Batch, is_current
 from m3plugins_elasticsearch.bulk import CONFLICT, GONE, Action, Outcome, bulk, delete, failures, index
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.filters import Plan
@@ -18,7 +20,12 @@ from m3plugins_elasticsearch.reading import EMBEDDINGS_PER_READ, Hit, Reader
 from m3plugins_elasticsearch.rows import check_document, digest_fields, our_fields, own_fields, stored_again
 
 PARENTS_PER_READ = 1000
-_STORED = ("revision", "token_count", "truncated", "dense", "sparse_weights", "token_vectors")
+CHANGED = "somebody changed it between the read and the write"
+_STORED = ("revision", "attributes", "token_count", "truncated", "dense", "sparse_weights", "token_vectors")
+
+
+Change = tuple[Document, Digest, Digest | None]
+"""New metadata, their digest, and the digest of the document that they are of."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +35,12 @@ class Store:
     Attributes:
         reader: Of the index.
         refresh: Whether `flush` makes what was written visible to searches at once.
+        locks: What those in this process share that replace documents of several rows.
     """
 
     reader: Reader
     refresh: bool = True
+    locks: DocumentLocks = field(default_factory=DocumentLocks)
 
     def check(self, document: Document) -> None:
         """Refuses what Elasticsearch could not keep; see `check_document`."""
@@ -40,28 +49,47 @@ class Store:
     def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
         """The digests of those of the given ids that are stored."""
         items = self.reader.fetch(list(ids), ["revision", "attributes"])
-        return {item["_id"]: Digest(item["_source"]["revision"], item["_source"]["attributes"]) for item in items}
+        kept = {item["_id"]: item["_source"] for item in items if len(item["_source"]) == 2}
+        return {i: Digest(stored["revision"], stored["attributes"]) for i, stored in kept.items()}
 
     def write(self, batch: Batch) -> list[FailedDocument]:
         """Stores documents."""
         return [FailedDocument(i, reason) for i, reason in failures(self._bulk(self._actions(batch))).items()]
 
-    def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> list[FailedDocument]:
+    def annotate(
+        self, documents: Sequence[Document], digests: Sequence[Digest], expected: Sequence[Digest] | None = None
+    ) -> list[FailedDocument]:
         """Stores new metadata and parents: each document once more, if nobody has changed it meanwhile.
 
-        A partial update would lose the vectors, which the source does not hold.
+        A partial update would lose the vectors, which the source does not hold. A document that somebody changed
+        between the read and the write is read again: it may still be what is expected.
         """
-        self.show()
-        new = {document.id: (document, digest) for document, digest in zip(documents, digests, strict=True)}
+        known: Sequence[Digest | None] = expected or [None] * len(digests)
+        new = {each.id: (each, digest, one) for each, digest, one in zip(documents, digests, known, strict=True)}
         reasons = dict.fromkeys(new, REPLACED)
+        left = list(new)
+        for turn in range(TURNS):
+            answers = self._annotate([new[i] for i in left])
+            reasons |= answers
+            left = [i for i, reason in answers.items() if reason == CHANGED]
+            if not left:
+                break
+            pause(turn)
+        now = self.digests([i for i, reason in reasons.items() if reason in (REPLACED, CHANGED)])
+        reasons |= {i: "" for i, digest in now.items() if digest == new[i][1]}  # sent twice: an answer was lost
+        return [FailedDocument(i, REPLACED if why == CHANGED else why) for i, why in reasons.items() if why]
+
+    def _annotate(self, changes: Sequence[Change]) -> dict[str, str]:
+        """Why these could not be stored, by id: "" if they were."""
+        self.show()
+        reasons: dict[str, str] = {}
+        new = {document.id: (document, digest, known) for document, digest, known in changes}
         stored = Plan({"ids": {"values": list(new)}})
         for hits in self.reader.matching(stored, _STORED, source=True, page=EMBEDDINGS_PER_READ):
-            there = [hit for hit in hits if hit.fields["revision"][0] == new[hit.id][1].content]
-            for done in self._bulk(_annotated(hit, *new[hit.id]) for hit in there):
-                reasons[done.id] = REPLACED if done.status == CONFLICT else done.reason
-        now = self.digests([i for i, reason in reasons.items() if reason == REPLACED])
-        reasons |= {i: "" for i, digest in now.items() if digest == new[i][1]}  # sent twice: an answer was lost
-        return [FailedDocument(i, reason) for i, reason in reasons.items() if reason]
+            there = [hit for hit in hits if is_current(_digest(hit), *new[hit.id][1:])]
+            for done in self._bulk(_annotated(hit, *new[hit.id][:2]) for hit in there):
+                reasons[done.id] = CHANGED if done.status == CONFLICT else done.reason
+        return reasons
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in this order; unknown ids are left out."""
@@ -83,10 +111,10 @@ class Store:
         Raises:
             ElasticsearchIndexError: If some could not be deleted.
         """
-        return self._removed(delete(i) for i in ids)
+        return _count(self._deleted(delete(i) for i in ids))
 
-    def _removed(self, actions: Iterable[Action]) -> int:
-        """How many documents these deleted; one that is gone, or was changed since, is no failure.
+    def _deleted(self, actions: Iterable[Action]) -> list[Outcome]:
+        """What became of these; a document that is gone, or was changed since, is no failure.
 
         Raises:
             ElasticsearchIndexError: If some could not be deleted.
@@ -96,16 +124,29 @@ class Store:
             reasons = "; ".join(f"{i!r}: {reason}" for i, reason in list(failed.items())[:3])
             msg = f"{len(failed)} of {len(outcomes)} documents could not be deleted ({reasons}); delete them again"
             raise ElasticsearchIndexError(msg)
-        return sum(outcome.status not in (GONE, CONFLICT) for outcome in outcomes)
+        return outcomes
 
     def remove_matching(self, plan: Plan) -> int:
-        """Deletes what matches; returns how many documents there were. What is replaced meanwhile stays."""
-        self.show()
-        pages = self.reader.matching(plan)
-        return sum(
-            self._removed(delete(h.id, if_seq_no=h.seq_no, if_primary_term=h.primary_term) for h in hits)
-            for hits in pages
-        )
+        """Deletes what matches; returns how many documents there were.
+
+        What is replaced meanwhile is looked at again, and stays if it does not match any more.
+        """
+        removed = 0
+        for turn in range(TURNS):
+            self.show()
+            conflicts = 0
+            for hits in self.reader.matching(plan):
+                done = self._deleted(delete(h.id, if_seq_no=h.seq_no, if_primary_term=h.primary_term) for h in hits)
+                removed += _count(done)
+                conflicts += sum(outcome.status == CONFLICT for outcome in done)
+            if not conflicts:
+                break
+            pause(turn)
+        return removed
+
+    def holding(self, ids: Collection[str]) -> AbstractContextManager[None]:
+        """Keeps this process' other threads from replacing these documents."""
+        return self.locks.holding(ids)
 
     def flush(self) -> None:
         """Makes what was written visible to searches, if that is wanted."""
@@ -124,6 +165,15 @@ class Store:
         for row, (document, digest) in enumerate(zip(batch.documents, batch.digests, strict=True)):
             ours = our_fields(document, digest, batch.embeddings, self.reader.identity.codec, row)
             yield index(document.id, {**ours, **own_fields(document)})
+
+
+def _count(outcomes: Iterable[Outcome]) -> int:
+    """How many documents were there to be deleted."""
+    return sum(outcome.status not in (GONE, CONFLICT) for outcome in outcomes)
+
+
+def _digest(hit: Hit) -> Digest:
+    return Digest(hit.fields["revision"][0], hit.fields["attributes"][0])
 
 
 def _annotated(hit: Hit, document: Document, digest: Digest) -> Action:

@@ -52,14 +52,11 @@ def to_scored(hits: Iterable[Hit]) -> list[tuple[Document, float]]:
 def with_scores(hit: Hit, key: str) -> Document:
     """The document of a hit with its scores, title and parent, those that there are, under one key of the metadata.
 
-    Raises:
-        ValueError: If the stored metadata have a field of that name.
+    What the stored metadata have under that key is then under `own` in it.
     """
     document = to_langchain(hit.document)
-    if key in document.metadata:
-        msg = f"document {hit.id!r} has a metadata field {key!r} already; set scores_key to another name, or to None"
-        raise ValueError(msg)
     found: dict[str, Any] = {"score": hit.score, **vars(hit.scores)}
     found |= {"title": hit.document.title or None, "parent_id": hit.document.parent_id}
-    document.metadata[key] = {name: value for name, value in found.items() if value is not None}
+    own = {"own": document.metadata[key]} if key in document.metadata else {}
+    document.metadata[key] = {name: value for name, value in found.items() if value is not None} | own
     return document

@@ -27,7 +27,8 @@ class M3Retriever(BatchedQueries):
     keyword is a TypeError.
 
     The scores of a hit are in `metadata["m3"]`: `score`, what the documents are ordered by; `dense`, `sparse`,
-    `multi_vector` (and `bm25`), those that counted; and the document's `title` and `parent_id`, if it has them.
+    `multi_vector` (and `bm25`), those that counted; and the document's `title` and `parent_id`, if it has them, and
+    `own`, the field `m3` of its metadata, if it has one.
     The documents are copies.
 
     Example:

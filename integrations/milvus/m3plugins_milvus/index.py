@@ -19,6 +19,7 @@ from m3plugins.retrieval.document import Candidate
 from m3plugins.retrieval.engine import NamedIndex, check_bm25, opened_or_created
 from m3plugins.retrieval.index import AnyFilter, check_ids
 from m3plugins.retrieval.info import IndexInfo
+from m3plugins.retrieval.locking import shared_locks
 from m3plugins.scoring.heads import LEGS, HeadScores, Leg, check_query
 from m3plugins_milvus import checks, lifecycle, reading
 from m3plugins_milvus.address import is_server
@@ -62,7 +63,7 @@ class MilvusHybridIndex(NamedIndex):
         self._name = name
         self._lock = writer_lock(connection, name)
         documents, blocks = Collection(connection, name), Collection(connection, name + BLOCKS_SUFFIX)
-        self._store = Store(documents, blocks, identity, self._lock)
+        self._store = Store(documents, blocks, identity, self._lock, shared_locks("milvus", connection.uri, name))
         self._legs = ThreadPoolExecutor(len(LEGS), thread_name_prefix="m3-search")
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 
@@ -12,6 +13,7 @@ from m3plugins.compression import get_codec
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import Head, M3Output
+from m3plugins.retrieval.index import FailedDocument
 from m3plugins.scoring.heads import HeadScores, head_scores
 from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins_milvus.blocks import POINTER, join_vectors
@@ -20,7 +22,7 @@ from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.identity import Identity
 from m3plugins_milvus.rows import DOCUMENT, EMBEDDING, to_document, to_output
 from m3plugins_milvus.schema import BM25, KEY
-from m3plugins_milvus.store import DOCUMENTS_PER_READ, Complete, Store, keys_of
+from m3plugins_milvus.store import DOCUMENTS_PER_READ, LOST, Complete, LostBlocksError, Store, faults, keys_of
 
 DOCUMENTS_PER_SCORE = 32
 KEYS_PER_SEARCH = 1000
@@ -36,18 +38,38 @@ def matching(store: Store, plan: Plan, fields: Iterable[str]) -> Iterator[dict[s
 
 
 def scan(store: Store, plan: Plan) -> Iterator[Document]:
-    """Every document that matches."""
-    for rows in matching(store, plan, DOCUMENT):
-        for done in store.complete(rows, DOCUMENT, text=True):
-            yield to_document(done.row, done.text)
+    """Every document that matches; those that cannot be read are an error at the end."""
+    for done in _scanned(store, plan, DOCUMENT, vectors=False):
+        yield to_document(done.row, done.text)
 
 
 def scan_embeddings(store: Store, plan: Plan) -> Iterator[tuple[Document, M3Output]]:
-    """Every document that matches, with its embeddings as they are stored."""
-    fields = (*DOCUMENT, *EMBEDDING)
+    """Every document that matches, with its embeddings as they are stored; what cannot be read as in `scan`."""
+    broken: list[FailedDocument] = []
+    try:
+        for done in _scanned(store, plan, (*DOCUMENT, *EMBEDDING), vectors=True):
+            try:
+                output = _decoded(done, store.identity)
+            except LostBlocksError as err:
+                broken += err.failed
+            else:
+                yield to_document(done.row, done.text), output
+    except LostBlocksError as err:
+        broken += err.failed
+    if broken:
+        raise LostBlocksError(broken)
+
+
+def _scanned(store: Store, plan: Plan, fields: Sequence[str], *, vectors: bool) -> Iterator[Complete]:
+    """The rows that match, with their blocks; those whose blocks are lost are an error at the end."""
+    broken: list[FailedDocument] = []
     for rows in matching(store, plan, fields):
-        for done in store.complete(rows, fields, vectors=True, text=True):
-            yield to_document(done.row, done.text), _decoded(done, store.identity)
+        try:
+            yield from store.complete(rows, fields, vectors=vectors, text=True)
+        except LostBlocksError as err:
+            broken += err.failed
+    if broken:
+        raise LostBlocksError(broken)
 
 
 def embeddings(store: Store, ids: Sequence[str], heads: Sequence[Head]) -> dict[str, M3Output]:
@@ -75,13 +97,20 @@ def _find(store: Store, ids: Sequence[str], heads: Sequence[Head], fields: Seque
     late = "multi_vector" in heads
     fields = ["id", *fields, *(head for head in heads if head != "multi_vector"), *(POINTER if late else ())]
     rows = store.documents.fetch(keys_of(ids), fields)
-    return store.complete(rows, fields, vectors=True) if late else (Complete(row, [], []) for row in rows.values())
+    if late:
+        return store.complete(rows, fields, vectors=True)
+    if broken := faults(rows):
+        raise LostBlocksError(broken)
+    return (Complete(row, [], []) for row in rows.values())
 
 
 def _multi_vector_scores(query: MultiVectorEmbeddings, found: Iterable[Complete], identity: Identity) -> list[float]:
     """As of what the codec kept, without decoding it."""
-    codec = get_codec(identity.codec)
-    return [mean_of_maxima(codec.products(join_vectors(one.vectors), query.vectors)) for one in found]
+    codec, scores = get_codec(identity.codec), []
+    for one in found:
+        with _reading(one):
+            scores.append(mean_of_maxima(codec.products(_vectors(one), query.vectors)))
+    return scores
 
 
 def bm25_scores(store: Store, text: str, ids: Sequence[str]) -> dict[str, float]:
@@ -93,9 +122,32 @@ def bm25_scores(store: Store, text: str, ids: Sequence[str]) -> dict[str, float]
     return found
 
 
+def _vectors(done: Complete) -> bytes:
+    """The token vectors as the codec made them.
+
+    Raises:
+        ValueError: If there are none in its blocks.
+    """
+    data = join_vectors(done.vectors)
+    if done.vectors and not data:
+        msg = "its blocks are empty"
+        raise ValueError(msg)
+    return data
+
+
+@contextmanager
+def _reading(done: Complete) -> Iterator[None]:
+    """Names the document whose blocks cannot be read."""
+    try:
+        yield
+    except ValueError as err:
+        raise LostBlocksError([FailedDocument(done.row["id"], f"{err}; {LOST}")]) from err
+
+
 def _decoded(done: Complete, identity: Identity) -> M3Output:
     """The embeddings of one document; where no token vectors were read, it has none."""
-    vectors = get_codec(identity.codec).decode(join_vectors(done.vectors), identity.multi_vector_dim)
+    with _reading(done):
+        vectors = get_codec(identity.codec).decode(_vectors(done), identity.multi_vector_dim)
     return replace(_output([done], identity), multi_vector=MultiVectorEmbeddings.from_list([vectors]))
 
 

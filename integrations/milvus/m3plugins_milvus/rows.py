@@ -110,6 +110,17 @@ def to_document(row: Row, rest: Sequence[str] = ()) -> Document:
     )
 
 
+def row_fault(row: Row) -> str:
+    """Why a row is none that `to_row` makes, as far as its fields were read; "" if it may be one."""
+    if "id" in row and row[KEY] != key_of(row["id"]):
+        return f"the row with the key {row[KEY]!r} has its id"
+    if row.get("vector_blocks", 1) < 1 or row.get("text_blocks", 0) < 0:
+        return f"it must have blocks, got {row['vector_blocks']} of vectors and {row['text_blocks']} of text"
+    if not isinstance(row.get("metadata", {}), Mapping):
+        return f"its metadata must be an object, got {row['metadata']!r:.40}"
+    return ""
+
+
 def stored_sparse(vector: SparseVector, vocab_size: int) -> dict[int, float]:
     """Token weights as they are stored: never empty."""
     return sparse_row(vector, vocab_size) or {vocab_size: SENTINEL_WEIGHT}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection as Ids
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import RLock
 
@@ -11,8 +13,9 @@ from m3plugins import Document
 from m3plugins.compression import get_codec
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.retrieval.document import Digest
-from m3plugins.retrieval.index import FailedDocument, check_ids
-from m3plugins.retrieval.writing import REPLACED, Batch
+from m3plugins.retrieval.index import BrokenDocumentsError, FailedDocument, check_ids
+from m3plugins.retrieval.locking import DocumentLocks
+from m3plugins.retrieval.writing import REPLACED, Batch, is_current
 from m3plugins_milvus.blocks import POINTER, BlockKeys, block_rows, orphans
 from m3plugins_milvus.client import MilvusIndexError
 from m3plugins_milvus.collection import Collection, Row
@@ -24,6 +27,7 @@ from m3plugins_milvus.rows import (
     check_document,
     key_of,
     parent_key,
+    row_fault,
     to_document,
     to_row,
 )
@@ -34,6 +38,13 @@ DOCUMENTS_PER_READ = 128
 PARENTS_PER_READ = 256
 LEFT_AT_ONCE = 2 * DOCUMENTS_PER_READ
 """More documents than one interrupted call leaves without a row."""
+
+
+LOST = "its token vectors or its text are lost in Milvus; delete it and index it again"
+
+
+class LostBlocksError(MilvusIndexError, BrokenDocumentsError):
+    """Documents whose blocks are not there, or not as they were written."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +71,14 @@ class Store:
         blocks: Their token vectors and long texts.
         identity: What the index is.
         lock: What the writers of the collection share.
+        locks: What those that replace documents of several rows share; taken ahead of `lock`.
     """
 
     documents: Collection
     blocks: Collection
     identity: Identity
     lock: RLock
+    locks: DocumentLocks
 
     def check(self, document: Document) -> None:
         """Refuses what Milvus could not keep; see `check_document`."""
@@ -86,15 +99,22 @@ class Store:
             current = {block for row in rows for block in BlockKeys.of(row).all()}
             self.blocks.delete([b for row in replaced.values() for b in BlockKeys.of(row).all() if b not in current])
 
-    def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> list[FailedDocument]:
-        """Stores new metadata and parents; embeddings, texts and blocks stay."""
-        fields = (*UNCHANGED, *(["content"] if self.identity.bm25 is not None else []))
+    def annotate(
+        self, documents: Sequence[Document], digests: Sequence[Digest], expected: Sequence[Digest] | None = None
+    ) -> list[FailedDocument]:
+        """Stores new metadata and parents; embeddings, texts and blocks stay.
+
+        The comparison holds among the writers of one process: Milvus has no write on a condition.
+        """
+        fields = (*UNCHANGED, "attributes", *(["content"] if self.identity.bm25 is not None else []))
+        known: Sequence[Digest | None] = expected or [None] * len(digests)
         with self.lock:
             kept = self.documents.fetch(keys_of([d.id for d in documents]), fields, DOCUMENTS_PER_READ)
+            stored = {row["id"]: Digest(row["revision"], row["attributes"]) for row in kept.values()}
             there = [
                 (document, digest)
-                for document, digest in zip(documents, digests, strict=True)
-                if kept.get(key_of(document.id), {}).get("revision") == digest.content
+                for document, digest, one in zip(documents, digests, known, strict=True)
+                if is_current(stored.get(document.id), digest, one)
             ]
             self.documents.upsert(
                 {**kept[key_of(document.id)], **attributes(document, digest, self.identity)}
@@ -134,6 +154,10 @@ class Store:
                 removed += len(some)
         return removed
 
+    def holding(self, ids: Ids[str]) -> AbstractContextManager[None]:
+        """Keeps this process' other threads from replacing these documents."""
+        return self.locks.holding(ids)
+
     def complete(
         self,
         rows: Mapping[str, Row],
@@ -156,18 +180,17 @@ class Store:
             attempts: How often to look for blocks.
 
         Raises:
-            MilvusIndexError: If a document's blocks are not there.
+            LostBlocksError: At the end, if a document's blocks are not there, or its row is none of ours.
         """
         if not attempts:
-            ids = ", ".join(repr(row["id"]) for row in rows.values())
-            msg = f"the token vectors or the text of {ids[:200]} are lost in Milvus; delete and index them again"
-            raise MilvusIndexError(msg)
-        lost = []
+            raise LostBlocksError([FailedDocument(row["id"], LOST) for row in rows.values()])
+        lost, broken = [], faults(rows)
+        sound = [row for row in rows.values() if not row_fault(row)]
 
         def blocks_of(row: Row) -> int:
             return int(vectors * row["vector_blocks"] + text * row["text_blocks"])
 
-        for group in bounded_runs(rows.values(), blocks_of, BLOCKS_PER_READ):
+        for group in bounded_runs(sound, blocks_of, BLOCKS_PER_READ):
             keys = {row[KEY]: _keys(row, vectors, text) for row in group}
             data = self.blocks.fetch([key for some in keys.values() for key in some.all()], ["data"], BLOCKS_PER_READ)
             for row in group:
@@ -177,7 +200,12 @@ class Store:
                 else:
                     lost.append(row)
         if again := self.documents.fetch([row[KEY] for row in lost], fields):
-            yield from self.complete(again, fields, vectors=vectors, text=text, attempts=attempts - 1)
+            try:
+                yield from self.complete(again, fields, vectors=vectors, text=text, attempts=attempts - 1)
+            except LostBlocksError as err:
+                broken += err.failed
+        if broken:
+            raise LostBlocksError(broken)
 
     def flush(self) -> None:
         """Makes what was written fast to read; see `Collection.flush`. Lite has no lock between it and a write."""
@@ -214,6 +242,12 @@ class Store:
             row, text = to_row(batch, position, vectors, self.identity)
             rows.append(row)
             yield from block_rows(BlockKeys.of(row), vectors, text)
+
+
+def faults(rows: Mapping[str, Row]) -> list[FailedDocument]:
+    """The documents whose rows are none that we write, with the reasons."""
+    found = {row["id"]: fault for row in rows.values() if (fault := row_fault(row))}
+    return [FailedDocument(i, f"{fault}; delete it and index it again") for i, fault in found.items()]
 
 
 def keys_of(ids: Sequence[str]) -> list[str]:

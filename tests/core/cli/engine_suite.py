@@ -13,6 +13,7 @@ import pytest
 from m3plugins import HybridRetriever, HybridWeights, loaders
 from m3plugins.cli.app import run
 from m3plugins.reranking import CrossEncoderReranker
+from m3plugins.retrieval import IndexNotFoundError
 from tests.core.reranking.test_rerankers import save_cross_encoder
 from tests.tiny import SENTENCES, save_checkpoint
 
@@ -362,6 +363,27 @@ class EngineCliSuite:
         assert copied("--json") == 0
         told = printed(capsys)
         assert (told["unchanged"], told["documents"], told["passages"]) == (count, 3, count)
+
+    def test_a_copy_of_which_nothing_could_be_written_leaves_no_empty_index(
+        self, copied, indexed, name, reopen, monkeypatch, capsys
+    ):
+        def refuse(writer: object, document: object) -> None:
+            raise ValueError("no room")
+
+        with reopen(name) as index:
+            writer = type(index.writer)
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, "check", refuse)
+            assert copied() == 1
+        assert "no room" in capsys.readouterr().err
+        with pytest.raises(IndexNotFoundError):
+            reopen(f"{name}_2")
+        assert copied() == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, "check", refuse)
+            assert copied() == 0  # one that was there stays, with what it has
+        with reopen(f"{name}_2") as index:
+            assert index.count() == len(SENTENCES) + 1
 
     # Text of documents
 

@@ -12,6 +12,7 @@ from m3plugins import Document, HybridIndex, M3Encoder, M3Output, ModelMismatchE
 from m3plugins.encoding import Passages
 from m3plugins.retrieval import copying
 from m3plugins.retrieval.copying import copy
+from tests.core.retrieval.races_suite import Interruption
 from tests.tiny import SENTENCES, save_checkpoint
 
 Make = Callable[..., HybridIndex]
@@ -118,6 +119,36 @@ class CopyingSuite:
         assert_same(source, target)
         assert target.upsert(documents).unchanged == 2
         assert target.delete(["a"]) == source.count() // 2
+
+    def test_a_document_takes_the_place_of_the_targets_own_with_all_its_passages(self, make_source, make_target):
+        cut = Passages(size=40, overlap=8)
+        source, target = make_source(passages=cut), make_target(passages=cut)
+        source.upsert([Document(id="a", text=SENTENCES[0]), Document(id="b", text=SENTENCES[1])])
+        target.upsert([Document(id="a", text=" ".join(SENTENCES)), Document(id="c", text=SENTENCES[2])])
+        assert copy(source, target).failed == []
+        assert {passage.parent_id for passage in target.scan()} == {"a", "b", "c"}
+        target.delete(["c"])  # what the source has not stays
+        assert_same(source, target)
+
+    def test_a_document_that_is_written_to_the_target_meanwhile_is_one_of_both(
+        self, make_source, make_target, monkeypatch
+    ):
+        cut = Passages(size=40, overlap=8)
+        source, target = make_source(passages=cut), make_target(passages=cut)
+        source.upsert([Document(id="a", text=" ".join(SENTENCES[:3]))])
+        write, text = type(target.writer).write, " ".join(SENTENCES[3:])
+        other = Interruption(lambda: target.upsert([Document(id="a", text=text)]))
+
+        def late(writer, batch):
+            failed = write(writer, batch)
+            monkeypatch.undo()
+            other()
+            return failed
+
+        monkeypatch.setattr(type(target.writer), "write", late)
+        assert copy(source, target).failed == []
+        other.finish()
+        assert target.upsert([Document(id="a", text=text)]).unchanged == 1
 
     def test_what_cannot_be_kept_alike_is_refused(self, make_source, make_target, encoder, tmp_path):
         source = make_source()

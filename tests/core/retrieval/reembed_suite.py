@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from m3plugins import Document, HybridIndex, HybridRetriever, M3Encoder, ModelMismatchError
-from m3plugins.encoding import HEADS
+from m3plugins.encoding import HEADS, Passages
 from m3plugins.retrieval import IndexNotFoundError
 from m3plugins.retrieval.reembedding import ReembedError
 from m3plugins.retrieval.writing import Batch
-from tests.tiny import random_documents, save_checkpoint
+from tests.tiny import SENTENCES, random_documents, save_checkpoint
 
 COUNT = 40
 
@@ -92,6 +92,40 @@ class ReembedSuite:
         with blue.reembed(other, into=green_name, on_ack=change).index as green:
             assert by_id(green) == by_id(blue)
             assert "doc-4" not in by_id(green) and by_id(green)["doc-3"].text == "changed meanwhile"
+
+    def test_a_document_that_is_replaced_meanwhile_is_copied_as_a_whole(
+        self, make, named, other, green_name, monkeypatch
+    ):
+        """The run looks at it when half of its passages are new, and waits for the others."""
+        cut = Passages(size=40, overlap=8)
+        blue = make(named("blue"), passages=cut)
+        blue.upsert([Document(id="a", text=" ".join(SENTENCES[:4]))])
+        kind, waits, made = type(blue.writer), threading.Event(), []
+        write, holding = kind.write, kind.holding
+
+        def run() -> None:
+            with blue.reembed(other, into=green_name, sample=0).index as green:
+                made.append(by_id(green))
+            waits.set()
+
+        def held(writer, ids):
+            if threading.current_thread() is reembedding:
+                waits.set()
+            return holding(writer, ids)
+
+        def halves(writer, batch):
+            monkeypatch.setattr(kind, "write", write)
+            write(writer, Batch(batch.documents[:1], batch.digests[:1], batch.embeddings[:1]))
+            reembedding.start()
+            assert waits.wait(60)
+            return write(writer, Batch(batch.documents[1:], batch.digests[1:], batch.embeddings[1:]))
+
+        reembedding = threading.Thread(target=run)
+        monkeypatch.setattr(kind, "write", halves)
+        monkeypatch.setattr(kind, "holding", held)
+        blue.upsert([Document(id="a", text=" ".join(SENTENCES[4:]))])
+        reembedding.join(60)
+        assert made == [by_id(blue)]
 
     def test_what_the_old_index_lost_since_the_last_run_goes(self, blue, other, green_name):
         blue.reembed(other, into=green_name).index.close()

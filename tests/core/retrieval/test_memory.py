@@ -5,12 +5,17 @@ import pytest
 from m3plugins import InMemoryHybridIndex
 from tests.core.retrieval.bad_input_suite import BadInputSuite
 from tests.core.retrieval.index_suite import IndexSuite
+from tests.core.retrieval.races_suite import RacesSuite
 from tests.core.retrieval.ranking_suite import CandidatesSuite
 from tests.core.retrieval.verbs_suite import VerbsSuite
 from tests.tiny import random_documents
 
 
 class TestVerbs(VerbsSuite):
+    pass
+
+
+class TestRaces(RacesSuite):
     pass
 
 

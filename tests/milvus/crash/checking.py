@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,10 +10,7 @@ from pymilvus import MilvusClient
 
 from m3plugins import Document, M3Output
 from m3plugins_milvus import MilvusHybridIndex
-from tests.milvus.crash.corpus import Corpus
-
-Allowed = Mapping[str, Sequence[Document | None]]
-"""The versions of each id that may be stored; None: it may be gone."""
+from tests.milvus.crash.corpus import Allowed, Corpus
 
 ENCODED_AGAIN = 1e-4
 """A text encoded in other company has other roundings."""
@@ -54,6 +51,7 @@ def check(index: MilvusHybridIndex, corpus: Corpus, allowed: Allowed, known: All
         allowed: What may be stored.
         known: What ever was sent: a version of these that is not allowed is an old one.
     """
+    allowed, known = corpus.rows(allowed, known)
     findings = Findings()
     stored: dict[str, Document] = {}
     for document, output in index.scan(with_embeddings=True):

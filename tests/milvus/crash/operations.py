@@ -5,8 +5,11 @@ A new one is a function from the corpus to its steps, under its name in `OPERATI
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +30,12 @@ class Step:
         sent: The documents it stores, in order; None: the id is deleted. The n-th acknowledgement of an id
             is of the n-th document sent under it.
         call: Makes the call and hands on its acknowledgements; returns the failed documents.
+        beside: Metadata that another thread gives to these documents meanwhile, whatever their text is.
     """
 
     sent: Sent
     call: Callable[[MilvusHybridIndex, Ack], list[object]]
+    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def upsert(documents: list[Document], corpus: Corpus, encode: bool) -> Step:
@@ -99,6 +104,45 @@ def _delete_parent(corpus: Corpus, encode: bool) -> list[Step]:
     ]
 
 
+def _beside(corpus: Corpus, encode: bool) -> list[Step]:
+    """Two versions of all texts, one after the other, while another thread gives them metadata again and again."""
+    notes = {each.id: {"note": "beside"} for each in corpus.stored}
+    inner = [upsert(corpus.version(version), corpus, encode) for version in (1, 2)]
+
+    def call(step: Step, index: MilvusHybridIndex, ack: Ack) -> list[object]:
+        done, failed = threading.Event(), list[object]()
+
+        def annotate() -> None:
+            ids = list(notes)
+            while not done.is_set():
+                for start in range(0, len(ids), 8):
+                    some = ids[start : start + 8]
+                    failed.extend(index.update_metadata({i: notes[i] for i in some}).failed)
+
+        other = threading.Thread(target=annotate, daemon=True)
+        other.start()
+        try:
+            return [*step.call(index, ack), *failed]
+        finally:
+            done.set()
+            other.join()
+
+    return [Step(step.sent, partial(call, step), notes) for step in inner]
+
+
+def _passages_life(corpus: Corpus, encode: bool) -> list[Step]:
+    """Everything that happens to documents of several rows."""
+    new, updated = corpus.new[:8], corpus.version(1)
+    return [
+        upsert(new, corpus, encode),
+        upsert(updated, corpus, encode),
+        update_metadata([annotated(each, "later") for each in updated]),
+        delete(new[:4], ids=[each.id for each in new[:4]]),
+        upsert(corpus.version(2), corpus, encode),
+        delete(corpus.stored[:4], ids=[each.id for each in corpus.stored[:4]]),
+    ]
+
+
 def _reembed(corpus: Corpus, encode: bool) -> list[Step]:
     """By an encoder that reads less of each text; the index itself stays."""
 
@@ -141,4 +185,17 @@ OPERATIONS: dict[str, Callable[[Corpus, bool], list[Step]]] = {
     "delete by parent": _delete_parent,
     "life": _life,
     "reembed": _reembed,
+    "beside update_metadata": _beside,
+    "passages": _passages_life,
+    "passages beside update_metadata": _beside,
 }
+
+
+def is_cut(operation: str) -> bool:
+    """Whether it is performed in an index with passages."""
+    return operation.startswith("passages")
+
+
+def notes(steps: list[Step]) -> dict[str, Mapping[str, Any]]:
+    """The metadata that other threads give to documents meanwhile."""
+    return {i: metadata for step in steps for i, metadata in step.beside.items()}

@@ -8,15 +8,17 @@ import shutil
 import signal
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pymilvus import MilvusClient
 
 from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError
-from tests.milvus.crash.checking import Allowed, Findings, check, named_blocks, stored_blocks
-from tests.milvus.crash.corpus import Corpus, load_encoder
-from tests.milvus.crash.operations import OPERATIONS, Sent
+from tests.milvus.crash.checking import Findings, check, named_blocks, stored_blocks
+from tests.milvus.crash.corpus import CUT, Allowed, Corpus, load_encoder
+from tests.milvus.crash.operations import OPERATIONS, Sent, is_cut, notes
 from tests.milvus.crash.worker import NAME, Job, acknowledged, perform
 
 # A worker is forked, with all its imports, from a process that has no threads.
@@ -92,14 +94,20 @@ class Laboratory:
         self.folder = folder
         self.checkpoint = checkpoint
         self.encoder = load_encoder(checkpoint)
-        self.corpus = Corpus.encode(self.encoder)
-        where = {"uri": folder / "base.db", "codec": "int8"}  # binary would hide which text a vector is of
-        with MilvusHybridIndex.create(NAME, encoder=self.encoder, **where) as index:
-            index.upsert(self.corpus.stored, embeddings=self.corpus.embeddings(self.corpus.stored))
+        self.corpora = {cut: Corpus.encode(self.encoder, cut=cut) for cut in (False, True)}
+        for cut, corpus in self.corpora.items():
+            where = {"uri": self._base(cut), "codec": "int8"}  # binary would hide which text a vector is of
+            with MilvusHybridIndex.create(NAME, encoder=self.encoder, passages=CUT if cut else None, **where) as index:
+                index.upsert(corpus.stored, embeddings=corpus.embeddings(corpus.stored))
+
+    @property
+    def corpus(self) -> Corpus:
+        """Of the index without passages."""
+        return self.corpora[False]
 
     def course(self, operation: str) -> Course:
         """Lets an operation run to its end."""
-        process, parent = self._start(Trial(operation, 0), self.fresh(), encode=False)
+        process, parent = self._start(Trial(operation, 0), self.fresh(is_cut(operation)), encode=False)
         started = time.perf_counter()
         points = parent.recv()
         seconds = time.perf_counter() - started
@@ -108,11 +116,13 @@ class Laboratory:
 
     def run(self, trial: Trial, course: Course) -> Outcome:
         """Interrupts an operation and sees what is left."""
-        choose, outcome, uri = random.Random(trial.seed), Outcome(trial), self.fresh()
+        corpus = self.corpora[is_cut(trial.operation)]
+        choose, outcome, uri = random.Random(trial.seed), Outcome(trial), self.fresh(is_cut(trial.operation))
         encode = choose.random() < 0.2
-        allowed: Allowed = {each.id: [each] for each in self.corpus.stored}
-        sent = [pair for step in OPERATIONS[trial.operation](self.corpus, encode) for pair in step.sent]
-        known = after(allowed, sent, Counter())
+        allowed: Allowed = {each.id: [each] for each in corpus.stored}
+        steps = OPERATIONS[trial.operation](corpus, encode)
+        sent, beside = [pair for step in steps for pair in step.sent], notes(steps)
+        known = noted(after(allowed, sent, Counter()), beside)
         for _ in range(trial.kills):
             process, _ = self._start(trial, uri, encode)
             if trial.point is None:
@@ -124,8 +134,9 @@ class Laboratory:
             allowed = after(allowed, sent, Counter(acknowledged(self._witness)))
         try:
             with MilvusHybridIndex.open(NAME, encoder=self.encoder, uri=uri) as index:
-                outcome.findings += check(index, self.corpus, allowed, known)
-                self._again(trial, index, encode, outcome, after(allowed, sent, Counter(i for i, _ in sent)), known)
+                outcome.findings += check(index, corpus, noted(allowed, beside), known)
+                final = noted(after(allowed, sent, Counter(i for i, _ in sent)), beside)
+                self._again(trial, index, encode, outcome, final, known)
         except (MilvusIndexError, ValueError) as err:
             outcome.error = f"{type(err).__name__}: {err}"
         return outcome
@@ -135,9 +146,10 @@ class Laboratory:
     ) -> None:
         """Performs the operation without interruption, and sweeps."""
         acked: list[str] = []
-        steps = OPERATIONS[trial.operation](self.corpus, encode)
+        corpus = self.corpora[is_cut(trial.operation)]
+        steps = OPERATIONS[trial.operation](corpus, encode)
         failed = [each for step in steps for each in step.call(index, acked.extend)]
-        outcome.findings += check(index, self.corpus, final, known)
+        outcome.findings += check(index, corpus, final, known)
         client = MilvusClient(str(self.folder / "trial.db"))
         before = stored_blocks(client, NAME)
         outcome.swept = index.sweep()
@@ -146,23 +158,27 @@ class Laboratory:
         client.close()
         everything = Counter(i for step in steps for i, _ in step.sent)
         outcome.completed = not failed and Counter(acked) == everything and exact
-        outcome.findings += check(index, self.corpus, final, known)
+        outcome.findings += check(index, corpus, final, known)
 
     @property
     def _witness(self) -> Path:
         return self.folder / "witness"
 
-    def fresh(self) -> Path:
-        """A copy of the index; the last one is gone."""
+    def fresh(self, cut: bool = False) -> Path:
+        """A copy of the index, of the one with passages if `cut`; the last copy is gone."""
         uri = self.folder / "trial.db"
         shutil.rmtree(uri, ignore_errors=True)
-        shutil.copytree(self.folder / "base.db", uri)
+        shutil.copytree(self._base(cut), uri)
         return uri
+
+    def _base(self, cut: bool) -> Path:
+        return self.folder / ("passages.db" if cut else "base.db")
 
     def _start(self, trial: Trial, uri: Path, encode: bool):
         """The worker, once it has begun."""
         self._witness.unlink(missing_ok=True)
-        job = Job(uri, self._witness, self.checkpoint, self.corpus, trial.operation, encode, trial.point)
+        corpus = self.corpora[is_cut(trial.operation)]
+        job = Job(uri, self._witness, self.checkpoint, corpus, trial.operation, encode, trial.point)
         parent, child = processes.Pipe(duplex=False)
         process = processes.Process(target=perform, args=(job, child))
         process.start()
@@ -180,3 +196,11 @@ def after(allowed: Allowed, sent: Sent, acked: Counter[str]) -> Allowed:
         before = versions.setdefault(i, [None])
         versions[i] = [document] if seen[i] <= acked[i] else [*before, document]
     return versions
+
+
+def noted(allowed: Allowed, beside: Mapping[str, Mapping[str, Any]]) -> Allowed:
+    """The same where other threads may have given these metadata to any version."""
+    return {
+        i: [*some, *(replace(each, metadata=beside[i]) for each in some if each and i in beside)]
+        for i, some in allowed.items()
+    }

@@ -35,8 +35,8 @@ class Compared:
         """How the document is.
 
         `enriched`: it has the vectors of its text, and can be found by its metadata. `stale`: it has those of another
-        text, of other metadata or of another model. `missing`: it has none. `orphaned`: it has some of our fields,
-        not all of them. `dead`: it cannot be encoded.
+        text, of other metadata or of another model, or is a copy that has those of another document. `missing`: it has
+        none. `orphaned`: it has some of our fields, not all of them. `dead`: it cannot be encoded.
         """
         if self.document is None:
             return "dead"
@@ -71,4 +71,11 @@ def compare(change: Change, layout: Layout, model: str) -> Compared:
         document.check()
     except ValueError as err:
         return Compared(change, fault=str(err))
-    return Compared(change, document, before=change.digest if change.model == model else None)
+    return Compared(change, document, before=_before(change, model))
+
+
+def _before(change: Change, model: str) -> Digest | None:
+    """What the vectors were made of. Those of a copied document are of its text too, and need not be made again."""
+    if change.digest is None or change.model != model:
+        return None
+    return change.digest if change.owner == change.id else change.digest._replace(attributes="")

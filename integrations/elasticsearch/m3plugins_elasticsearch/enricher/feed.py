@@ -23,8 +23,8 @@ PAGE_BYTES = 8 << 20
 
 PAGE = 500
 _FIRST_PAGE = 4
-_KEPT = ("model", "revision", "attributes")
-_HEADS = ("dense", "sparse", "sparse_weights", "token_vectors")
+_KEPT = ("id", "model", "revision", "attributes")
+_WHOLE = ("dense", "sparse", "sparse_weights", "token_vectors", "token_count", "truncated")
 
 Held = Literal["all", "some", "none"]
 
@@ -41,6 +41,7 @@ class Change:
         source: The document, without our fields.
         fault: Why the source cannot be read; "" if it can.
         held: Which of our fields it has.
+        owner: Whose they say they are: another's, in a document that was copied with them.
         model: What made them.
         digest: What they are compared by, if it has all of them.
     """
@@ -52,6 +53,7 @@ class Change:
     source: Mapping[str, Any]
     fault: str = ""
     held: Held = "none"
+    owner: str = ""
     model: str = ""
     digest: Digest | None = None
 
@@ -128,7 +130,7 @@ class Feed:
         self, shard: int, after: int, upto: int, without: Sequence[Range], size: int, wanted: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
         connection, name, layout = self.reader.connection, self.reader.name, self.reader.layout
-        marks = [{"exists": {"field": layout.field(head)}} for head in _HEADS]
+        marks = [{"exists": {"field": layout.field(name)}} for name in _WHOLE]
         query = {
             "filter": [{"range": {"_seq_no": {"gt": after, "lte": upto}}}],
             "must_not": [{"range": {"_seq_no": {"gte": a, "lte": b}}} for a, b in within(without, after, upto)],
@@ -153,9 +155,10 @@ class Feed:
         return list(answer["hits"]["hits"])
 
     def _change(self, hit: dict[str, Any]) -> Change:
-        layout, matched = self.reader.layout, hit.get("matched_queries", ())
-        model, revision, attributes = (hit.get("fields", {}).get(layout.field(name), [""])[0] for name in _KEPT)
-        complete = "all" in matched and bool(model and revision and attributes)
+        layout, matched, fields = self.reader.layout, hit.get("matched_queries", ()), hit.get("fields", {})
+        kept = [fields.get(layout.field(name), [""]) for name in _KEPT]
+        owner, model, revision, attributes = (values[0] for values in kept)
+        complete = "all" in matched and all(len(values) == 1 and values[0] for values in kept)
         return Change(
             id=hit["_id"],
             routing=hit.get("_routing"),
@@ -164,6 +167,7 @@ class Feed:
             source=hit.get("_source") or {},
             fault=hit.get("fault", ""),
             held="all" if complete else "some" if "some" in matched else "none",
+            owner=owner,
             model=model,
             digest=Digest(revision, attributes) if complete else None,
         )

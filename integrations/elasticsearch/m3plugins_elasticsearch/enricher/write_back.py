@@ -81,7 +81,8 @@ class WriteBack:
     def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> list[FailedDocument]:
         """Writes back what documents are compared and found by."""
         pairs = zip(documents, digests, strict=True)
-        return self._send("annotated", ((document.id, digest_fields(document, digest)) for document, digest in pairs))
+        fields = ((document.id, {"id": document.id, **digest_fields(document, digest)}) for document, digest in pairs)
+        return self._send("annotated", fields)
 
     def bury(self, faults: Iterable[tuple[str, str]]) -> None:
         """Writes the dead letters of documents, by id, with the reason.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from m3plugins import Document
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.retrieval.document import Digest
 from m3plugins.retrieval.index import FailedDocument
-from m3plugins.retrieval.writing import REPLACED, Batch
+from m3plugins.retrieval.writing import REPLACED, Batch, is_current
 from m3plugins_milvus.attached.expressions import EXPRESSION_LENGTH, among, is_unicode
 from m3plugins_milvus.attached.rows import check_document, to_document, to_rows, vector_rows
 from m3plugins_milvus.attached.table import Table
@@ -44,12 +45,19 @@ class TableWriter:
             old = self._table.fetch([document.id for document in batch.documents], self._layout.foreign)
             return self._table.store(to_rows(batch.documents, vectors, old, self._layout))
 
-    def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> list[FailedDocument]:
+    def annotate(
+        self, documents: Sequence[Document], digests: Sequence[Digest], expected: Sequence[Digest] | None = None
+    ) -> list[FailedDocument]:
         """Stores the documents with the vectors that they have."""
         fields = list(self._layout.fields.heads.values())
+        known: Sequence[Digest | None] = expected or [None] * len(documents)
         with self._lock:
-            contents = {document.id: document.digest().content for document in self.get([d.id for d in documents])}
-            there = [document for document in documents if contents.get(document.id) == document.digest().content]
+            stored = self.digests([document.id for document in documents])
+            there = [
+                document
+                for document, one in zip(documents, known, strict=True)
+                if is_current(stored.get(document.id), document.digest(), one)
+            ]
             old = self._table.fetch([document.id for document in there], [*self._layout.foreign, *fields])
             there = [document for document in there if document.id in old]
             vectors = [{field: old[document.id][field] for field in fields} for document in there]
@@ -84,6 +92,10 @@ class TableWriter:
             there = list(self._table.fetch(ids, []))
             self._table.delete(there)
         return len(there)
+
+    def holding(self, ids: Collection[str]) -> AbstractContextManager[None]:
+        """Nothing: no document here is of several rows."""
+        return nullcontext()
 
     def flush(self) -> None:
         """On Lite, indexes what was written."""

@@ -38,7 +38,8 @@ class M3Retriever(BaseRetriever):
         similarity_cutoff: Leave out nodes that score less.
         per_parent: How many nodes of one source document to return at most.
         scores_key: A metadata field for the node's scores, say "m3": `score`, and one a head. Neither an embedding
-            model nor an LLM gets to read it. None (the default) leaves the metadata alone: they are in the hash of a
+            model nor an LLM gets to read it. A field of that name that the node has is under `own` in it. None (the
+            default) leaves the metadata alone: they are in the hash of a
             `TextNode`, by which `QueryFusionRetriever` knows a node that it found twice.
         callback_manager: As in `BaseRetriever`.
         object_map: As in `BaseRetriever`.
@@ -46,7 +47,7 @@ class M3Retriever(BaseRetriever):
         verbose: As in `BaseRetriever`.
 
     Raises:
-        ValueError: If a filter is one that no index can do; in a search, if a node has a field `scores_key` already.
+        ValueError: If a filter is one that no index can do.
     """
 
     def __init__(
@@ -96,9 +97,7 @@ class M3Retriever(BaseRetriever):
     def _scored(self, hit: Hit) -> NodeWithScore:
         node, score = to_node(hit.document), float(hit.score)
         if self.scores_key is not None:
-            if self.scores_key in node.metadata:
-                msg = f"node {hit.id} has a metadata field {self.scores_key!r} already; give another scores_key"
-                raise ValueError(msg)
+            own = {"own": node.metadata[self.scores_key]} if self.scores_key in node.metadata else {}
             heads = {head: float(value) for head, value in asdict(hit.scores).items() if value is not None}
-            node = annotated(node, self.scores_key, {"score": score, **heads})
+            node = annotated(node, self.scores_key, {"score": score, **heads, **own})
         return NodeWithScore(node=node, score=score)

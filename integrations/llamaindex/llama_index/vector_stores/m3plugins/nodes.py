@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
+from string import Formatter
 from typing import Any
 
 from llama_index.core.constants import DATA_KEY, TYPE_KEY
-from llama_index.core.schema import BaseNode, MetadataMode, NodeRelationship, RelatedNodeInfo, TextNode
-from llama_index.core.storage.docstore.utils import json_to_doc
+from llama_index.core.schema import BaseNode, IndexNode, MetadataMode, Node, NodeRelationship, RelatedNodeInfo, TextNode
+from llama_index.core.schema import Document as LlamaDocument
 from llama_index.embeddings.m3plugins.copies import copied
 from pydantic_core import to_jsonable_python
 
@@ -21,13 +23,17 @@ REF_DOC_ID = "_ref_doc_id"
 """The id of the node's source document; the node's own where it has none."""
 _RESERVED = (NODE, NODE_ID, REF_DOC_ID)
 _TEXT = "text"
+_TYPES: Mapping[str, type[BaseNode]] = {kind.get_type(): kind for kind in (TextNode, LlamaDocument, IndexNode, Node)}
+_MORE = ("image_resource", "audio_resource", "video_resource", "image", "image_path", "image_url", "obj")
+"""What nodes may hold besides text: files, addresses and other nodes, which nobody is to be given by a stored text."""
+_TEMPLATES = {"text_template": {"content", "metadata_str"}, "metadata_template": {"key", "value"}}
 
 
 def to_document(node: BaseNode) -> Document:
     """What is indexed of a node. Its content, which is encoded, is the node's EMBED text, stripped.
 
     Raises:
-        ValueError: If the metadata have a reserved field, or the node cannot be written as JSON.
+        ValueError: If the metadata have a reserved field, or the node cannot be written as JSON, or is not text alone.
     """
     if taken := sorted(node.metadata.keys() & set(_RESERVED)):
         msg = f"the metadata fields {', '.join(_RESERVED)} are reserved, node {node.node_id} has {', '.join(taken)}"
@@ -38,6 +44,9 @@ def to_document(node: BaseNode) -> Document:
     except ValueError as err:
         msg = f"node {node.node_id} cannot be written as JSON: {err}"
         raise ValueError(msg) from err
+    if fault := _fault(node.get_type(), data):
+        msg = f"node {node.node_id} {fault}"
+        raise ValueError(msg)
     if data.get("text_resource"):
         del data["text_resource"][_TEXT]
     stored = {TYPE_KEY: node.get_type(), DATA_KEY: data}
@@ -55,26 +64,55 @@ def to_document(node: BaseNode) -> Document:
 def to_node(document: Document) -> BaseNode:
     """The node of a document: all of it but its embedding, in copies.
 
-    A document that came to the index another way becomes a `TextNode` whose EMBED text is the document's content.
+    A document that came to the index another way, or whose stored node is not one that `to_document` makes of this
+    document, becomes a `TextNode` whose EMBED text is the document's content.
     """
     metadata = {name: copy.deepcopy(value) for name, value in document.metadata.items() if name not in _RESERVED}
-    if NODE not in document.metadata:
-        source = NodeRelationship.SOURCE
-        return TextNode(
-            id_=document.id,
-            text=document.content,
-            metadata=metadata,
-            excluded_embed_metadata_keys=list(metadata),
-            relationships={source: RelatedNodeInfo(node_id=document.parent_id)} if document.parent_id else {},
-        )
-    stored: dict[str, Any] = json.loads(document.metadata[NODE])
-    data, text = stored[DATA_KEY], stored.get(_TEXT, document.text)
-    data["metadata"] = metadata
-    if data.get("text_resource"):
-        data["text_resource"][_TEXT] = text
-    elif "text_resource" not in data:
-        data[_TEXT] = text
-    return json_to_doc(stored)
+    if NODE in document.metadata and (node := _stored_node(document, metadata)):
+        return node
+    source = NodeRelationship.SOURCE
+    return TextNode(
+        id_=document.id,
+        text=document.content,
+        metadata=metadata,
+        excluded_embed_metadata_keys=list(metadata),
+        relationships={source: RelatedNodeInfo(node_id=document.parent_id)} if document.parent_id else {},
+    )
+
+
+def _stored_node(document: Document, metadata: dict[str, Any]) -> BaseNode | None:
+    """The node that a document's metadata tell of; None if they tell of none, or of another document's."""
+    try:
+        stored = json.loads(document.metadata[NODE])
+        kind, data, text = stored[TYPE_KEY], stored[DATA_KEY], stored.get(_TEXT, document.text)
+        if _fault(kind, data):
+            return None
+        data = {**data, "metadata": metadata}
+        if data.get("text_resource"):
+            data["text_resource"] = {**data["text_resource"], _TEXT: text}
+        elif "text_resource" not in data:
+            data[_TEXT] = text
+        node = _TYPES[kind].from_dict(data)
+        own = (node.node_id, node.ref_doc_id or node.node_id) == (document.id, document.parent_id)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):  # anybody can store anything there
+        return None
+    return node if own else None
+
+
+def _fault(kind: str, data: Mapping[str, Any]) -> str:
+    """Why a node is not kept; "" if it is: it is text, and its templates only say where that and its metadata go."""
+    more = [name for name in _MORE if data.get(name)]
+    more += [f"text_resource.{name}" for name in ("data", "path", "url") if (data.get("text_resource") or {}).get(name)]
+    if kind not in _TYPES or more:
+        names = ", ".join(more) or data.get("class_name")
+        return f"must be of text alone to be stored, got {names}; objects go into the object_map of a retriever"
+    for template, known in _TEMPLATES.items():
+        parts = list(Formatter().parse(data.get(template, "")))
+        fields = [name for _, name, _, _ in parts if name is not None]
+        if set(fields) - known or len(fields) > len(known) or any(spec or how for _, _, spec, how in parts):
+            allowed = " and ".join(f"{{{name}}}" for name in sorted(known))
+            return f"must have a {template} of {allowed} alone, got {data[template]!r:.80}"
+    return ""
 
 
 def annotated(node: BaseNode, name: str, value: object) -> BaseNode:

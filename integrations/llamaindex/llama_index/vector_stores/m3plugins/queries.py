@@ -55,6 +55,7 @@ def search(retriever: HybridRetriever, query: VectorStoreQuery, options: Mapping
         filter=_filter(query),
         weights=weights,
     )
+    hits = [hit for hit in hits if _asked_for(hit, query)]
     if diverse:
         threshold = options.get("mmr_threshold", query.mmr_threshold)
         return _diverse(retriever, embedding, hits, wanted, threshold)
@@ -98,6 +99,12 @@ def _filter(query: VectorStoreQuery) -> Filter | None:
     asked = to_filter(query.filters)
     parts = ids if asked is None else [*ids, asked]
     return neutral.and_(*parts) if parts else None
+
+
+def _asked_for(hit: Hit, query: VectorStoreQuery) -> bool:
+    """Whether it is one of the nodes asked for by the index's ids: metadata of another origin may claim so."""
+    source = hit.document.parent_id or hit.id
+    return (not query.node_ids or hit.id in query.node_ids) and (not query.doc_ids or source in query.doc_ids)
 
 
 def _prefetched(wanted: int, options: Mapping[str, Any]) -> int:
