@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3plugins.encoding.batching import token_budget_batches
-from m3plugins.encoding.checkpoint import max_sequence_length
+from m3plugins.encoding.checking import check_files
+from m3plugins.encoding.checkpoint import Checkpoint, max_sequence_length
 from m3plugins.encoding.locate import download, local_folder
 from m3plugins.encoding.options import Dtype, EncoderOptions
 
@@ -61,9 +62,11 @@ class CrossEncoderReranker:
                 msg = f"{name} must be an integer >= 8, got {value!r}"
                 raise ValueError(msg)
         EncoderOptions(dtype=dtype, devices=(device,))  # checks them
-        if (folder := local_folder(model)) and not (folder / "config.json").is_file():
-            msg = f"{folder} is not a model's folder: it has no config.json"
-            raise FileNotFoundError(msg)
+        if folder := local_folder(model):
+            check_files(folder)
+            if not (folder / "config.json").is_file():
+                msg = f"{folder} is not a model's folder: it has no config.json"
+                raise FileNotFoundError(msg)
         self.model = str(model)
         self.max_length = max_length
         self.normalize = normalize
@@ -142,15 +145,13 @@ class _LoadedCrossEncoder:
 def _load(name: str, dtype: Dtype, device: str, max_length: int | None) -> _LoadedCrossEncoder:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from m3plugins.encoding.backends.torch import quiet, torch_device, torch_dtype
+    from m3plugins.encoding.backends.torch import load_pretrained, torch_device, torch_dtype
 
     folder = local_folder(name) or download(name)
+    check_files(folder)
+    model, missing = load_pretrained(AutoModelForSequenceClassification, Checkpoint(folder))
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    with quiet():
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True, output_loading_info=True
-        )
-    if missing := sorted(report["missing_keys"]):
+    if missing:
         msg = f"a cross-encoder must bring all its weights, {name} lacks {missing[0]}; use a reranker model"
         raise ValueError(msg)
     if model.config.num_labels != 1:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from m3plugins.encoding.backends.base import BatchOutput
+from m3plugins.encoding.checking import check_parameters
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, Checkpoint
 from m3plugins.encoding.options import Dtype
 from m3plugins.encoding.output import Head
@@ -128,14 +130,10 @@ def load_encoder(checkpoint: Checkpoint) -> PreTrainedModel:
     """The checkpoint's transformer, without its unused pooler.
 
     Raises:
-        ValueError: Weights are missing.
+        ValueError: Weights are missing, damaged or of other shapes than the configuration says.
     """
-    encoder: PreTrainedModel
-    with quiet():
-        encoder, report = AutoModel.from_pretrained(
-            checkpoint.folder, trust_remote_code=False, local_files_only=True, output_loading_info=True
-        )
-    if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
+    encoder, missing = load_pretrained(AutoModel, checkpoint)
+    if missing := [name for name in missing if not name.startswith("pooler.")]:
         msg = (
             f"a checkpoint must hold all weights of its encoder, {checkpoint.folder} lacks {len(missing)} of them, "
             f"such as {missing[0]}; download it again, or save it from the whole model"
@@ -144,6 +142,36 @@ def load_encoder(checkpoint: Checkpoint) -> PreTrainedModel:
     if hasattr(encoder, "pooler"):
         encoder.pooler = None
     return encoder
+
+
+def load_pretrained(kind: Any, checkpoint: Checkpoint) -> tuple[PreTrainedModel, list[str]]:
+    """A folder's model, and the names of the weights that it lacks.
+
+    Args:
+        kind: The class of transformers that loads it, such as `AutoModel`.
+        checkpoint: The folder; its heads are not looked at.
+
+    Raises:
+        ValueError: If weights are damaged, or of other shapes than the configuration says.
+    """
+    where, local = checkpoint.folder / "config.json", {"trust_remote_code": False, "local_files_only": True}
+    checkpoint.check_sizes()
+    with quiet():
+        config = AutoConfig.from_pretrained(checkpoint.folder, **local)
+        with torch.device("meta"):  # shapes, without memory
+            described = kind.from_config(config, trust_remote_code=False)
+        check_parameters(described.num_parameters(), checkpoint.weight_files(), where)
+        model, report = kind.from_pretrained(
+            checkpoint.folder, output_loading_info=True, ignore_mismatched_sizes=True, **local
+        )
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, held, asked = mismatched[0]
+        msg = (
+            f"{where} must be that of the weights: it makes {name} {tuple(asked)}, they hold {tuple(held)}; "
+            "download the model again"
+        )
+        raise ValueError(msg)
+    return model, sorted(report["missing_keys"])
 
 
 @contextmanager
