@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -163,9 +163,10 @@ class Checkpoint:
         """
         shapes: list[tuple[int, ...]] = []
         for path in self.weight_files():
-            pickled = path.suffix != ".safetensors"
-            found = {name: tuple(t.shape) for name, t in _unpickled(path).items()} if pickled else safetensors_shapes(path)
-            shapes += found.values()
+            if path.suffix == ".safetensors":
+                shapes += safetensors_shapes(path).values()
+            else:
+                shapes += (tuple(tensor.shape) for tensor in _unpickled(path).values())
         check_config(self.config, shapes, self.folder / "config.json")
 
     def _check_head(self, head: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -228,7 +229,7 @@ def max_sequence_length(config: dict[str, Any], tokenizer_limit: float | None) -
     length = min(positions, tokenizer_limit or _UNBOUNDED, _UNBOUNDED)
     if length < _LEAST_LENGTH:
         msg = (
-            f"a model must read at least {_LEAST_LENGTH} tokens (two special ones and one of the text), got {length} by "
+            f"a model must read at least {_LEAST_LENGTH} tokens (two special ones, one of the text), got {length} by "
             f"max_position_embeddings={config.get('max_position_embeddings')} and model_max_length={tokenizer_limit}"
         )
         raise ValueError(msg)
