@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from typing import Protocol, TypeVar
 from weakref import WeakSet
 
@@ -27,13 +28,26 @@ class Survivor(Protocol):
         """Replaces locks, which a thread of the parent may hold for ever, and threads, which are gone."""
 
 
+class Locked(Protocol):
+    """An object whose lock is held while it changes, and for no longer."""
+
+    lock: AbstractContextManager[bool]
+
+
 _survivors: WeakSet[Survivor] = WeakSet()
+_locked: WeakSet[Locked] = WeakSet()
+_held: list[ExitStack] = []
 _forked = False
 
 
 def renew_after_fork(survivor: Survivor) -> None:
     """Has the object renewed in each forked process, before anything else runs there; it is held weakly."""
     _survivors.add(survivor)
+
+
+def held_over_fork(locked: Locked) -> None:
+    """Has a fork wait until no thread changes the object, so that children find it whole; it is held weakly."""
+    _locked.add(locked)
 
 
 def is_forked() -> bool:
@@ -53,12 +67,24 @@ def in_live_thread(call: Callable[[], R]) -> R:
         return pool.submit(call).result()
 
 
+def _before() -> None:
+    held = ExitStack()
+    for locked in _locked:
+        held.enter_context(locked.lock)
+    _held.append(held)
+
+
+def _after() -> None:
+    _held.pop().close()
+
+
 def _renew() -> None:
     global _forked  # noqa: PLW0603
     _forked = True
+    _after()
     for survivor in _survivors:
         survivor.renew()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_renew)
+    os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_renew)

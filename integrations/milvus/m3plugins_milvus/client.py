@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,6 +95,7 @@ _registry = threading.RLock()
 _users: dict[str, int] = {}
 _started: set[str] = set()
 _failed: set[str] = set()
+_parents: list[object] = []
 _writers: dict[tuple[str, str], threading.RLock] = {}
 _handled: ContextVar[bool] = ContextVar("handled", default=False)
 _cause: ContextVar[BaseException | None] = ContextVar("cause", default=None)
@@ -201,6 +204,22 @@ def _close(client: MilvusClient, uri: str) -> None:
 
                 _started.discard(uri)
                 server_manager_instance.release_server(uri)
+
+
+def _forget() -> None:
+    """In a forked process: an engine of Lite is the parent's, whose files none else may write, at exit neither."""
+    global _registry  # noqa: PLW0603
+    _registry = threading.RLock()
+    for state in (_users, _started, _failed, _writers):
+        state.clear()
+    if (module := sys.modules.get("milvus_lite.server_manager")) is not None:
+        manager = module.server_manager_instance
+        _parents.append(manager._servers)  # never freed, which would end them
+        manager._servers, manager._lock = {}, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def lite_path(uri: str | Path) -> str:

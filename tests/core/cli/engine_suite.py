@@ -13,8 +13,7 @@ import pytest
 from m3plugins import HybridRetriever, HybridWeights, loaders
 from m3plugins.cli.app import run
 from m3plugins.reranking import CrossEncoderReranker
-from tests.core.reranking.test_rerankers import save_cross_encoder
-from tests.tiny import SENTENCES, save_checkpoint
+from tests.tiny import SENTENCES, save_checkpoint, save_cross_encoder
 
 M3 = Callable[..., int]
 
