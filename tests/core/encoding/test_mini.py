@@ -144,7 +144,7 @@ def built(folder: Path, tmp_path: Path) -> Path:
 
 def plant(path: Path) -> None:
     tensors = load_file(path)
-    save_file({name: torch.rand_like(tensor) for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize(
