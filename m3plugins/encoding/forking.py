@@ -31,7 +31,9 @@ class Survivor(Protocol):
 class Locked(Protocol):
     """An object whose lock is held while it changes, and for no longer."""
 
-    lock: AbstractContextManager[bool]
+    @property
+    def lock(self) -> AbstractContextManager[bool]:
+        """The lock."""
 
 
 _survivors: WeakSet[Survivor] = WeakSet()
