@@ -7,7 +7,12 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
+from transformers import (
+    PreTrainedTokenizerFast,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+    XLMRobertaModel,
+)
 
 from m3plugins import Document
 
@@ -103,4 +108,27 @@ def save_checkpoint(
     ).save_pretrained(folder)
     torch.save(torch.nn.Linear(hidden_size, hidden_size).state_dict(), folder / "colbert_linear.pt")
     torch.save(torch.nn.Linear(hidden_size, 1).state_dict(), folder / "sparse_linear.pt")
+    return folder
+
+
+def save_cross_encoder(folder: Path, labels: int = 1) -> Path:
+    """A random reranker of that many labels."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer()
+    config = XLMRobertaConfig(
+        vocab_size=tokenizer.get_vocab_size() + 1,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=130,
+        type_vocab_size=1,
+        pad_token_id=1,
+        num_labels=labels,
+        initializer_range=0.3,
+    )
+    XLMRobertaForSequenceClassification(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    ).save_pretrained(folder)
     return folder

@@ -132,15 +132,25 @@ def _machine() -> Iterator[Check]:
 
 
 def _mini() -> Iterator[Check]:
-    from m3plugins.encoding.mini import BASE_PACKAGE, folder_of
+    from m3plugins.encoding.mini import BASE_PACKAGE, find_damage, folder_of
+    from m3plugins.encoding.mini.cache import private
 
     try:
         folder = folder_of()
     except FileNotFoundError as err:
         yield Check("m3-mini", "warn", str(err), f"pip install --force-reinstall {CORE}")
         return
-    if folder.is_dir():
-        yield Check("m3-mini", "ok", f"assembled in {folder}")
+    if folder.exists():
+        try:
+            private(folder.parent)
+        except PermissionError as err:
+            yield Check("m3-mini", "broken", str(err))
+            return
+        if damage := find_damage(folder, thorough=True):
+            fix = f"remove {folder}; the next use assembles it again"
+            yield Check("m3-mini", "broken", f"assembled in {folder}, where {damage}", fix)
+        else:
+            yield Check("m3-mini", "ok", f"assembled in {folder}, every file as it was")
     elif version_of(BASE_PACKAGE):
         yield Check("m3-mini", "ok", "base model installed; assembled on first use")
     else:

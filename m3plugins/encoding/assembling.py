@@ -38,7 +38,12 @@ class Assembly:
         self._vectors: NDArray[np.float32] | None = None
 
     def add(self, rows: NDArray[np.int64], output: BatchOutput) -> None:
-        """Puts the output of a batch in its rows' places."""
+        """Puts the output of a batch in its rows' places.
+
+        Raises:
+            ValueError: If a head gave NaN or infinity.
+        """
+        check_finite(output)
         if output.dense is not None:
             if self._dense is None:
                 self._dense = np.empty((len(self.lengths), output.dense.shape[1]), np.float32)
@@ -66,6 +71,22 @@ class Assembly:
             token_counts=self.lengths.astype(np.int32),
             truncated=self._truncated,
         )
+
+
+def check_finite(output: BatchOutput) -> None:
+    """Refuses what no text can be found by. A NaN among the sparse weights would be left out without a word.
+
+    Raises:
+        ValueError: If a head gave NaN or infinity.
+    """
+    heads = {"dense": output.dense, "sparse": output.token_weights, "multi_vector": output.token_vectors}
+    for head, values in heads.items():
+        if values is not None and not np.isfinite(values).all():
+            msg = (
+                f"embeddings must be finite, the {head} head gave NaN or infinity: its weights are damaged, or dtype "
+                "is too narrow for them; download the checkpoint again, or use dtype float32"
+            )
+            raise ValueError(msg)
 
 
 def max_per_token(

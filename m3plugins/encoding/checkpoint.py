@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from m3plugins.encoding.checking import (
+    check_config,
+    check_files,
+    check_linear,
+    check_packed,
+    read_json,
+    readable,
+    safetensors_shapes,
+)
 from m3plugins.encoding.sentence_transformers import Pooling, Prompts, pools_prompts, read_pooling, read_prompts
 
 if TYPE_CHECKING:
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
 SPARSE_HEAD = "sparse_linear"
 MULTI_VECTOR_HEAD = "colbert_linear"
 _UNBOUNDED = 10**9
+_LEAST_LENGTH = 3
 _NO_PROMPTS = Prompts()
 
 
@@ -40,26 +50,30 @@ class Checkpoint:
     folder: Path
 
     def check(self) -> None:
-        """Refuses a folder that is not an M3 checkpoint. Weights are not read.
+        """Refuses a folder that is not an M3 checkpoint. Of weights the headers are read.
 
         Raises:
             FileNotFoundError: If the configuration, the tokenizer, the weights or a head's are missing.
-            ValueError: If the folder asks for a pooling that is not M3's.
+            ValueError: If the folder asks for a pooling that is not M3's, or has files or sizes that cannot be right.
         """
+        check_files(self.folder)
         if not (self.folder / "config.json").is_file():
             msg = f"{self.folder} is not a checkpoint folder: it has no config.json"
             raise FileNotFoundError(msg)
-        for head in (SPARSE_HEAD, MULTI_VECTOR_HEAD):
-            self._head_file(head)
-        self._weight_files()
+        heads = {head: self._head_file(head) for head in (SPARSE_HEAD, MULTI_VECTOR_HEAD)}
         self._tokenizer_file()
         read_pooling(self.folder)
+        if self.weight_files()[0].suffix == ".safetensors":
+            self.check_sizes()
+        for head, path in heads.items():
+            if path.suffix == ".safetensors":
+                self._check_head(head, safetensors_shapes(path))
+        self.max_length  # noqa: B018
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The encoder's `config.json`."""
-        config: dict[str, Any] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        return config
+        return read_json(self.folder / "config.json", dict)
 
     @cached_property
     def pooling(self) -> Pooling:
@@ -96,9 +110,13 @@ class Checkpoint:
 
     @cached_property
     def max_length(self) -> int:
-        """Tokens of the longest text the model reads, special tokens included."""
+        """Tokens of the longest text the model reads, special tokens included.
+
+        Raises:
+            ValueError: If that is none, or too few for a text.
+        """
         tokenizer_config = self.folder / "tokenizer_config.json"
-        stated = json.loads(tokenizer_config.read_text(encoding="utf-8")) if tokenizer_config.is_file() else {}
+        stated = read_json(tokenizer_config, dict) if tokenizer_config.is_file() else {}
         return max_sequence_length(self.config, stated.get("model_max_length"))
 
     def load_head(self, head: str) -> dict[str, torch.Tensor]:
@@ -109,11 +127,12 @@ class Checkpoint:
             ValueError: If the file holds something else.
         """
         path = self._head_file(head)
-        state = {name: tensor.clone() for name, tensor in _tensors(path)}  # no longer mapped to the file
-        if set(state) != {"weight", "bias"}:
-            msg = f"{path} must hold the weight and bias of a linear layer, it has {sorted(state)}"
+        state = dict(_tensors(path))
+        self._check_head(head, {name: tuple(tensor.shape) for name, tensor in state.items()})
+        if not all(tensor.is_floating_point() for tensor in state.values()):
+            msg = f"{path} must hold floating-point tensors, it has {state['weight'].dtype}; save it in float32"
             raise ValueError(msg)
-        return state
+        return {name: tensor.clone() for name, tensor in state.items()}  # no longer mapped to the file
 
     def fingerprint(self, *, mcls: int | None = None, prompts: Prompts = _NO_PROMPTS) -> str:
         """64 hex digits that change with whatever changes the vectors.
@@ -129,12 +148,31 @@ class Checkpoint:
         if prompts != _NO_PROMPTS:
             reading += f" prompts={json.dumps([prompts.query, prompts.document])}"
         hasher = hashlib.sha256(f"m3plugins/1 pooling={self.pooling}{reading}".encode())
-        for path in [*self._weight_files(), self._head_file(SPARSE_HEAD), self._head_file(MULTI_VECTOR_HEAD)]:
+        for path in [*self.weight_files(), self._head_file(SPARSE_HEAD), self._head_file(MULTI_VECTOR_HEAD)]:
             for name, tensor in _tensors(path):
                 hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
                 hasher.update(_bytes(tensor).data)
         hasher.update(self._tokenizer_file().read_bytes())
         return hasher.hexdigest()
+
+    def check_sizes(self) -> None:
+        """Refuses a configuration of sizes that the encoder's weights cannot have; `.bin` files are read for it.
+
+        Raises:
+            ValueError: If so, or the weights cannot be read.
+        """
+        shapes: list[tuple[int, ...]] = []
+        for path in self.weight_files():
+            if path.suffix == ".safetensors":
+                shapes += safetensors_shapes(path).values()
+            else:
+                shapes += (tuple(tensor.shape) for tensor in _unpickled(path).values())
+        check_config(self.config, shapes, self.folder / "config.json")
+
+    def _check_head(self, head: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        out_features = 1 if head == SPARSE_HEAD else None
+        hidden_size = self.config.get("hidden_size")
+        check_linear(shapes, out_features=out_features, in_features=hidden_size, where=self._head_file(head))
 
     def _head_file(self, head: str) -> Path:
         for suffix in (".safetensors", ".pt"):
@@ -146,7 +184,12 @@ class Checkpoint:
         )
         raise FileNotFoundError(msg)
 
-    def _weight_files(self) -> list[Path]:
+    def weight_files(self) -> list[Path]:
+        """The files of the encoder's weights.
+
+        Raises:
+            FileNotFoundError: If there are none.
+        """
         for pattern in ("model*.safetensors", "pytorch_model*.bin"):
             if files := sorted(self.folder.glob(pattern)):
                 return files
@@ -167,11 +210,30 @@ def max_sequence_length(config: dict[str, Any], tokenizer_limit: float | None) -
     Args:
         config: The encoder's configuration.
         tokenizer_limit: The tokenizer's `model_max_length`; transformers writes 1e30 for none.
+
+    Raises:
+        ValueError: If one of them is no number, or there is no room for a token of text and two special ones.
     """
-    positions = config.get("max_position_embeddings", _UNBOUNDED)
+    positions = config.get("max_position_embeddings")
+    padding = config.get("pad_token_id", 1)
+    for name, value in {"max_position_embeddings": positions, "model_max_length": tokenizer_limit}.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
+            msg = f"{name} must be a number of tokens, got {value!r}; use the file that was saved with the weights"
+            raise ValueError(msg)
+    positions = _UNBOUNDED if positions is None else positions
     if config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
-        positions -= config.get("pad_token_id", 1) + 1  # their positions count from pad_token_id + 1
-    return int(min(positions, tokenizer_limit or _UNBOUNDED))
+        if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
+            msg = f"pad_token_id must be a token id, got {padding!r}; use the file that was saved with the weights"
+            raise ValueError(msg)
+        positions -= padding + 1  # their positions count from pad_token_id + 1
+    length = min(positions, tokenizer_limit or _UNBOUNDED, _UNBOUNDED)
+    if length < _LEAST_LENGTH:
+        msg = (
+            f"a model must read at least {_LEAST_LENGTH} tokens (two special ones, one of the text), got {length} by "
+            f"max_position_embeddings={config.get('max_position_embeddings')} and model_max_length={tokenizer_limit}"
+        )
+        raise ValueError(msg)
+    return int(length)
 
 
 def save_head(folder: Path, head: str, state: dict[str, torch.Tensor]) -> None:
@@ -185,19 +247,42 @@ def save_head(folder: Path, head: str, state: dict[str, torch.Tensor]) -> None:
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The named tensors of a weight file, by name; a `.pt` or `.bin` is read without running any code of its."""
+    """The named tensors of a weight file, by name; a `.pt` or `.bin` is read without running any code of its.
+
+    Raises:
+        ValueError: If it cannot be read, or holds something else.
+    """
     if path.suffix == ".safetensors":
         from safetensors import safe_open
 
-        with safe_open(path, framework="pt") as file:
+        with readable(path), safe_open(path, framework="pt") as file:
             for name in sorted(file.keys()):
                 yield name, file.get_tensor(name)
     else:
-        import torch
+        yield from sorted(_unpickled(path).items())
 
-        mappable = zipfile.is_zipfile(path)  # files of torch < 1.6 are not
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
-        yield from sorted(state.items())
+
+def _unpickled(path: Path) -> dict[str, torch.Tensor]:
+    import torch
+
+    mappable = zipfile.is_zipfile(path)  # files of torch < 1.6 are not
+    if mappable:
+        check_packed(path)
+    with readable(path):
+        state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+    if not isinstance(state, dict) or not all(map(_is_plain, state, state.values())):
+        msg = f"{path} must hold dense tensors by name, as torch.save(model.state_dict(), …) writes them"
+        raise ValueError(msg)
+    return state
+
+
+def _is_plain(name: object, tensor: object) -> bool:
+    """Whether it is a name, and a tensor of as many numbers in the file as in memory: an expanded one has fewer."""
+    import torch
+
+    if not (isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided):
+        return False
+    return not tensor.is_meta and tensor.untyped_storage().nbytes() >= tensor.nbytes
 
 
 def _bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.checkpoint import Checkpoint
+from m3plugins.encoding.forking import in_live_thread, renew_after_fork
 from m3plugins.encoding.loaded import LoadedModel
 from m3plugins.encoding.locate import BUNDLED, local_folder, locate
 from m3plugins.encoding.memo import EmbeddingMemo
@@ -34,7 +35,8 @@ class M3Encoder:
     """Encodes texts with an M3 model: dense, sparse and multi-vector from one forward pass.
 
     Nothing is loaded until it is used, or `warm_up()` is called; only a folder's files are looked for at once. Safe to
-    share among threads. Make one with `M3Encoder.from_pretrained`.
+    share among threads, and with forked processes, which share the weights that are loaded before the fork; on an
+    accelerator these raise `ForkError` (`m3plugins.encoding.forking`). Make one with `M3Encoder.from_pretrained`.
 
     Args:
         model: A checkpoint folder, a hub id, or "m3-mini".
@@ -58,7 +60,9 @@ class M3Encoder:
             self.options.check(locate(folder))  # what is wrong with it shows at once
         self._loading = threading.Lock()
         self._loaded = loaded
+        self._stale = False
         self.memo = EmbeddingMemo(self)
+        renew_after_fork(self)
 
     @classmethod
     def from_pretrained(
@@ -270,8 +274,16 @@ class M3Encoder:
     def _load(self) -> LoadedModel:
         with self._loading:
             if self._loaded is None:
-                self._loaded = LoadedModel(self.checkpoint, self.options)
+                self._loaded = in_live_thread(lambda: LoadedModel(self.checkpoint, self.options))
+            elif self._stale:
+                self._loaded.renew()
+            self._stale = False
             return self._loaded
+
+    def renew(self) -> None:
+        """Makes it usable in a forked process, with the weights that the parent has; called there by itself."""
+        self._loading = threading.Lock()
+        self._stale = True
 
     def __reduce__(self) -> tuple[type[M3Encoder], tuple[str, EncoderOptions]]:
         """Pickled, it is the name of the model and how to run it; the weights are read anew."""

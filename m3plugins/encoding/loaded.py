@@ -9,16 +9,19 @@ from functools import lru_cache
 
 import numpy as np
 
-from m3plugins.encoding.assembling import Assembly
+from m3plugins.encoding.assembling import Assembly, check_finite
 from m3plugins.encoding.backends.base import Backend, BatchOutput
 from m3plugins.encoding.batching import token_budget_batches
 from m3plugins.encoding.checkpoint import Checkpoint
+from m3plugins.encoding.forking import ON_ACCELERATOR, ForkError, is_forked
 from m3plugins.encoding.memory import release_freed_memory
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.options import EncoderOptions
-from m3plugins.encoding.output import Head, M3Output
+from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.encoding.sparse import SparseEmbeddings
 from m3plugins.encoding.tokenizing import Layout, TextTokenizer, TokenizedText, load_tokenizer
+
+_PROBE, _PROBE_LENGTH = "a fox", 16
 
 
 class LoadedModel:
@@ -28,22 +31,60 @@ class LoadedModel:
         checkpoint: The model.
         options: How to run it.
         replicas: Where it runs, if it is in memory already.
+
+    Raises:
+        ValueError: If the files are damaged, or the model cannot encode a text.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, options: EncoderOptions, replicas: Sequence[Backend] | None = None
     ) -> None:
         self.tokenizer, self._special = load_tokenizer(checkpoint.folder)
-        self.text_tokenizer = lru_cache(maxsize=8)(self._text_tokenizer)
         self._replicas = replicas or _load_replicas(checkpoint, options, self._special.pad)
         self._batch_tokens = options.batch_tokens or self._replicas[0].batch_tokens
+        self._start()
+        self.dim = self._replicas[0].dim
+        self.multi_vector_dim = self._replicas[0].multi_vector_dim
+        self.vocab_size = self._replicas[0].vocab_size
+
+        if replicas is None:
+            self._check(checkpoint)
+
+    def _start(self) -> None:
+        self.text_tokenizer = lru_cache(maxsize=8)(self._text_tokenizer)
         self._pool = ThreadPoolExecutor(len(self._replicas), thread_name_prefix="m3-encode")
         self._free: queue.SimpleQueue[Backend] = queue.SimpleQueue()
         for replica in self._replicas:
             self._free.put(replica)
-        self.dim = self._replicas[0].dim
-        self.multi_vector_dim = self._replicas[0].multi_vector_dim
-        self.vocab_size = self._replicas[0].vocab_size
+
+    def renew(self) -> None:
+        """Makes it usable in a forked process: new threads, every replica free, and passes in threads of its own.
+
+        The weights are the parent's, whose memory the processes share.
+
+        Raises:
+            ForkError: If the weights are on a device that forked processes cannot use.
+        """
+        if not all(replica.forkable for replica in self._replicas):
+            raise ForkError(ON_ACCELERATOR)
+        self.tokenizer = type(self.tokenizer).from_str(self.tokenizer.to_str())
+        self._start()
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        """Encodes a text, so that a model that cannot is refused before anything is made for its vectors."""
+        most = max([self.tokenizer.get_vocab_size(with_added_tokens=False) - 1, *self._added_ids()])
+        if most >= self.vocab_size:
+            msg = (
+                f"the tokenizer of {checkpoint.folder} has token ids up to {most}, its encoder has vectors of "
+                f"{self.vocab_size}; use the tokenizer that was saved with the weights"
+            )
+            raise ValueError(msg)
+        text = self.text_tokenizer(Layout(min(_PROBE_LENGTH, checkpoint.max_length))).tokenize([_PROBE])
+        for replica in self._replicas:
+            check_finite(replica.forward(text, HEADS))
+
+    def _added_ids(self) -> list[int]:
+        return list(self.tokenizer.get_added_tokens_decoder())
 
     def _text_tokenizer(self, layout: Layout) -> TextTokenizer:
         return TextTokenizer(self.tokenizer, layout)
@@ -62,7 +103,8 @@ class LoadedModel:
             finally:
                 self._free.put(replica)
 
-        outputs = map(forward, batches) if len(self._replicas) == 1 else self._pool.map(forward, batches)
+        threaded = len(self._replicas) > 1 or is_forked()  # for the latter see `in_live_thread`
+        outputs = self._pool.map(forward, batches) if threaded else map(forward, batches)
         for rows, output in zip(batches, outputs, strict=True):
             assembly.add(rows, output)
             on_batch(len(rows))

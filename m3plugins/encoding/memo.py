@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol
 
+from m3plugins.encoding.forking import renew_after_fork
 from m3plugins.encoding.output import HEADS, Head, M3Output, check_heads
 from m3plugins.encoding.tokenizing import Layout, check_text, check_texts
 
@@ -48,6 +49,11 @@ class EmbeddingMemo:
             raise ValueError(msg)
         self.encoder = encoder
         self.max_bytes = max_bytes
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Begins anew in a forked process, where nobody computes what the parent's threads promised."""
         self._lock = threading.Lock()
         self._kept: OrderedDict[_Key, M3Output] = OrderedDict()
         self._bytes = 0

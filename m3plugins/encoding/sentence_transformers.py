@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from m3plugins.encoding.checking import read_json
+
+T = TypeVar("T", dict[str, Any], list[Any])
 
 Pooling = Literal["cls", "mean"]
 
@@ -50,7 +54,7 @@ def read_pooling(folder: Path) -> Pooling:
     modes = config.get("pooling_mode")  # since sentence-transformers 6; a flag a mode before
     if modes is None:
         modes = [name[len("pooling_mode_") :] for name, on in config.items() if name.startswith("pooling_mode_") and on]
-    elif isinstance(modes, str):
+    elif not isinstance(modes, list):
         modes = [modes]
     if not config or modes in (["cls"], ["cls_token"]):
         return "cls"
@@ -66,10 +70,13 @@ def read_prompts(folder: Path) -> Prompts:
     Raises:
         ValueError: If a prompt is not a string, or the default one is not there.
     """
-    config = _read(folder / _PROMPTS_FILE)
-    prompts = {name: "" if prompt is None else prompt for name, prompt in (config.get("prompts") or {}).items()}
-    default = config.get("default_prompt_name")
-    if default is not None and default not in prompts:
+    config = _read(folder / _PROMPTS_FILE, dict)
+    stated, default = config.get("prompts") or {}, config.get("default_prompt_name")
+    if not isinstance(stated, dict):
+        msg = f"prompts must be an object of texts by name, {folder / _PROMPTS_FILE} has {stated!r}"
+        raise ValueError(msg)
+    prompts = {name: "" if prompt is None else prompt for name, prompt in stated.items()}
+    if default is not None and not (isinstance(default, str) and default in prompts):
         msg = f"default_prompt_name must be one of {sorted(prompts)}, {folder / _PROMPTS_FILE} has {default!r}"
         raise ValueError(msg)
     otherwise = "" if default is None else prompts[default]
@@ -79,7 +86,7 @@ def read_prompts(folder: Path) -> Prompts:
 
 def save_prompts(folder: Path, prompts: Prompts) -> None:
     """States the prompts in a checkpoint folder, for `M3Encoder` and for sentence-transformers; keeps all else."""
-    config = _read(folder / _PROMPTS_FILE)
+    config = _read(folder / _PROMPTS_FILE, dict)
     config["prompts"] = {**(config.get("prompts") or {}), "query": prompts.query, "document": prompts.document}
     (folder / _PROMPTS_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
 
@@ -92,17 +99,19 @@ def pools_prompts(folder: Path) -> bool:
 def _pooling_config(folder: Path) -> dict[str, Any]:
     """The settings of the pooling module, empty where there is none."""
     path = "1_Pooling"
-    for module in _read(folder / "modules.json") or ():
-        name = str(module["type"]).rpartition(".")[2]
+    for module in _read(folder / "modules.json", list):
+        if not (isinstance(module, dict) and all(isinstance(module.get(key), str) for key in ("type", "path"))):
+            msg = f"each module must have a type and a path, {folder / 'modules.json'} has {module!r}"
+            raise ValueError(msg)
+        name = module["type"].rpartition(".")[2]
         if name not in _MODULES:
             msg = f"dense vectors must be pooled token states, {folder / 'modules.json'} has a {name} module too"
             raise ValueError(msg)
         if name == "Pooling":
             path = module["path"]
-    config: dict[str, Any] = _read(folder / path / "config.json")
-    return config
+    return _read(folder / path / "config.json", dict)
 
 
-def _read(path: Path) -> Any:
-    """What a JSON file holds; an empty mapping where there is no file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _read(path: Path, kind: type[T]) -> T:
+    """What a JSON file holds; nothing where there is no file."""
+    return read_json(path, kind) if path.is_file() else kind()

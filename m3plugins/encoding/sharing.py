@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,15 @@ _Stamp = tuple[tuple[str, int, int], ...]
 
 _encoders: WeakValueDictionary[tuple[str, EncoderOptions, _Stamp], M3Encoder] = WeakValueDictionary()
 _lock = threading.Lock()
+
+
+def _renew() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 def shared_encoder(model: str | Path, **options: Any) -> M3Encoder:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3plugins.encoding.batching import token_budget_batches
+from m3plugins.encoding.checking import check_files
 from m3plugins.encoding.checkpoint import max_sequence_length
+from m3plugins.encoding.forking import ON_ACCELERATOR, ForkError, in_live_thread, is_forked, renew_after_fork
 from m3plugins.encoding.locate import download, local_folder
 from m3plugins.encoding.options import Dtype, EncoderOptions
 
@@ -61,9 +64,11 @@ class CrossEncoderReranker:
                 msg = f"{name} must be an integer >= 8, got {value!r}"
                 raise ValueError(msg)
         EncoderOptions(dtype=dtype, devices=(device,))  # checks them
-        if (folder := local_folder(model)) and not (folder / "config.json").is_file():
-            msg = f"{folder} is not a model's folder: it has no config.json"
-            raise FileNotFoundError(msg)
+        if folder := local_folder(model):
+            check_files(folder)
+            if not (folder / "config.json").is_file():
+                msg = f"{folder} is not a model's folder: it has no config.json"
+                raise FileNotFoundError(msg)
         self.model = str(model)
         self.max_length = max_length
         self.normalize = normalize
@@ -72,6 +77,7 @@ class CrossEncoderReranker:
         self.batch_tokens = batch_tokens
         self._loading = threading.Lock()
         self._loaded: _LoadedCrossEncoder | None = None
+        renew_after_fork(self)
 
     def warm_up(self) -> CrossEncoderReranker:
         """Loads the tokenizer and the weights now, if that has not happened yet; returns the reranker.
@@ -84,7 +90,11 @@ class CrossEncoderReranker:
         return self
 
     def score(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Relevance of each text, shape (n,), float32. Texts that had to be cut are counted in a warning."""
+        """Relevance of each text, shape (n,), float32. Texts that had to be cut are counted in a warning.
+
+        Raises:
+            ValueError: If the model gives NaN or infinity.
+        """
         if not texts:
             return np.empty(0, np.float32)
         loaded = self._load()
@@ -92,14 +102,30 @@ class CrossEncoderReranker:
         lengths = np.array([len(ids) for ids in pairs["input_ids"]])
         scores = np.empty(len(texts), np.float32)
         for rows in token_budget_batches(lengths, self.batch_tokens):
-            scores[rows] = loaded.forward({name: [values[row] for row in rows] for name, values in pairs.items()})
+            batch = {name: [values[row] for row in rows] for name, values in pairs.items()}
+            scores[rows] = in_live_thread(partial(loaded.forward, batch))
+        if not np.isfinite(scores).all():
+            msg = (
+                f"scores must be finite, {self.model} gave NaN or infinity: its weights are damaged, or dtype is too "
+                "narrow for them; download the model again, or use dtype float32"
+            )
+            raise ValueError(msg)
         return sigmoid(scores) if self.normalize else scores
 
     def _load(self) -> _LoadedCrossEncoder:
         with self._loading:
             if self._loaded is None:
-                self._loaded = _load(self.model, self.dtype, self.device, self.max_length)
+                load = partial(_load, self.model, self.dtype, self.device, self.max_length)
+                self._loaded = in_live_thread(load)
+            elif is_forked() and self._loaded.device.type != "cpu":
+                raise ForkError(ON_ACCELERATOR)
             return self._loaded
+
+    def renew(self) -> None:
+        """Makes it usable in a forked process, with the weights that the parent has; called there by itself."""
+        self._loading = threading.Lock()
+        if self._loaded is not None:
+            self._loaded = replace(self._loaded, lock=threading.Lock())
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -142,14 +168,12 @@ class _LoadedCrossEncoder:
 def _load(name: str, dtype: Dtype, device: str, max_length: int | None) -> _LoadedCrossEncoder:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from m3plugins.encoding.backends.torch import quiet, torch_device, torch_dtype
+    from m3plugins.encoding.backends.torch import load_pretrained, torch_device, torch_dtype
 
     folder = local_folder(name) or download(name)
+    check_files(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    with quiet():
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True, output_loading_info=True
-        )
+    model, report = load_pretrained(AutoModelForSequenceClassification, folder)
     if missing := sorted(report["missing_keys"]):
         msg = f"a cross-encoder must bring all its weights, {name} lacks {missing[0]}; use a reranker model"
         raise ValueError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from typing_extensions import Self
 
 from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.encoding.forking import ForkError
 from m3plugins.encoding.output import M3Output
 from m3plugins.retrieval.document import Document
 from m3plugins.retrieval.identity import Identity
@@ -37,7 +39,7 @@ _ATTEMPTS = 3
 
 
 class EngineIndex(HybridIndex):
-    """A `HybridIndex` that is open until it is closed.
+    """A `HybridIndex` that is open until it is closed, in the process that opened it.
 
     Args:
         encoder: Encodes the documents, and the queries.
@@ -46,19 +48,34 @@ class EngineIndex(HybridIndex):
     _reopen: ClassVar[str]
     """What to do about an index that is closed."""
 
+    _forkable: ClassVar[bool] = False
+    """Whether forked processes may use it: connections cannot be shared with them."""
+
     def __init__(self, encoder: M3Encoder) -> None:
         self._encoder = encoder
         self._closed = False
+        self._process = os.getpid()
 
     @property
     def encoder(self) -> M3Encoder:
         """What encodes the documents and must encode the queries."""
         return self._encoder
 
+    @property
+    def _inherited(self) -> bool:
+        """Whether this is a forked process, and the index its parent's."""
+        return self._process != os.getpid()
+
     def _check_open(self) -> None:
         if self._closed:
             msg = f"this index is closed; {self._reopen}"
             raise ValueError(msg)
+        if self._inherited and not self._forkable:
+            msg = (
+                "this index was opened before this process was forked, and its connection is the parent's; "
+                f"{self._reopen} in this process"
+            )
+            raise ForkError(msg)
 
 
 class WritableIndex(EngineIndex):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from m3plugins.compression import DEFAULT_CODEC, Codec, get_codec
 from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.encoding.forking import held_over_fork
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.encoding.passages import Passages
@@ -43,6 +44,7 @@ class InMemoryHybridIndex(WritableIndex):
     """
 
     _reopen = "make a new InMemoryHybridIndex"
+    _forkable = True
 
     def __init__(
         self, *, encoder: M3Encoder, codec: str | None = DEFAULT_CODEC, passages: Passages | None = None
@@ -201,6 +203,7 @@ class _Store:
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
         self.lock = threading.RLock()
+        held_over_fork(self)
         self.items: dict[str, _Stored] = {}
         self._locks = DocumentLocks()
         self._check_open: Callable[[], None] = lambda: None

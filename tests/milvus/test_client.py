@@ -11,6 +11,7 @@ from dataclasses import replace
 import grpc
 import pymilvus
 import pytest
+from milvus_lite.server_manager import server_manager_instance
 from pymilvus import MilvusClient
 from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
@@ -18,6 +19,7 @@ from m3plugins import Document
 from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError, lifecycle
 from m3plugins_milvus.client import connect, writer_lock
 from m3plugins_milvus.collection import Collection
+from tests.core.encoding.forks import in_child
 from tests.milvus.gateway import gateway
 from tests.tiny import random_documents
 
@@ -50,13 +52,19 @@ def test_a_second_process_is_told_who_has_the_file_until_it_is_closed(create, tm
     assert in_another_process(tmp_path / "m3.db").stdout.strip() == "opened"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_the_end_of_a_forked_process_does_not_end_its_parents_lite_nor_free_the_file(create, tmp_path):
+    index = create()
+    in_child(server_manager_instance.release_all)  # as at its exit, if it has one
+    assert index.upsert([Document(id="a", text="a fox")]).written == 1
+    assert "another process has it open" in in_another_process(tmp_path / "m3.db").stdout
+
+
 def test_a_file_that_someone_else_opened_stays_open(create, tmp_path):
     theirs = MilvusClient(str(tmp_path / "m3.db"))
     create().close()
     assert theirs.list_collections()
     theirs.close()
-    from milvus_lite.server_manager import server_manager_instance
-
     server_manager_instance.release_server(str(tmp_path / "m3.db"))
 
 

@@ -111,7 +111,7 @@ class ReadableIndex(EngineIndex):
 
     def close(self) -> None:
         """Ends the connection, unless the client is the user's own; any further call raises `ValueError`."""
-        if not self._closed:
+        if not self._closed and not self._inherited:  # else a forked process, whose parent goes on with it
             self._closed = True
             self._connection.close()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -157,6 +159,7 @@ _failed: set[str] = set()
 _recording = threading.RLock()
 _records: dict[Folder, Record | None] = {}
 """Of the collections that Lite may be reading: they were found undamaged before."""
+_parents: list[object] = []
 _writers: dict[tuple[str, str], threading.RLock] = {}
 _handled: ContextVar[bool] = ContextVar("handled", default=False)
 _cause: ContextVar[BaseException | None] = ContextVar("cause", default=None)
@@ -289,6 +292,22 @@ def _record(folder: Folder) -> None:
 def _release_all() -> None:
     for uri in list(_started):
         _release(uri)
+
+
+def _forget() -> None:
+    """In a forked process: an engine of Lite is the parent's, whose files none else may write, at exit neither."""
+    global _registry, _recording  # noqa: PLW0603
+    _registry, _recording = threading.RLock(), threading.RLock()
+    for state in (_users, _started, _failed, _records, _writers):
+        state.clear()
+    if (module := sys.modules.get("milvus_lite.server_manager")) is not None:
+        manager = module.server_manager_instance
+        _parents.append(manager._servers)  # never freed, which would end them
+        manager._servers, manager._lock = {}, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def lite_path(uri: str | Path) -> str:

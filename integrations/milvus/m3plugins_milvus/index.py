@@ -366,6 +366,8 @@ class MilvusHybridIndex(NamedIndex):
 
     def close(self) -> None:
         """Ends the connection; the last index of a Lite file frees it for other processes."""
+        if self._inherited:
+            return  # the parent goes on with it
         with self._lock:
             if not self._closed:
                 self._closed = True

@@ -35,6 +35,9 @@ class Backend(Protocol):
     batch_tokens: int
     """Padded tokens per forward pass that suit the device."""
 
+    forkable: bool
+    """Whether it works in forked processes too, as memory does that all share."""
+
     dim: int
     multi_vector_dim: int
     vocab_size: int

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from m3plugins.encoding.backends.base import BatchOutput
+from m3plugins.encoding.checking import check_parameters
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, Checkpoint
+from m3plugins.encoding.forking import ON_ACCELERATOR, ForkError
 from m3plugins.encoding.options import Dtype
 from m3plugins.encoding.output import Head
 from m3plugins.encoding.sentence_transformers import Pooling
@@ -41,6 +45,7 @@ class TorchBackend:
         self, encoder: PreTrainedModel, *, sparse: nn.Linear, multi_vector: nn.Linear, pooling: Pooling, pad_id: int
     ) -> None:
         self.device = sparse.weight.device
+        self.forkable = self.device.type == "cpu"
         self.batch_tokens = _BATCH_TOKENS.get(self.device.type, _ACCELERATOR_BATCH_TOKENS)
         self._encoder, self._sparse, self._multi_vector = encoder, sparse, multi_vector
         self._pooling, self._pad_id = pooling, pad_id
@@ -93,7 +98,13 @@ class TorchBackend:
 
 
 def torch_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the first accelerator, or the CPU."""
+    """The device of that name; "auto" is the first accelerator, or the CPU.
+
+    Raises:
+        ForkError: If this process cannot use CUDA, since its parent did.
+    """
+    if torch.cuda._is_in_bad_fork() and not name.startswith("cpu"):
+        raise ForkError(ON_ACCELERATOR)
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():
@@ -128,13 +139,9 @@ def load_encoder(checkpoint: Checkpoint) -> PreTrainedModel:
     """The checkpoint's transformer, without its unused pooler.
 
     Raises:
-        ValueError: Weights are missing.
+        ValueError: Weights are missing, damaged or of other shapes than the configuration says.
     """
-    encoder: PreTrainedModel
-    with quiet():
-        encoder, report = AutoModel.from_pretrained(
-            checkpoint.folder, trust_remote_code=False, local_files_only=True, output_loading_info=True
-        )
+    encoder, report = load_pretrained(AutoModel, checkpoint.folder)
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
         msg = (
             f"a checkpoint must hold all weights of its encoder, {checkpoint.folder} lacks {len(missing)} of them, "
@@ -144,6 +151,34 @@ def load_encoder(checkpoint: Checkpoint) -> PreTrainedModel:
     if hasattr(encoder, "pooler"):
         encoder.pooler = None
     return encoder
+
+
+def load_pretrained(auto: type[Any], folder: Path) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """A model of transformers, and the report of its loading.
+
+    Args:
+        auto: A class such as `AutoModel`.
+        folder: Of the model.
+
+    Raises:
+        ValueError: If its weights are damaged, or of other sizes than its configuration says.
+    """
+    local = {"trust_remote_code": False, "local_files_only": True}
+    Checkpoint(folder).check_sizes()
+    with quiet():
+        config = AutoConfig.from_pretrained(folder, **local)
+        with torch.device("meta"):  # shapes, without memory
+            described = auto.from_config(config, trust_remote_code=False)
+        check_parameters(described.num_parameters(), Checkpoint(folder).weight_files(), folder / "config.json")
+        model, report = auto.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True, **local)
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, held, asked = mismatched[0]
+        msg = (
+            f"{folder / 'config.json'} must be that of the weights: it makes {name} {tuple(asked)}, they hold "
+            f"{tuple(held)}; download the model again"
+        )
+        raise ValueError(msg)
+    return model, report
 
 
 @contextmanager

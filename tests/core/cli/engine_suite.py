@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from m3plugins import HybridRetriever, HybridWeights, loaders
 from m3plugins.cli.app import run
 from m3plugins.reranking import CrossEncoderReranker
 from m3plugins.retrieval import IndexNotFoundError
-from tests.core.reranking.test_rerankers import save_cross_encoder
-from tests.tiny import SENTENCES, save_checkpoint
+from tests.tiny import SENTENCES, save_checkpoint, save_cross_encoder
 
 M3 = Callable[..., int]
 
@@ -73,6 +74,16 @@ class EngineCliSuite:
         second = printed(capsys)
         assert (second["written"], second["unchanged"]) == (1, len(SENTENCES))
         assert second["documents"] == indexed["documents"] == len(SENTENCES) + 1
+
+    def test_a_broken_model_is_refused_and_no_index_is_made(
+        self, m3, corpus, name, reopen, checkpoint, tmp_path, capsys
+    ):
+        folder = shutil.copytree(checkpoint, tmp_path / "broken")
+        torch.save({"weight": torch.full((8, 32), torch.nan), "bias": torch.ones(8)}, folder / "colbert_linear.pt")
+        assert m3("index", "corpus.jsonl", model=folder) == 2
+        assert "embeddings must be finite, the multi_vector head gave NaN" in capsys.readouterr().err
+        with pytest.raises(IndexNotFoundError):
+            reopen(name)
 
     def test_a_bad_line_is_named_the_others_are_indexed_and_the_exit_code_is_1(self, m3, corpus, capsys):
         corpus.write_text("not json\n" + corpus.read_text())

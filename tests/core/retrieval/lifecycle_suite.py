@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -9,11 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+import torch
 
 from m3plugins import Document, HybridRetriever, M3Encoder, ModelMismatchError
 from m3plugins.encoding import Passages
+from m3plugins.encoding.forking import ForkError
 from m3plugins.retrieval import IndexExistsError, IndexNotFoundError
 from m3plugins.retrieval.engine import NamedIndex
+from tests.core.encoding.forks import in_child
 from tests.tiny import SENTENCES, random_documents, save_checkpoint
 
 ANOTHER_PROCESS = """
@@ -106,6 +111,39 @@ class LifecycleSuite:
         with pytest.raises(ValueError, match="codec must be one of"):
             opened(codec="zip")
         assert name not in self.engine.list_indexes(**where)
+
+    @pytest.mark.parametrize("weight", [torch.full((1, 32), torch.nan), torch.ones(1, 16)], ids=["nan", "narrow"])
+    def test_a_model_that_cannot_encode_makes_nothing(self, opened, where, name, checkpoint, tmp_path, weight):
+        folder = shutil.copytree(checkpoint, tmp_path / "broken")
+        torch.save({"weight": weight, "bias": torch.ones(1)}, folder / "sparse_linear.pt")
+        with pytest.raises(ValueError, match="the sparse head gave NaN|must hold a weight of shape"):
+            opened(encoder=M3Encoder.from_pretrained(folder))
+        assert name not in self.engine.list_indexes(**where)
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+    def test_a_forked_process_is_told_to_open_it_anew_and_does_not_disturb_its_parent(self, opened):
+        index = opened()
+        index.upsert(random_documents(5))
+
+        def use() -> list[str]:
+            verbs = (
+                index.count,
+                lambda: index.get(["doc-0"]),
+                lambda: index.upsert(random_documents(9)),
+                lambda: index.delete(["doc-0"]),
+                lambda: HybridRetriever(index).search("fox"),
+            )
+            told = []
+            for verb in verbs:
+                with pytest.raises(ForkError) as refused:
+                    verb()
+                told.append(str(refused.value))
+            index.close()
+            return told
+
+        assert all("open it again with" in said and "in this process" in said for said in in_child(use))
+        assert index.count() == 5
+        assert index.upsert(random_documents(9)).failed == []
 
     def test_threads_that_begin_at_once_have_one_index(self, opened):
         with ThreadPoolExecutor(6) as threads:

@@ -213,6 +213,8 @@ class AttachedIndex(WritableIndex):
 
     def close(self) -> None:
         """Ends the connection; the last index of a Lite file frees it for other processes."""
+        if self._inherited:
+            return  # the parent goes on with it
         with self._lock:
             if not self._closed:
                 self._closed = True
