@@ -140,7 +140,8 @@ class HybridIndex(Protocol):
 
     Engines derive from it, which gives them the async twins. Those whose indexes have names register a class
     that is an `m3plugins.retrieval.engines.Engine`, too: it makes, opens, lists, describes and drops them. All
-    methods are safe to call from several threads.
+    methods are safe to call from several threads: of two that write one document at the same time, one is later, and
+    what it wrote is there as a whole. What is read is the caller's own: changing it changes no index.
 
     An index made with `passages` stores the passages of each document, under the ids `{id}#0`, `{id}#1`, ...
     and with `parent_id` the document's id. Then `upsert`, `delete(ids)` and `update_metadata` speak of

@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from weakref import WeakValueDictionary
 
+from m3plugins.encoding.forking import renew_after_fork
+
 TURNS = 12
 """How often a document is written again while another process writes it, too."""
 
@@ -19,6 +21,11 @@ class DocumentLocks:
     """The documents of one index that threads of this process are replacing."""
 
     def __init__(self) -> None:
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Forgets who holds what: in a forked process these threads are not."""
         self._released = threading.Condition()
         self._held: set[str] = set()
 
