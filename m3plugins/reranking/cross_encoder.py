@@ -16,6 +16,7 @@ from m3plugins.encoding.batching import token_budget_batches
 from m3plugins.encoding.checkpoint import max_sequence_length
 from m3plugins.encoding.locate import download, local_folder
 from m3plugins.encoding.options import Dtype, EncoderOptions
+from m3plugins.encoding.settings import check_settings
 
 if TYPE_CHECKING:
     import torch
@@ -142,14 +143,12 @@ class _LoadedCrossEncoder:
 def _load(name: str, dtype: Dtype, device: str, max_length: int | None) -> _LoadedCrossEncoder:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from m3plugins.encoding.backends.torch import quiet, torch_device, torch_dtype
+    from m3plugins.encoding.backends.torch import load_pretrained, torch_device, torch_dtype
 
     folder = local_folder(name) or download(name)
+    check_settings(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    with quiet():
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True, output_loading_info=True
-        )
+    model, report = load_pretrained(AutoModelForSequenceClassification, folder)
     if missing := sorted(report["missing_keys"]):
         msg = f"a cross-encoder must bring all its weights, {name} lacks {missing[0]}; use a reranker model"
         raise ValueError(msg)

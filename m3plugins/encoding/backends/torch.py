@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ from m3plugins.encoding.tokenizing import TokenizedText
 
 _BATCH_TOKENS = {"cpu": 4096}
 _ACCELERATOR_BATCH_TOKENS = 1 << 16
+_ATTENTION = ("sdpa", "eager")
+"""Of torch, and the one that every model has: the first that a model has is taken, whatever its settings ask for."""
 
 
 class TorchBackend:
@@ -130,11 +134,7 @@ def load_encoder(checkpoint: Checkpoint) -> PreTrainedModel:
     Raises:
         ValueError: Weights are missing.
     """
-    encoder: PreTrainedModel
-    with quiet():
-        encoder, report = AutoModel.from_pretrained(
-            checkpoint.folder, trust_remote_code=False, local_files_only=True, output_loading_info=True
-        )
+    encoder, report = load_pretrained(AutoModel, checkpoint.folder)
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
         msg = (
             f"a checkpoint must hold all weights of its encoder, {checkpoint.folder} lacks {len(missing)} of them, "
@@ -144,6 +144,37 @@ def load_encoder(checkpoint: Checkpoint) -> PreTrainedModel:
     if hasattr(encoder, "pooler"):
         encoder.pooler = None
     return encoder
+
+
+def load_pretrained(auto: type[Any], folder: Path) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """A model of transformers in float32, and the report of its loading.
+
+    What a folder's settings ask for beside the model is not obeyed: code of its own, kernels of a hub for its
+    attention, another precision, another format of its weights.
+
+    Args:
+        auto: A class such as `AutoModel`.
+        folder: Of the model; it must pass `check_settings`.
+
+    Raises:
+        ValueError: If transformers cannot make that model.
+    """
+    options = {
+        "trust_remote_code": False,
+        "local_files_only": True,
+        "use_safetensors": any(folder.glob("model*.safetensors")),
+        "torch_dtype": torch.float32,
+        "output_loading_info": True,
+    }
+    with quiet():
+        try:
+            loaded = auto.from_pretrained(folder, attn_implementation=_ATTENTION[0], **options)
+        except ValueError as err:
+            if "scaled_dot_product_attention" not in str(err):
+                raise
+            loaded = auto.from_pretrained(folder, attn_implementation=_ATTENTION[1], **options)
+    model, report = loaded
+    return model, report
 
 
 @contextmanager
