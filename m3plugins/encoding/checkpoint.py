@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 SPARSE_HEAD = "sparse_linear"
 MULTI_VECTOR_HEAD = "colbert_linear"
+VOCABULARIES = ("tokenizer.json", "sentencepiece.bpe.model", "vocab.txt")
+"""Files that the tokenizer is made of: the first that is there is read."""
+
 _UNBOUNDED = 10**9
 _NO_PROMPTS = Prompts()
 
@@ -172,7 +175,7 @@ class Checkpoint:
         raise FileNotFoundError(msg)
 
     def _tokenizer_file(self) -> Path:
-        for name in ("tokenizer.json", "sentencepiece.bpe.model", "vocab.txt"):
+        for name in VOCABULARIES:
             if (path := self.folder / name).is_file():
                 return path
         msg = f"{self.folder} has no tokenizer (tokenizer.json)"

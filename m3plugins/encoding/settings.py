@@ -63,6 +63,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "is_encoder_decoder": False,
     "output_attentions": False,
     "output_hidden_states": False,
+    "position_embedding_type": "absolute",
     "pruned_heads": {},
     "return_dict": True,
     "tokenizer_class": None,
