@@ -19,7 +19,7 @@ TEXTS = (
     "敏捷的棕色狐狸跳过了懒狗。 Быстрая лиса прыгает. الثعلب يقفز. नदी के किनारे लोमड़ी।",
     "fox",
 )
-"""Of several scripts, with capitals, accents, digits and a repetition, so that tokenizers and models tell them apart."""
+"""Of several scripts, with capitals, accents, digits and a repetition: tokenizers and models differ in these."""
 
 BUCKETS = 32
 """Numbers kept of a text's embedding in each head: sums of its components, of one in 32 each."""

@@ -31,9 +31,9 @@ _FOREIGN_FILES = {
 }
 """Files that transformers takes weights from, in addition to those of a checkpoint or in place of them."""
 
-_TRAINING = """attention_probs_dropout_prob attention_dropout classifier_dropout dropout hidden_dropout_prob finetuning_task
- gradient_checkpointing id2label initializer_factor initializer_range label2id num_labels problem_type
- task_specific_params tie_encoder_decoder tie_word_embeddings tf_legacy_loss use_bfloat16 xla_device"""
+_TRAINING = """attention_probs_dropout_prob attention_dropout classifier_dropout dropout finetuning_task
+ gradient_checkpointing hidden_dropout_prob id2label initializer_factor initializer_range label2id num_labels
+ problem_type task_specific_params tie_encoder_decoder tie_word_embeddings tf_legacy_loss use_bfloat16 xla_device"""
 _GENERATION = """bad_words_ids begin_suppress_tokens bos_token_id decoder_start_token_id diversity_penalty do_sample
  early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty forced_bos_token_id
  forced_eos_token_id length_penalty max_length min_length no_repeat_ngram_size num_beam_groups num_beams
@@ -46,7 +46,8 @@ _WITHOUT_EFFECT = {
     TOKENIZER_CONFIG: frozenset(
         """_commit_hash backend chat_template clean_up_tokenization_spaces is_local local_files_only max_length
         model_input_names model_max_length name_or_path pad_to_multiple_of pad_token_type_id padding padding_side
-        processor_class special_tokens_map_file stride truncation truncation_side truncation_strategy use_fast""".split()
+        processor_class special_tokens_map_file stride truncation truncation_side truncation_strategy
+        use_fast""".split()
     ),
 }
 """Keys that no vector depends on: they are not read when texts are encoded, or `M3Encoder` decides them itself.
@@ -97,7 +98,7 @@ def check_settings(folder: Path) -> None:
 
 
 def read_weight_map(files: Sequence[Path]) -> dict[str, str]:
-    """Which of the files has which weight; empty where there is one file of all, which is loaded whatever else is there.
+    """Which of the files has which weight; empty where there is one file of all, which is loaded in any case.
 
     Args:
         files: The checkpoint's weights, all of one format.

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from m3plugins.encoding.backends.base import BatchOutput
@@ -159,14 +159,15 @@ def load_pretrained(auto: type[Any], folder: Path) -> tuple[PreTrainedModel, Map
     Raises:
         ValueError: If transformers cannot make that model.
     """
-    options = {
-        "trust_remote_code": False,
-        "local_files_only": True,
+    local = {"trust_remote_code": False, "local_files_only": True}
+    options: dict[str, Any] = {
+        **local,
         "use_safetensors": any(folder.glob("model*.safetensors")),
         "torch_dtype": torch.float32,
         "output_loading_info": True,
     }
     with quiet():
+        options["config"] = AutoConfig.from_pretrained(folder, **local)  # read apart, it overrides no argument
         try:
             loaded = auto.from_pretrained(folder, attn_implementation=_ATTENTION[0], **options)
         except ValueError as err:
