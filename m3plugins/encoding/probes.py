@@ -80,7 +80,7 @@ def difference(stored: Mapping[str, str], made: Mapping[str, str]) -> str:
 
 
 def _buckets(ids: NDArray[np.integer], values: NDArray[np.floating]) -> NDArray[np.float64]:
-    return np.bincount(ids % BUCKETS, weights=values, minlength=BUCKETS)
+    return np.bincount(ids % BUCKETS, weights=values, minlength=BUCKETS).astype(np.float64)
 
 
 def _read(encoded: str) -> NDArray[np.float32]:
