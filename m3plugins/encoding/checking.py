@@ -16,7 +16,9 @@ T = TypeVar("T", dict[str, Any], list[Any])
 Shapes = Mapping[str, tuple[int, ...]]
 """The shapes of a file's tensors, by name."""
 
-JSON_BYTES = 16 << 20
+JSON_BYTES, VOCABULARY_BYTES = 16 << 20, 512 << 20
+"""Bytes of the largest file of settings, and of the largest vocabulary, that are read."""
+
 _FILE_BYTES = 512 << 20
 _WEIGHTS = (".safetensors", ".bin", ".pt")
 
@@ -46,18 +48,19 @@ def check_files(folder: Path) -> None:
             raise ValueError(msg)
 
 
-def read_json(path: Path, kind: type[T]) -> T:
+def read_json(path: Path, kind: type[T], most: int = JSON_BYTES) -> T:
     """What a JSON file holds.
 
     Args:
         path: The file.
         kind: What it must hold, `dict` or `list`.
+        most: Bytes that it may have.
 
     Raises:
         ValueError: If it is too large, no JSON, or holds something else.
     """
-    if (size := path.stat().st_size) > JSON_BYTES:
-        msg = f"{path} must have at most {JSON_BYTES >> 20} MiB, it has {size >> 20}; remove it"
+    if (size := path.stat().st_size) > most:
+        msg = f"{path} must have at most {most >> 20} MiB, it has {size >> 20}; remove it"
         raise ValueError(msg)
     try:
         content = json.loads(path.read_bytes())

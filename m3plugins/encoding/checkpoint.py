@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,12 +24,16 @@ from m3plugins.encoding.checking import (
     safetensors_shapes,
 )
 from m3plugins.encoding.sentence_transformers import Pooling, Prompts, pools_prompts, read_pooling, read_prompts
+from m3plugins.encoding.settings import canonical, check_settings, model_settings, read_weight_map, tokenizer_settings
 
 if TYPE_CHECKING:
     import torch
 
 SPARSE_HEAD = "sparse_linear"
 MULTI_VECTOR_HEAD = "colbert_linear"
+VOCABULARIES = ("tokenizer.json", "sentencepiece.bpe.model", "vocab.txt")
+"""Files that the tokenizer is made of: the first that is there is read."""
+
 _UNBOUNDED = 10**9
 _LEAST_LENGTH = 3
 _NO_PROMPTS = Prompts()
@@ -54,14 +58,17 @@ class Checkpoint:
 
         Raises:
             FileNotFoundError: If the configuration, the tokenizer, the weights or a head's are missing.
-            ValueError: If the folder asks for a pooling that is not M3's, or has files or sizes that cannot be right.
+            ValueError: If the folder asks for a pooling that is not M3's, takes something from elsewhere, or has files
+                or sizes that cannot be right.
         """
         check_files(self.folder)
         if not (self.folder / "config.json").is_file():
             msg = f"{self.folder} is not a checkpoint folder: it has no config.json"
             raise FileNotFoundError(msg)
         heads = {head: self._head_file(head) for head in (SPARSE_HEAD, MULTI_VECTOR_HEAD)}
+        read_weight_map(self.weight_files())
         self._tokenizer_file()
+        check_settings(self.folder)
         read_pooling(self.folder)
         if self.weight_files()[0].suffix == ".safetensors":
             self.check_sizes()
@@ -134,24 +141,40 @@ class Checkpoint:
             raise ValueError(msg)
         return {name: tensor.clone() for name, tensor in state.items()}  # no longer mapped to the file
 
-    def fingerprint(self, *, mcls: int | None = None, prompts: Prompts = _NO_PROMPTS) -> str:
-        """64 hex digits that change with whatever changes the vectors.
+    def description(self, *, mcls: int | None = None, prompts: Prompts = _NO_PROMPTS) -> dict[str, Any]:
+        """What decides the vectors, by name: a digest of the weights, settings, and a digest of the vocabulary.
 
-        That is weights, heads, tokenizer, pooling, MCLS and prompts. The tensors are hashed, not their files, so a
-        `.pt` and its `.safetensors` twin are one model.
+        The tensors are hashed, not their files, so a `.pt` and its `.safetensors` twin are one model. Settings that no
+        vector depends on are left out.
 
         Args:
             mcls: Tokens of text per CLS token, where documents have several.
             prompts: Those that texts are encoded with.
         """
+        weights = self.weight_files()
+        parts = {"weights": weights, **{head: [self._head_file(head)] for head in (SPARSE_HEAD, MULTI_VECTOR_HEAD)}}
+        return {
+            **{name: _digest(hashlib.sha256(), files).hexdigest() for name, files in parts.items()},
+            "weight_map": hashlib.sha256(canonical(read_weight_map(weights))).hexdigest()[:32],
+            "pooling": self.pooling,
+            "mcls": mcls,
+            "query_prompt": prompts.query,
+            "document_prompt": prompts.document,
+            **model_settings(self.folder),
+            **tokenizer_settings(self.folder, self._tokenizer_file()),
+        }
+
+    def fingerprint(self, *, mcls: int | None = None, prompts: Prompts = _NO_PROMPTS) -> str:
+        """64 hex digits that change with whatever changes the vectors: a digest of the `description`."""
+        return fingerprint_of(self.description(mcls=mcls, prompts=prompts))
+
+    def former_fingerprint(self, *, mcls: int | None = None, prompts: Prompts = _NO_PROMPTS) -> str:
+        """What `fingerprint` was in indexes that record no `description`: it leaves out the settings."""
         reading = "" if mcls is None else f" mcls={mcls}"
         if prompts != _NO_PROMPTS:
             reading += f" prompts={json.dumps([prompts.query, prompts.document])}"
         hasher = hashlib.sha256(f"m3plugins/1 pooling={self.pooling}{reading}".encode())
-        for path in [*self.weight_files(), self._head_file(SPARSE_HEAD), self._head_file(MULTI_VECTOR_HEAD)]:
-            for name, tensor in _tensors(path):
-                hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                hasher.update(_bytes(tensor).data)
+        _digest(hasher, [*self.weight_files(), self._head_file(SPARSE_HEAD), self._head_file(MULTI_VECTOR_HEAD)])
         hasher.update(self._tokenizer_file().read_bytes())
         return hasher.hexdigest()
 
@@ -197,11 +220,16 @@ class Checkpoint:
         raise FileNotFoundError(msg)
 
     def _tokenizer_file(self) -> Path:
-        for name in ("tokenizer.json", "sentencepiece.bpe.model", "vocab.txt"):
+        for name in VOCABULARIES:
             if (path := self.folder / name).is_file():
                 return path
         msg = f"{self.folder} has no tokenizer (tokenizer.json)"
         raise FileNotFoundError(msg)
+
+
+def fingerprint_of(description: Mapping[str, Any]) -> str:
+    """The fingerprint of a model that is described so."""
+    return hashlib.sha256(b"m3plugins/2 " + canonical(description)).hexdigest()
 
 
 def max_sequence_length(config: dict[str, Any], tokenizer_limit: float | None) -> int:
@@ -244,6 +272,15 @@ def save_head(folder: Path, head: str, state: dict[str, torch.Tensor]) -> None:
     tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / f"{head}.safetensors")
     torch.save(tensors, folder / f"{head}.pt")
+
+
+def _digest(hasher: hashlib._Hash, files: Iterable[Path]) -> hashlib._Hash:
+    """The hasher, after the tensors of these files."""
+    for path in files:
+        for name, tensor in _tensors(path):
+            hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            hasher.update(_bytes(tensor).data)
+    return hasher
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm.auto import tqdm
 
 from m3plugins.encoding.batching import bounded_runs
-from m3plugins.encoding.checkpoint import Checkpoint
+from m3plugins.encoding.checkpoint import Checkpoint, fingerprint_of
 from m3plugins.encoding.forking import in_live_thread, renew_after_fork
 from m3plugins.encoding.loaded import LoadedModel
 from m3plugins.encoding.locate import BUNDLED, local_folder, locate
 from m3plugins.encoding.memo import EmbeddingMemo
 from m3plugins.encoding.options import Dtype, EncoderOptions
 from m3plugins.encoding.output import HEADS, Head, M3Output, check_heads
+from m3plugins.encoding.probes import TEXTS, sketch
 from m3plugins.encoding.sentence_transformers import Prompts
 from m3plugins.encoding.tokenizing import Layout, check_texts
 
@@ -182,10 +184,32 @@ class M3Encoder:
         self.options.check(checkpoint)
         return checkpoint
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Hash of what decides the vectors: weights, heads, tokenizer, pooling, MCLS and prompts; 64 hex digits."""
-        return self.checkpoint.fingerprint(mcls=self.options.mcls, prompts=self.prompts)
+        """Hash of what decides the vectors, the `description`; 64 hex digits."""
+        return fingerprint_of(self.description)
+
+    @cached_property
+    def description(self) -> Mapping[str, Any]:
+        """What decides the vectors, by name: weights, heads, settings, tokenizer, pooling, MCLS and prompts."""
+        return self.checkpoint.description(mcls=self.options.mcls, prompts=self.prompts)
+
+    @cached_property
+    def former_fingerprint(self) -> str:
+        """What identifies this model in indexes that record no `description`; it leaves out the settings."""
+        return self.checkpoint.former_fingerprint(mcls=self.options.mcls, prompts=self.prompts)
+
+    @cached_property
+    def probes(self) -> Mapping[str, str]:
+        """What the model makes of a few known texts, in short, to be compared with `m3plugins.encoding.probes`."""
+        layout = replace(self.document_layout, max_length=self.checkpoint.max_length)
+        outputs = list(self._stream(TEXTS, layout, HEADS, progress=False))
+        return sketch(M3Output.concatenate(outputs), self.settings)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory, so that encoding begins at once."""
+        return self._loaded is not None
 
     @cached_property
     def prompts(self) -> Prompts:

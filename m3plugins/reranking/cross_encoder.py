@@ -19,6 +19,7 @@ from m3plugins.encoding.checkpoint import max_sequence_length
 from m3plugins.encoding.forking import ON_ACCELERATOR, ForkError, in_live_thread, is_forked, renew_after_fork
 from m3plugins.encoding.locate import download, local_folder
 from m3plugins.encoding.options import Dtype, EncoderOptions
+from m3plugins.encoding.settings import check_settings
 
 if TYPE_CHECKING:
     import torch
@@ -172,6 +173,7 @@ def _load(name: str, dtype: Dtype, device: str, max_length: int | None) -> _Load
 
     folder = local_folder(name) or download(name)
     check_files(folder)
+    check_settings(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     model, report = load_pretrained(AutoModelForSequenceClassification, folder)
     if missing := sorted(report["missing_keys"]):

@@ -15,6 +15,7 @@ from m3plugins.retrieval.index import Ack, BrokenDocumentsError, FailedDocument,
 from m3plugins.retrieval.ingest import check_embedding
 from m3plugins.retrieval.locking import TURNS, pause
 from m3plugins.retrieval.passages import CONTENDED
+from m3plugins.retrieval.verifying import check_documents
 from m3plugins.retrieval.writing import Batch
 
 DOCUMENTS_PER_BATCH = 64
@@ -50,6 +51,9 @@ def copy(source: HybridIndex, target: HybridIndex, *, on_ack: Ack | None = None)
     """
     target.get([])  # refuses if it is closed
     target.identity.check(source.encoder, "the target")
+    for index, name in ((source, "the source"), (target, "the target")):
+        if index.identity.probes is None:  # an older version made it, and did not record all of its model
+            check_documents(index, name)
     for setting in ("document_max_length", "passages"):
         one, other = getattr(source.identity, setting), getattr(target.identity, setting)
         if one != other:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from m3plugins.retrieval.ingest import ingest
 from m3plugins.retrieval.passages import check_not_embedded, ingest_passages, remove_documents
 from m3plugins.retrieval.reembedding import ReembedReport, reembed
 from m3plugins.retrieval.updating import update_metadata
+from m3plugins.retrieval.verifying import check_documents
 from m3plugins.retrieval.writing import Writer
 
 Index = TypeVar("Index", bound=HybridIndex)
@@ -55,6 +57,7 @@ class EngineIndex(HybridIndex):
         self._encoder = encoder
         self._closed = False
         self._process = os.getpid()
+        self._is_verified = False
 
     @property
     def encoder(self) -> M3Encoder:
@@ -77,6 +80,39 @@ class EngineIndex(HybridIndex):
             )
             raise ForkError(msg)
 
+    def verify_model(self) -> None:
+        """Compares what the encoder does with what the model that made the index did; loads it, once.
+
+        An index of an older version, which records nothing to compare with, is brought up to date: some of its
+        documents are encoded again and compared with what is stored, then what the model does is recorded.
+
+        Raises:
+            ModelMismatchError: If the vectors are another model's.
+        """
+        if self._is_verified:
+            return
+        name = str(getattr(self, "name", type(self).__name__))
+        self.identity.check_probes(self.encoder, name)
+        if self.identity.probes is None:
+            check_documents(self, name)
+            upgraded = self.identity.upgraded(self.encoder)
+            try:
+                self._record(upgraded)
+            except RuntimeError as err:  # of the engine: whoever may write documents need not have a right to more
+                warnings.warn(
+                    f"index {name!r} could not be brought up to date ({err}); it goes on as it is", stacklevel=4
+                )
+        self._is_verified = True
+
+    def _check_model(self) -> None:
+        """What `verify_model` does, unless that would load the model, or write."""
+        if not self._is_verified and self.encoder.is_loaded and self.identity.probes is not None:
+            self.verify_model()
+
+    def _record(self, identity: Any) -> None:
+        """Stores what made the index anew, in one step, and goes by it from now on."""
+        raise NotImplementedError
+
 
 class WritableIndex(EngineIndex):
     """One that writes through its `writer`; engines add what reads."""
@@ -92,6 +128,7 @@ class WritableIndex(EngineIndex):
         """
         with self._writing() as writer:
             self.identity.check_length(self.encoder)
+            self.verify_model()
             if self.passages is None:
                 return ingest(documents, embeddings, encoder=self.encoder, writer=writer, on_ack=on_ack)
             check_not_embedded(embeddings)
@@ -202,6 +239,7 @@ class NamedIndex(WritableIndex):
             if aliases := target._aliases():
                 msg = f"the alias {', '.join(aliases)} points at {into!r}, its changes would be lost; name a new one"
                 raise ValueError(msg)
+            target.verify_model()
             self._shown().flush()
             with target._writing():
                 report = reembed(self, target, target._shown(), codec=self.identity.codec, on_ack=on_ack, sample=sample)
@@ -228,7 +266,7 @@ class NamedIndex(WritableIndex):
             twin = self._open_beside(name, encoder)
         except IndexNotFoundError:
             return self._create_beside(name, encoder, identity)
-        if twin.name == self.name or twin.identity != identity:
+        if twin.name == self.name or twin.identity.of_another(encoder) != identity:
             twin.close()
             what = "this index" if twin.name == self.name else f"an index with other options than {self.name!r}"
             msg = f"into must name a new index, {name!r} is {what}"

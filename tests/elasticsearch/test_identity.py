@@ -76,7 +76,7 @@ def test_another_length_is_refused_on_upsert_only(docs, encoder, es_url, other_i
 
 def test_another_format_is_refused(docs, encoder, es_url, other_identity):
     other_identity(format=99, options_of_the_future=True)
-    with pytest.raises(ValueError, match="format 99, this m3plugins-elasticsearch reads 1; use its version"):
+    with pytest.raises(ValueError, match="format 99, this m3plugins-elasticsearch reads 1 and 2; use its version"):
         ElasticsearchHybridIndex.open(docs.name, encoder=encoder, uri=es_url)
 
 

@@ -26,6 +26,14 @@ class TestLifecycle(LifecycleSuite):
         with closing(Elasticsearch(es_url)) as client:
             yield client
 
+    @pytest.fixture
+    def stored(self, client):
+        def read(index):
+            meta = client.indices.get_mapping(index=index.name)[index.name]["mappings"]["_meta"]
+            return meta[META], lambda data: client.indices.put_mapping(index=index.name, meta={**meta, META: data})
+
+        return read
+
     def test_processes_that_begin_at_once_have_one_index(self, encoder, es_url, name, reopen):
         assert in_processes(ElasticsearchHybridIndex, encoder, name, es_url, 3) == []
         with reopen(name) as index:

@@ -36,6 +36,15 @@ class TestLifecycle(LifecycleSuite):
     def named(self):
         return lambda name: f"m3_{name}"
 
+    @pytest.fixture
+    def stored(self):
+        def read(index):
+            blocks = index._store.blocks
+            (row,) = blocks.fetch([IDENTITY_KEY], ["data"]).values()
+            return json.loads(row["data"]), lambda data: blocks.upsert([block_row(IDENTITY_KEY, json.dumps(data))])
+
+        return read
+
     def test_where_there_is_no_file_there_are_no_indexes_and_none_is_made(self, uri):
         assert MilvusHybridIndex.list_indexes(uri=uri) == []
         assert not uri.exists()

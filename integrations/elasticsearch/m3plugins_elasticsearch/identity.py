@@ -13,7 +13,9 @@ from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.identity import Identity as Index
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, FORMAT)
+"""Format 1 records neither what decides the vectors nor probes; all else is the same."""
 
 INT8_HNSW: Mapping[str, Any] = {"type": "int8_hnsw"}
 
@@ -89,13 +91,14 @@ class Identity(Index):
         Raises:
             ValueError: If it is of another format.
         """
-        if stored.get("format") != FORMAT:
+        if stored.get("format") not in _READABLE:
+            readable = " and ".join(map(str, _READABLE))
             msg = (
-                f"index {name!r} has format {stored.get('format')}, this m3plugins-elasticsearch reads {FORMAT}; "
+                f"index {name!r} has format {stored.get('format')}, this m3plugins-elasticsearch reads {readable}; "
                 "use its version"
             )
             raise ValueError(msg)
-        return cls(**stored)
+        return cls(**{**stored, "format": FORMAT})
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

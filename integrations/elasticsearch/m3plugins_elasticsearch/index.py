@@ -303,6 +303,10 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
         settings = lifecycle.user_settings(self._connection, self.name)
         return self._create(self._connection.another(), name, identity, encoder, settings, self._store.refresh)
 
+    def _record(self, identity: Identity) -> None:
+        super()._record(identity)
+        self._store = replace(self._store, reader=replace(self._store.reader, identity=identity))
+
     def _shown(self) -> Store:
         return replace(self._store, refresh=True)
 

@@ -168,6 +168,17 @@ def add_fields(connection: Connection, name: str, described: Mapping[str, Any], 
     connection.manage(f"add fields to {name!r}", lambda: put(index=name, properties={OURS: ours}, meta=meta))
 
 
+def record(connection: Connection, name: str, identity: Identity) -> None:
+    """Stores what made an index anew; what its owner keeps beside it stays."""
+    indices = connection.client.indices
+
+    def put() -> None:
+        theirs = indices.get_mapping(index=name)[name]["mappings"].get("_meta", {})  # is replaced as a whole
+        indices.put_mapping(index=name, meta={**theirs, META: identity.to_dict()})
+
+    connection.manage(f"record the model of {name!r}", put)
+
+
 def swap(connection: Connection, name: str, alias: str) -> list[str]:
     """Points an alias at an index, in one step; returns the indexes that it pointed at.
 

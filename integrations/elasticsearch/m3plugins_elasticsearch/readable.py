@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal, overload
 
 from m3plugins import Document, M3Encoder
@@ -98,6 +99,7 @@ class ReadableIndex(EngineIndex):
             ValueError: If `k` is over 10,000, or a native filter names a field that the index has not.
         """
         self._check_open()
+        self._check_model()
         check_query(query)
         check_bm25(text, self.identity.bm25, self.name)
         return self._reader.candidates(query, k, self._plan(filter), text)
@@ -105,6 +107,7 @@ class ReadableIndex(EngineIndex):
     def score(self, query: M3Output, ids: Sequence[str], *, text: str | None = None) -> dict[str, HeadScores]:
         """Exact scores (of what is kept), on the heads that `query` has; unknown ids are left out."""
         self._check_open()
+        self._check_model()
         check_query(query)
         check_bm25(text, self.identity.bm25, self.name)
         return self._reader.score(query, check_ids(ids), text)
@@ -114,6 +117,10 @@ class ReadableIndex(EngineIndex):
         if not self._closed and not self._inherited:  # else a forked process, whose parent goes on with it
             self._closed = True
             self._connection.close()
+
+    def _record(self, identity: Identity) -> None:
+        lifecycle.record(self._connection, self.name, identity)
+        self._reader = replace(self._reader, identity=identity)
 
     def _plan(self, filter: AnyFilter | None) -> Plan:  # noqa: A002
         """The filter compiled; a native one names only fields that there are: Elasticsearch takes any."""

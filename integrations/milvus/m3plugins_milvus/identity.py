@@ -17,7 +17,10 @@ from m3plugins_milvus.blocks import block_row
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.schema import FLAT, documents_schema
 
-FORMAT = 2
+FORMAT = 3
+_READABLE = (2, FORMAT)
+"""Format 2 records neither what decides the vectors nor probes; all else is the same."""
+
 IDENTITY_KEY = "identity"
 DROPPED = "dropped"
 
@@ -83,10 +86,13 @@ class Identity(Index):
         if data in (None, DROPPED):
             return None
         stored = json.loads(data or "")
-        if stored.get("format") != FORMAT:
-            msg = f"this index has format {stored.get('format')}, this m3plugins-milvus reads {FORMAT}; use its version"
+        if stored.get("format") not in _READABLE:
+            readable = " and ".join(map(str, _READABLE))
+            msg = (
+                f"this index has format {stored.get('format')}, this m3plugins-milvus reads {readable}; use its version"
+            )
             raise ValueError(msg)
-        return cls(**stored)
+        return cls(**{**stored, "format": FORMAT})
 
     @staticmethod
     def drop(blocks: Collection) -> None:

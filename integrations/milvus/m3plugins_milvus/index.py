@@ -310,6 +310,7 @@ class MilvusHybridIndex(NamedIndex):
     ) -> dict[Leg, list[Candidate]]:
         """The best k documents of each leg; see `HybridIndex.candidates`. The legs are searched in parallel."""
         self._check_open()
+        self._check_model()
         check_query(query)
         check_bm25(text, self.identity.bm25, self.name)
         plan = self._plan(filter)
@@ -330,6 +331,7 @@ class MilvusHybridIndex(NamedIndex):
     def score(self, query: M3Output, ids: Sequence[str], *, text: str | None = None) -> dict[str, HeadScores]:
         """Exact scores (of what the codec kept), on the heads that `query` has; unknown ids are left out."""
         self._check_open()
+        self._check_model()
         check_query(query)
         check_bm25(text, self.identity.bm25, self.name)
         scores = reading.score(self._store, query, ids)
@@ -383,6 +385,11 @@ class MilvusHybridIndex(NamedIndex):
     def _connect_again(self) -> Connection:
         address = self._connection.address
         return connect(address.uri, address.token, database=address.database)
+
+    def _record(self, identity: Identity) -> None:
+        with self._lock:
+            identity.write(self._store.blocks)
+            self._store = replace(self._store, identity=identity)
 
     def _aliases(self) -> list[str]:
         return lifecycle.aliases(self._store.documents)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from m3plugins.encoding.tokenizing import TokenizedText
 
 _BATCH_TOKENS = {"cpu": 4096}
 _ACCELERATOR_BATCH_TOKENS = 1 << 16
+_ATTENTION = ("sdpa", "eager")
+"""Of torch, and the one that every model has: the first that a model has is taken, whatever its settings ask for."""
 
 
 class TorchBackend:
@@ -154,23 +157,40 @@ def load_encoder(checkpoint: Checkpoint) -> PreTrainedModel:
 
 
 def load_pretrained(auto: type[Any], folder: Path) -> tuple[PreTrainedModel, Mapping[str, Any]]:
-    """A model of transformers, and the report of its loading.
+    """A model of transformers in float32, and the report of its loading.
+
+    What a folder's settings ask for beside the model is not obeyed: code of its own, kernels of a hub for its
+    attention, another precision, another format of its weights.
 
     Args:
         auto: A class such as `AutoModel`.
-        folder: Of the model.
+        folder: Of the model; it must pass `check_settings`.
 
     Raises:
-        ValueError: If its weights are damaged, or of other sizes than its configuration says.
+        ValueError: If its weights are damaged, or of other sizes than its configuration says, or if transformers
+            cannot make that model.
     """
     local = {"trust_remote_code": False, "local_files_only": True}
     Checkpoint(folder).check_sizes()
     with quiet():
-        config = AutoConfig.from_pretrained(folder, **local)
+        config = AutoConfig.from_pretrained(folder, **local)  # read apart, it overrides no argument
         with torch.device("meta"):  # shapes, without memory
-            described = auto.from_config(config, trust_remote_code=False)
+            described = auto.from_config(deepcopy(config), trust_remote_code=False, attn_implementation=_ATTENTION[1])
         check_parameters(described.num_parameters(), Checkpoint(folder).weight_files(), folder / "config.json")
-        model, report = auto.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True, **local)
+        options: dict[str, Any] = {
+            **local,
+            "config": config,
+            "use_safetensors": any(folder.glob("model*.safetensors")),
+            "torch_dtype": torch.float32,
+            "output_loading_info": True,
+            "ignore_mismatched_sizes": True,
+        }
+        try:
+            model, report = auto.from_pretrained(folder, attn_implementation=_ATTENTION[0], **options)
+        except ValueError as err:
+            if "scaled_dot_product_attention" not in str(err):
+                raise
+            model, report = auto.from_pretrained(folder, attn_implementation=_ATTENTION[1], **options)
     if mismatched := sorted(report["mismatched_keys"]):
         name, held, asked = mismatched[0]
         msg = (

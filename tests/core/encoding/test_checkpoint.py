@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from m3plugins import M3Encoder
-from m3plugins.encoding.checkpoint import Checkpoint, save_head
+from m3plugins.encoding.checkpoint import Checkpoint, fingerprint_of, save_head
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_fingerprint_changes_with_what_decides_the_vectors(copy: Path, checkpoin
 def test_fingerprint_does_not_depend_on_how_the_model_is_run(checkpoint: Path):
     plain = M3Encoder.from_pretrained(checkpoint)
     other = M3Encoder.from_pretrained(checkpoint, dtype="bfloat16", query_max_length=64)
-    assert plain.fingerprint == other.fingerprint
+    assert plain.fingerprint == other.fingerprint == fingerprint_of(plain.description)
     assert plain.settings != other.settings
 
 

@@ -141,7 +141,8 @@ def test_threads_with_overlapping_lists_and_heads_neither_wait_for_each_other_no
 
 def test_a_call_that_needs_more_heads_does_not_wait_and_what_it_made_is_kept(checkpoint, passes):
     """The first pass, dense and sparse, is held up until the second, all heads, is done."""
-    memo = M3Encoder.from_pretrained(checkpoint, devices=["cpu", "cpu"]).memo
+    memo = M3Encoder.from_pretrained(checkpoint, devices=["cpu", "cpu"]).warm_up().memo
+    passes.clear()
     first_runs, second_is_done = threading.Event(), threading.Event()
 
     def hold_the_first(texts):

@@ -161,9 +161,9 @@ def test_a_model_that_leaves_prompts_out_of_its_dense_vectors_takes_none(copy: P
 # Who it is
 
 
-def test_without_prompts_the_fingerprint_is_what_it_was_before_there_were_any():
+def test_without_prompts_the_former_fingerprint_is_what_it_was_before_there_were_any():
     mini = M3Encoder.from_pretrained("m3-mini")
-    assert mini.fingerprint == "e038e913984d3bf844374086611c6359b5fd78bbc2a86dc877a83a0866cf6950"
+    assert mini.former_fingerprint == "e038e913984d3bf844374086611c6359b5fd78bbc2a86dc877a83a0866cf6950"
 
 
 def test_the_fingerprint_changes_with_each_prompt_and_not_with_who_states_it(copy: Path, prompted: M3Encoder):

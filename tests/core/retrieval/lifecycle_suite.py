@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -43,10 +44,17 @@ def in_processes(engine: type[NamedIndex], encoder: M3Encoder, name: str, uri: o
     return [said[-2000:] for said, code in ended if code]
 
 
-class LifecycleSuite:
-    """Subclasses have the fixtures `make` and `reopen` of an engine, `named` as in `ReembedSuite`, and `where`.
+def unparented(count: int) -> list[Document]:
+    """For indexes with passages as well as others."""
+    return [replace(document, parent_id=None) for document in random_documents(count)]
 
-    The latter is where the engine's indexes are, as keyword arguments.
+
+class LifecycleSuite:
+    """Subclasses have the fixtures `make` and `reopen` of an engine, `named` as in `ReembedSuite`, `where` and
+    `stored`.
+
+    The latter is where the engine's indexes are, as keyword arguments; `stored` gives, of an index, the identity as it
+    is stored, in JSON values, and a function that stores another one.
 
     Attributes:
         engine: The index class.
@@ -175,6 +183,126 @@ class LifecycleSuite:
         other = M3Encoder.from_pretrained(save_checkpoint(tmp_path / "other", layers=1))
         with pytest.raises(ModelMismatchError, match=r"of a model whose name was not recorded \([0-9a-f]{12}…\)"):
             stored.check(other, name)
+
+    # Models by what they do
+
+    @pytest.fixture
+    def altered(self, checkpoint, tmp_path):
+        """Another model of the same weights and tokenizer: one layer of two."""
+        folder = shutil.copytree(checkpoint, tmp_path / "altered")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+        return M3Encoder.from_pretrained(folder)
+
+    @pytest.fixture
+    def older(self, opened, stored, encoder):
+        """Makes the index of this test one that an older version made and filled."""
+
+        def make(**options):
+            index = opened(**options)
+            index.upsert(unparented(12))
+            identity, write = stored(index)
+            recorded = {"description", "probes", "former"}
+            kept = {name: value for name, value in identity.items() if name not in recorded}
+            before = {**kept, "fingerprint": encoder.former_fingerprint, "format": identity["format"] - 1}
+            write(before)
+            index.close()
+            return before
+
+        return make
+
+    def test_the_same_weights_with_other_settings_are_refused_and_the_setting_is_named(self, opened, altered):
+        opened()
+        for encoder in (altered, altered.warm_up()):
+            with pytest.raises(ModelMismatchError, match=r"config.json:num_hidden_layers is 1 in place of 2; open it"):
+                opened(encoder=encoder)
+
+    def test_an_index_records_what_made_it(self, opened, stored, encoder):
+        identity, _ = stored(opened())
+        assert identity["description"] == encoder.description
+        assert identity["probes"] == encoder.probes
+
+    def test_opening_does_not_load_the_model(self, opened, where, name, checkpoint):
+        opened()
+        encoder = M3Encoder.from_pretrained(checkpoint)
+        with self.engine.open(name, encoder=encoder, **where) as index:
+            assert index.count() == 0 and not encoder.is_loaded
+
+    def test_a_model_that_does_something_else_is_refused_before_it_meets_the_index(
+        self, opened, stored, where, name, checkpoint, encoder, altered
+    ):
+        index = opened()
+        index.upsert(random_documents(3))
+        identity, write = stored(index)
+        write({**identity, "probes": dict(altered.probes)})  # as if it had been made where the same files do that
+        told = "its dense embeddings of known texts differ .*, though its files are the same"
+        with pytest.raises(ModelMismatchError, match=told):
+            opened()
+        fresh = M3Encoder.from_pretrained(checkpoint)
+        with self.engine.open(name, encoder=fresh, **where) as again:
+            assert again.count() == 3
+            with pytest.raises(ModelMismatchError, match=told):
+                again.upsert([Document(id="new", text="fox")])
+            with pytest.raises(ModelMismatchError, match=told):
+                HybridRetriever(again).search("fox")
+            assert again.count() == 3
+
+    def test_an_index_of_an_older_version_opens_and_is_read_without_being_written_to(self, opened, older, stored):
+        before = older()
+        index = opened()
+        assert index.count() == 12 and HybridRetriever(index).search(SENTENCES[0])
+        assert stored(index)[0] == before
+
+    def test_an_upsert_brings_an_index_of_an_older_version_up_to_date(self, opened, older, stored, encoder):
+        before = older(codec="int8", passages=Passages(size=40))
+        index = opened()
+        assert index.upsert(unparented(12)).unchanged == 12
+        after, _ = stored(index)
+        assert (after["fingerprint"], after["former"]) == (encoder.fingerprint, before["fingerprint"])
+        assert (after["description"], after["probes"]) == (encoder.description, encoder.probes)
+        same = {name: value for name, value in before.items() if name not in ("fingerprint", "format")}
+        assert same.items() <= after.items()
+        assert opened().identity == index.identity
+        assert opened().upsert(unparented(13)).written == 1
+
+    def test_an_index_of_an_older_version_is_brought_up_to_date_by_its_own_model_only(
+        self, opened, older, stored, altered
+    ):
+        before = older()
+        index = opened(encoder=altered)  # all that such an index records is the same
+        with pytest.raises(ModelMismatchError, match="documents encoded again, half have a cosine of at most"):
+            index.upsert([Document(id="new", text="fox")])
+        assert index.count() == 12 and stored(index)[0] == before
+
+    def test_another_model_than_that_of_an_older_versions_index_is_refused(self, opened, older, tmp_path):
+        older()
+        other = M3Encoder.from_pretrained(save_checkpoint(tmp_path / "other", hidden_size=48))
+        with pytest.raises(ModelMismatchError, match="weights, heads, vocabulary, pooling, prompts or mcls differ"):
+            opened(encoder=other)
+
+    def test_an_index_of_an_older_version_that_cannot_be_brought_up_to_date_goes_on(
+        self, opened, older, stored, monkeypatch
+    ):
+        before = older()
+        index = opened()
+
+        def refuse(*_):
+            msg = "no right to do so"
+            raise RuntimeError(msg)
+
+        monkeypatch.setattr(index, "_record", refuse)
+        with pytest.warns(UserWarning, match="could not be brought up to date .no right to do so."):
+            assert index.upsert(unparented(13)).written == 1
+        assert stored(index)[0] == before
+        monkeypatch.undo()
+        assert opened().upsert(unparented(13)).unchanged == 13
+        assert stored(index)[0]["former"] == before["fingerprint"]
+
+    def test_a_second_index_beside_one_of_an_older_version_goes_on_where_it_ended(self, opened, older, named, encoder):
+        older()
+        index = opened()
+        assert index.reembed(encoder, into=named("second")).report.written == 12
+        assert index.reembed(encoder, into=named("second")).report.unchanged == 12
 
     # Without a model
 

@@ -9,6 +9,7 @@ from m3plugins import HybridRetriever
 from m3plugins.compression import DEFAULT_CODEC, get_codec
 from m3plugins.retrieval import filters
 from m3plugins_elasticsearch.enricher import Enricher
+from m3plugins_elasticsearch.mapping import META
 from m3plugins_elasticsearch.rows import rounded
 from tests.core.retrieval.ranking_suite import QUERIES, assert_same_hits, in_memory
 from tests.elasticsearch.enricher.conftest import HEADS, Owner
@@ -251,6 +252,29 @@ def test_vectors_of_another_model_are_replaced(articles, enricher, witness):
     assert enricher.run_once().enriched == 1
     assert witness.texts[2:] == ["the fox number 1"]
     assert enricher.verify().complete
+
+
+def test_what_an_older_version_enriched_is_not_encoded_again(articles, attach, encoder, witness):
+    articles.fill(3)
+    index = attach()
+    Enricher(index).run_once()
+    recorded = {"description", "probes", "former"}
+    stored = {name: value for name, value in index.identity.to_dict().items() if name not in recorded}
+    former = {**stored, "fingerprint": encoder.former_fingerprint, "format": 1}
+    articles.client.indices.put_mapping(index=articles.name, meta={"theirs": 1, META: former})
+    for i in "012":
+        stamp = f"{encoder.former_fingerprint}/{stored['codec']}/{stored['document_max_length']}"
+        articles.client.update(index=articles.name, id=i, doc={"m3": {"model": stamp}})
+    witness.texts.clear()
+    again = attach()
+    assert len(again.candidates(encoder.encode_queries(["fox"]), 3)["dense"]) == 3
+    articles.fill(1, first=3)
+    assert Enricher(again).run_once(anew=True).enriched == 1
+    assert witness.texts == ["the fox number 3"]
+    meta = articles.client.indices.get_mapping(index=articles.name)[articles.name]["mappings"]["_meta"]
+    assert (meta["theirs"], meta[META]["former"]) == (1, encoder.former_fingerprint)
+    assert meta[META]["description"] == encoder.description
+    assert Enricher(attach()).verify().complete
 
 
 @pytest.mark.parametrize("lost", HEADS)

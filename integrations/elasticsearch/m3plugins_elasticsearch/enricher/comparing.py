@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from m3plugins import Document
@@ -53,7 +54,13 @@ def stamp(identity: Identity) -> str:
     return f"{identity.fingerprint}/{identity.codec}/{identity.document_max_length}"
 
 
-def compare(change: Change, layout: Layout, model: str) -> Compared:
+def stamps(identity: Identity) -> frozenset[str]:
+    """The `stamp`, and the one of vectors that were made before the index was brought up to date."""
+    former = replace(identity, fingerprint=identity.former or identity.fingerprint)
+    return frozenset({stamp(identity), stamp(former)})
+
+
+def compare(change: Change, layout: Layout, models: Collection[str]) -> Compared:
     """Reads a document and what is stored of it.
 
     A document without the text field, or with null or an empty text in it, is a document of an empty text: it can be
@@ -62,7 +69,7 @@ def compare(change: Change, layout: Layout, model: str) -> Compared:
     Args:
         change: Of the feed.
         layout: Of the documents.
-        model: The index's `stamp`.
+        models: The index's `stamps`.
     """
     if change.fault:
         return Compared(change, fault=change.fault)
@@ -71,11 +78,11 @@ def compare(change: Change, layout: Layout, model: str) -> Compared:
         document.check()
     except ValueError as err:
         return Compared(change, fault=str(err))
-    return Compared(change, document, before=_before(change, model))
+    return Compared(change, document, before=_before(change, models))
 
 
-def _before(change: Change, model: str) -> Digest | None:
+def _before(change: Change, models: Collection[str]) -> Digest | None:
     """What the vectors were made of. Those of a copied document are of its text too, and need not be made again."""
-    if change.digest is None or change.model != model:
+    if change.digest is None or change.model not in models:
         return None
     return change.digest if change.owner == change.id else change.digest._replace(attributes="")

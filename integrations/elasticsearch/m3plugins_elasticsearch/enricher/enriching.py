@@ -39,7 +39,7 @@ def enrich(writer: WriteBack, claim: Claim, without: Sequence[Range], progressed
             letters.update(known)
             dead = {(i, filed.letter.seq_no) for i, filed in known.items()}
             undecided = [change for change in page if (change.id, change.seq_no) not in dead]
-            found = [compare(change, target.reader.layout, target.model) for change in undecided]
+            found = [compare(change, target.reader.layout, target.models) for change in undecided]
             for compared in found:
                 writer.expect(compared)
             writer.bury((compared.change.id, compared.fault) for compared in found if compared.document is None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from elasticsearch import NotFoundError
 
 from m3plugins_elasticsearch.attached import AttachedIndex
 from m3plugins_elasticsearch.client import Connection
-from m3plugins_elasticsearch.enricher.comparing import stamp
+from m3plugins_elasticsearch.enricher.comparing import stamp, stamps
 from m3plugins_elasticsearch.enricher.feed import Feed
 from m3plugins_elasticsearch.enricher.leases import Leases
 from m3plugins_elasticsearch.enricher.letters import PLACE, DeadLetters
@@ -33,6 +33,7 @@ class Target:
         uuid: Which index of that name it is.
         shards: How many it has.
         model: What its vectors are to be made by, as it is stored with them.
+        models: That, and what it was stored as before the index was brought up to date.
         feed: Of its changes.
         leases: Of its changes.
         letters: Of its documents.
@@ -42,6 +43,7 @@ class Target:
     uuid: str
     shards: int
     model: str
+    models: Collection[str]
     feed: Feed
     leases: Leases
     letters: DeadLetters
@@ -85,7 +87,8 @@ def open_target(index: AttachedIndex, at: Positions, follow: str, worker: str) -
     connection = reader.connection
     if at.index != index.name or not _is_attached(connection, at, reader):
         index = _attached(index, at, follow)
-        reader = index.writer.reader
+    index.verify_model()
+    reader = index.writer.reader
     add_write_alias(connection, index.name)
     described = _described(connection, index.name)
     settings = described["settings"]["index"]
@@ -96,8 +99,8 @@ def open_target(index: AttachedIndex, at: Positions, follow: str, worker: str) -
     leases, letters = Leases(connection, index.name), DeadLetters(connection, index.name, worker)
     leases.place.ensure()
     letters.place.ensure()
-    model = stamp(reader.identity)
-    return Target(index, at.uuid, int(settings["number_of_shards"]), model, Feed(reader), leases, letters)
+    model, models = stamp(reader.identity), stamps(reader.identity)
+    return Target(index, at.uuid, int(settings["number_of_shards"]), model, models, Feed(reader), leases, letters)
 
 
 def check_name(name: str) -> None:

@@ -26,7 +26,7 @@ def verify(target: Target, shards: Mapping[int, Shard], progressed: Callable[[in
     examples: dict[str, list[str]] = {}
     for shard in shards.values():
         for page in target.feed.changes(shard.number, -1, shard.checkpoint):
-            found = [compare(change, target.reader.layout, target.model) for change in page]
+            found = [compare(change, target.reader.layout, target.models) for change in page]
             behind = [one.change.id for one in found if one.state not in ("enriched", "dead")]
             letters = target.letters.known(shard, behind)
             dead = {(i, filed.letter.seq_no) for i, filed in letters.items()}
