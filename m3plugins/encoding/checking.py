@@ -19,7 +19,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 JSON_BYTES, VOCABULARY_BYTES = 16 << 20, 512 << 20
 """Bytes of the largest file of settings, and of the largest vocabulary, that are read."""
 
-_FILE_BYTES = 512 << 20
 _WEIGHTS = (".safetensors", ".bin", ".pt")
 
 _WIDTHS = ("hidden_size", "intermediate_size", "vocab_size", "type_vocab_size", "num_attention_heads", "num_labels")
@@ -43,8 +42,8 @@ def check_files(folder: Path) -> None:
         if path.suffix in _WEIGHTS and stat.S_ISDIR(status.st_mode):
             msg = f"{path} must be a file, it is a folder; download the checkpoint again"
             raise ValueError(msg)
-        if path.suffix in (".json", ".txt", ".model") and status.st_size > _FILE_BYTES:
-            msg = f"{path} must have at most {_FILE_BYTES >> 20} MiB, it has {status.st_size >> 20}; remove it"
+        if path.suffix in (".json", ".txt", ".model") and status.st_size > VOCABULARY_BYTES:
+            msg = f"{path} must have at most {VOCABULARY_BYTES >> 20} MiB, it has {status.st_size >> 20}; remove it"
             raise ValueError(msg)
 
 

@@ -117,7 +117,8 @@ def read_weight_map(files: Sequence[Path]) -> dict[str, str]:
         raise ValueError(msg)
     for name in weight_map.values():
         if not isinstance(name, str) or name not in known:
-            msg = f"the weight_map of {index} must name weights in that folder, got {str(name)[:80]!r}; save the model anew"
+            got = repr(str(name)[:80])
+            msg = f"the weight_map of {index} must name weights in that folder, got {got}; save the model anew"
             raise ValueError(msg)
     return weight_map
 
