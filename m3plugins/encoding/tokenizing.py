@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3plugins.encoding.prefixes import PrefixTokenizer
+from m3plugins.encoding.text import lone_surrogate
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -208,11 +209,9 @@ def check_text(text: object, position: int = 0) -> None:
     if not isinstance(text, str):
         msg = f"texts must be strings, got {type(text).__name__} at position {position}"
         raise TypeError(msg)
-    try:
-        text.encode()
-    except UnicodeEncodeError as err:
+    if (surrogate := lone_surrogate(text)) is not None:
         msg = (
-            f"text {position} has a lone surrogate at character {err.start}, which is not valid Unicode; "
+            f"text {position} has a lone surrogate at character {surrogate}, which is not valid Unicode; "
             'repair it, as in text.encode("utf-8", "replace").decode()'
         )
-        raise ValueError(msg) from err
+        raise ValueError(msg)

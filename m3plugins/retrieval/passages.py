@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import overload
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.passages import Passages
+from m3plugins.encoding.text import is_blank
 from m3plugins.retrieval.document import Document
 from m3plugins.retrieval.index import Ack, FailedDocument, UpsertReport
 from m3plugins.retrieval.ingest import checked
-from m3plugins.retrieval.streaming import Pending, Stream, windows
+from m3plugins.retrieval.streaming import Pending, Stream, fault, windows
 from m3plugins.retrieval.writing import Writer
 
 
@@ -43,9 +45,13 @@ def ingest_passages(
     report = UpsertReport()
     valid = (Pending(document) for document in _valid(documents, writer, report))
     for window in windows(valid):
-        parts: dict[str, list[Document]] = {}
+        parts: dict[str, Sequence[Document]] = {}
         for item in window:
-            pieces = split(item.document, passages, encoder)
+            try:
+                pieces = split(item.document, passages, encoder)
+            except (MemoryError, RuntimeError) as err:
+                report.failed.append(FailedDocument(item.document.id, fault("the tokenizer", err)))
+                continue
             try:
                 for piece in pieces:
                     writer.check(piece)
@@ -68,18 +74,42 @@ def check_not_embedded(embeddings: object) -> None:
         raise ValueError(msg)
 
 
-def split(document: Document, passages: Passages, encoder: M3Encoder) -> list[Document]:
-    """The passages of a document, in order; one at least."""
-    starts = [heading.start for heading in document.headings]
-    return [
-        _under(
-            _nearest(document, bisect_right(starts, start) - 1, start),
-            replace(
-                document, id=f"{document.id}#{n}", text=document.text[start:end], parent_id=document.id, headings=()
-            ),
+class Pieces(Sequence[Document]):
+    """The passages of a document, in order; each is made when it is asked for.
+
+    Args:
+        document: What is cut.
+        spans: Where in its text the passages are.
+    """
+
+    def __init__(self, document: Document, spans: Sequence[tuple[int, int]]) -> None:
+        self._document = document
+        self._spans = spans
+        self._headings = [heading.start for heading in document.headings]
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    @overload
+    def __getitem__(self, item: int) -> Document: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[Document]: ...
+    def __getitem__(self, item: int | slice) -> Document | list[Document]:
+        numbers = range(len(self))[item]
+        return self._piece(numbers) if isinstance(numbers, int) else [self._piece(number) for number in numbers]
+
+    def _piece(self, number: int) -> Document:
+        document, (start, end) = self._document, self._spans[number]
+        piece = replace(
+            document, id=f"{document.id}#{number}", text=document.text[start:end], parent_id=document.id, headings=()
         )
-        for n, (start, end) in enumerate(passages.spans(document.text, encoder, starts))
-    ]
+        return _under(_nearest(document, bisect_right(self._headings, start) - 1, start), piece)
+
+
+def split(document: Document, passages: Passages, encoder: M3Encoder) -> Pieces:
+    """The passages of a document, in order; one at least."""
+    headings = [heading.start for heading in document.headings]
+    return Pieces(document, passages.spans(document.text, encoder, headings))
 
 
 def _nearest(document: Document, position: int, start: int) -> str:
@@ -90,7 +120,7 @@ def _nearest(document: Document, position: int, start: int) -> str:
     nearest = document.headings[position].text if position >= 0 else ""
     end = max(start, document.headings[position].end) if position >= 0 else start
     for heading in document.headings[position + 1 :]:
-        if document.text[end : heading.start].strip():
+        if not is_blank(document.text, end, heading.start):
             break
         nearest, end = heading.text, heading.end
     return nearest
@@ -122,7 +152,7 @@ def _valid(documents: Iterable[Document], writer: Writer, report: UpsertReport) 
 
 
 def _store(
-    parts: dict[str, list[Document]],
+    parts: dict[str, Sequence[Document]],
     encoder: M3Encoder,
     writer: Writer,
     report: UpsertReport,
