@@ -10,7 +10,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from m3plugins.encoding.encoder import M3Encoder
-from m3plugins.encoding.prefixes import PrefixTokenizer
+from m3plugins.encoding.shortening import Shortener
 from m3plugins.encoding.text import stripped
 from m3plugins.encoding.tokenizing import check_text
 
@@ -105,12 +105,13 @@ class Passages:
 
     def _sections(self, text: str, headings: Iterable[int], tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:
         """Parts of a text that begin at a heading, without whitespace around them; none is small but the last."""
-        prefixes = PrefixTokenizer(tokenizer)
+        shortener = Shortener(tokenizer)
         start, end = stripped(text, 0, len(text))
         for heading in sorted(set(headings)):
             if start < heading < end:
                 section = stripped(text, start, heading)
-                if _TINY * len(prefixes.ids(text[slice(*section)], self.size // _TINY)[0]) >= self.size:
+                begin, _ = shortener.shorten(text[slice(*section)], self.size // _TINY)
+                if _TINY * len(tokenizer.encode(begin, add_special_tokens=False)) >= self.size:
                     yield section
                     start = heading
         yield stripped(text, start, end)

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from m3plugins.encoding.prefixes import PrefixTokenizer
+from m3plugins.encoding.shortening import Shortener
 from m3plugins.encoding.text import lone_surrogate
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import Tokenizer
 
 SLAB_TEXTS = 512
 SLAB_CHARACTERS = 1 << 20
-LONG_CHARACTERS = 1 << 16
-"""Of a text that is longer only the beginning is tokenised, piece by piece until it fills the model."""
 
 _ONE_CLS = np.zeros(1, np.int64)
 
@@ -104,7 +101,7 @@ class TextTokenizer:
 
     def __init__(self, backend: Tokenizer, layout: Layout) -> None:
         self._layout = layout
-        self._prefixes = PrefixTokenizer(backend)
+        self._shortener = Shortener(backend)
         self._backend = type(backend).from_str(backend.to_str())
         if layout.prompt and len(self._backend.encode(layout.prompt, add_special_tokens=False)) >= layout.text_tokens:
             msg = (
@@ -115,28 +112,24 @@ class TextTokenizer:
         self._backend.enable_truncation(layout.text_tokens + 2)
 
     def tokenize(self, texts: list[str]) -> list[TokenizedText]:
-        """Token ids of each text, ahead of it the prompt."""
-        short = [self._layout.prompt + text for text in texts if len(text) <= LONG_CHARACTERS]
-        encodings = iter(self._backend.encode_batch(short))
-        return [self._short(next(encodings)) if len(text) <= LONG_CHARACTERS else self._long(text) for text in texts]
+        """Token ids of each text, ahead of it the prompt.
 
-    def _short(self, encoding: Encoding) -> TokenizedText:
-        return self._layout.lay_out(np.array(encoding.ids, dtype=np.int32), truncated=bool(encoding.overflowing))
-
-    def _long(self, text: str) -> TokenizedText:
-        room = self._layout.text_tokens
-        ids, exact = self._prefixes.ids(self._layout.prompt + text if self._layout.prompt else text, room)
-        before, after = self._frame
-        laid_out = np.array([*before, *ids[:room], *after], dtype=np.int32)
-        return self._layout.lay_out(laid_out, truncated=len(ids) > room or not exact)
-
-    @cached_property
-    def _frame(self) -> tuple[list[int], list[int]]:
-        """The special tokens ahead of a text and after it."""
-        encoding = self._backend.encode("a")
-        start = encoding.special_tokens_mask.index(0)
-        words = len(encoding) - sum(encoding.special_tokens_mask)
-        return encoding.ids[:start], encoding.ids[start + words :]
+        Raises:
+            RuntimeError: If the tokenizer's library fails.
+        """
+        prompt, room = self._layout.prompt, self._layout.text_tokens
+        read = [self._shortener.shorten(prompt + text if prompt else text, room) for text in texts]
+        try:
+            encodings = self._backend.encode_batch([text for text, _ in read])
+        except BaseException as err:
+            if type(err).__name__ != "PanicException":  # Rust's, which `except Exception` lets pass
+                raise
+            msg = f"the tokenizer failed: {err}"
+            raise RuntimeError(msg) from err
+        return [
+            self._layout.lay_out(np.array(encoding.ids, np.int32), truncated=bool(encoding.overflowing) or not exact)
+            for encoding, (_, exact) in zip(encodings, read, strict=True)
+        ]
 
     def stream(self, texts: Iterable[str]) -> Iterator[TokenizedText]:
         """Tokenises a stream in slabs, in a thread that works one slab ahead of the reader.

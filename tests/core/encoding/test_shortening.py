@@ -1,4 +1,4 @@
-"""The first tokens of a text, found without the rest, are the first tokens of the whole text."""
+"""What a long text is shortened to has the first tokens of the whole."""
 
 import random
 
@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from m3plugins.encoding.prefixes import PrefixTokenizer, is_boundary
+from m3plugins.encoding.shortening import Shortener, is_boundary
 from tests.tiny import SENTENCES, train_tokenizer
 
 WINDOW, RUN = 32, 96
@@ -98,13 +98,16 @@ texts = st.lists(st.tuples(st.sampled_from(FRAGMENTS), st.sampled_from([1, 1, 1,
 @example(text="a" * 150 + " fox", tokens=9, window=3)
 @example(text="\U00013000" * 200 + "fox", tokens=9, window=16)
 @example(text="ก" * 150 + "\u2028" + "fox " * 9, tokens=9, window=16)
-def test_what_is_told_of_a_beginning_is_what_the_whole_text_has(family, text, tokens, window):
+def test_a_short_text_has_the_first_tokens_of_the_whole_one(family, text, tokens, window):
     tokenizer = FAMILIES[family]
-    ids, exact = PrefixTokenizer(tokenizer, window=window, run=RUN).ids(text, tokens)
-    whole = tokenizer.encode(text, add_special_tokens=False).ids
-    if exact:
-        assert ids == whole[: len(ids)]
-        assert len(ids) > tokens or len(ids) == len(whole)
+    short, exact = Shortener(tokenizer, window=window, run=RUN).shorten(text, tokens)
+    assert not exact or reads_alike(tokenizer, short, text, tokens)
+
+
+def reads_alike(tokenizer: Tokenizer, short: str, text: str, tokens: int) -> bool:
+    """Also in whether there are more tokens."""
+    ids, whole = (tokenizer.encode(one, add_special_tokens=False).ids for one in (short, text))
+    return ids[:tokens] == whole[:tokens] and (len(ids) > tokens) == (len(whole) > tokens)
 
 
 @pytest.mark.parametrize(
@@ -123,37 +126,37 @@ def test_what_is_told_of_a_beginning_is_what_the_whole_text_has(family, text, to
     ],
 )
 def test_a_long_text_that_splits_somewhere_is_read_as_the_whole_is(family, text):
-    tokenizer = FAMILIES[family]
-    ids, exact = PrefixTokenizer(tokenizer, window=WINDOW, run=RUN).ids(text, 8)
-    whole = tokenizer.encode(text, add_special_tokens=False).ids
-    assert exact and ids == whole[: len(ids)] and (len(ids) > 8 or len(ids) == len(whole))
+    short, exact = Shortener(FAMILIES[family], window=WINDOW, run=RUN).shorten(text, 8)
+    assert exact and len(short) < len(text) and reads_alike(FAMILIES[family], short, text, 8)
 
 
 def test_only_what_is_needed_is_tokenised():
     read: list[str] = []
 
-    class Counting(PrefixTokenizer):
+    class Counting(Shortener):
         def _encode(self, text):
             read.append(text)
             return super()._encode(text)
 
-    Counting(FAMILIES["unigram"], window=WINDOW).ids("the fox " * 10_000, 20)
-    assert sum(map(len, read)) < 200
+    short, _ = Counting(FAMILIES["unigram"], window=WINDOW).shorten("the fox " * 10_000, 20)
+    assert short == "".join(read) and len(short) < 200
 
 
 def test_a_run_in_which_nothing_is_certain_ends_what_is_read():
-    """Whether the first token is of one, two or three characters depends on the last character of all."""
+    """Where the tokens of a run of one character begin depends on its length, as far away as its end is."""
     tokenizer = FAMILIES["unigram, scored"]
-    ids, exact = PrefixTokenizer(tokenizer, window=WINDOW, run=RUN).ids("☃" * 10_000, 5)
-    assert not exact and ids == tokenizer.encode("☃" * RUN, add_special_tokens=False).ids
+    assert Shortener(tokenizer, window=WINDOW, run=RUN).shorten("fox " + "a" * 10_000, 5) == (
+        "fox" + (" " + "a" * 10_000)[:RUN],
+        False,
+    )
 
 
 def test_nothing_is_taken_for_certain_of_a_pipeline_that_is_not_known():
     tokenizer = unigram(pre_tokenizers.Metaspace())
     tokenizer.normalizer = normalizers.Prepend("x ")
-    prefixes = PrefixTokenizer(tokenizer, window=4, run=64)
-    assert prefixes.ids("a fox", 2) == (tokenizer.encode("a fox", add_special_tokens=False).ids, True)
-    assert not prefixes.ids("a fox " * 100, 2)[1]
+    shortener = Shortener(tokenizer, window=4, run=64)
+    assert shortener.shorten("a fox", 2) == ("a fox", True)
+    assert shortener.shorten("a fox " * 100, 2) == (("a fox " * 100)[:64], False)
 
 
 @given(left=st.characters(exclude_categories=["Cs"]), right=st.characters(exclude_categories=["Cs"]))

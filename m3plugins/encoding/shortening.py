@@ -1,7 +1,7 @@
-"""The first tokens of a text of any length, in memory proportional to those tokens.
+"""Long texts to their beginnings, as many tokens long as somebody reads, in memory proportional to those tokens.
 
 A text is tokenised in pieces, cut where the tokenizer provably splits: the tokens of the pieces, joined, are those of
-the whole text. Inside a run without such a place, what is taken is only what no continuation can change.
+the whole text. Inside a run without such a place, what counts is only what no continuation can change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 WINDOW = 1 << 14
-"""Characters tokenised at a time."""
+"""Characters tokenised at a time. A text of up to four windows is left as it is."""
 
 RUN = 1 << 17
 """Characters without a provable split after which a text counts as cut, for every 8,192 tokens that are wanted."""
@@ -64,8 +64,8 @@ class _Rules:
     isolates: bool = False
 
 
-class PrefixTokenizer:
-    """Tokenises the beginnings of texts. Its state never changes what it returns, so threads may share it.
+class Shortener:
+    """Finds how much of a text has a number of tokens. Its answers never change, so threads may share it.
 
     Places to split are known for the pipelines of XLM-R (SentencePiece's Unigram), BERT and GPT-2 (byte level).
 
@@ -81,32 +81,34 @@ class PrefixTokenizer:
         self._run = run
         self._isolated: dict[str, bool] = {}
 
-    def ids(self, text: str, tokens: int) -> tuple[list[int], bool]:
-        """The first token ids of a text, special tokens not added.
+    def shorten(self, text: str, tokens: int) -> tuple[str, bool]:
+        """Shortens a long text to one that reads alike, up to a number of tokens.
 
         Args:
             text: Of any length.
-            tokens: How many are wanted.
+            tokens: How many matter, special tokens not counted.
 
         Returns:
-            All token ids of the text, or its first ones, more than `tokens`; and True. Or, with False, those of the
-            text up to a run of very many characters in which the tokenizer's splits cannot be known: of combining
-            marks, say, or of characters that its vocabulary lacks.
+            A text that has all the tokens of the one given, or more than `tokens` and the same first ones; and True.
+            Or, with False, the text up to and with a run of very many characters in which the tokenizer's splits
+            cannot be known: of one character that is repeated, say, or of combining marks.
         """
-        found: list[int] = []
-        start = 0
-        while start < len(text) and len(found) <= tokens:
+        if len(text) <= 4 * self._window:
+            return text, True
+        pieces: list[str] = []
+        start = count = 0
+        while start < len(text) and count <= tokens:
             start = self._past_spaces(text, start)
             if end := self._last_split(text, start):
-                found += self._encode(text[start:end])
-                start = end
-                continue
-            more, end = self._begin_run(text, start, tokens - len(found))
-            found += more
+                piece = text[start:end]
+                count += len(self._encode(piece))
+            else:
+                piece, count, end = self._begin_run(text, start, count, tokens)
+            pieces.append(piece)
             if not end:
-                return found, False
+                return "".join(pieces), False
             start = end
-        return found, True
+        return "".join(pieces), True
 
     def _encode(self, text: str) -> list[int]:
         return self._backend.encode(text, add_special_tokens=False).ids
@@ -162,16 +164,21 @@ class PrefixTokenizer:
             text.find(token, max(0, position - len(token) + 1), position + len(token) - 1) >= 0 for token in self._added
         )
 
-    def _begin_run(self, text: str, start: int, tokens: int) -> tuple[list[int], int]:
-        """The tokens of a run without a provable split in a window, and where to go on: 0 if nobody knows."""
+    def _begin_run(self, text: str, start: int, count: int, tokens: int) -> tuple[str, int, int]:
+        """The beginning of a run without a provable split in a window.
+
+        Returns:
+            As much of it as matters, the count with its tokens, and where to go on: 0 if nobody knows.
+        """
         most = self._run * (1 + tokens // _TOKENS)
         if len(text) - start <= most:
-            return self._encode(text[start:]), len(text)
+            return text[start:], count + len(self._encode(text[start:])), len(text)
         if isinstance(self._backend.model, WordPiece) and (end := self._end_of_long_word(text, start)):
-            return self._encode(text[start : start + self._window]), end
-        if isinstance(self._backend.model, Unigram) and (ids := self._best_paths(text, start, tokens, most)):
-            return ids, len(text)
-        return self._encode(text[start : start + most]), 0
+            piece = text[start : start + self._window]
+            return piece, count + len(self._encode(piece)), end
+        if isinstance(self._backend.model, Unigram) and (end := self._settled_end(text, start, tokens - count, most)):
+            return text[start:end], tokens + 1, end
+        return text[start : start + most], count, 0
 
     # WordPiece: a word of too many characters is one unknown token, however it goes on
 
@@ -192,18 +199,18 @@ class PrefixTokenizer:
 
     # Unigram: the best path to a place depends on nothing behind it
 
-    def _best_paths(self, text: str, start: int, tokens: int, most: int) -> list[int]:
-        """More than `tokens` ids that no continuation can change; none if there are not so many."""
+    def _settled_end(self, text: str, start: int, tokens: int, most: int) -> int:
+        """An end with more than `tokens` tokens ahead of it that no continuation can change; 0 if none is found."""
         length = self._window if self._rules.breaks else most
         while length < most:
             length = min(2 * length, most)
             end = next((p for p in range(start + length, start + length // 2, -1) if self._parts_at(text, p)), 0)
             if not end:
-                return []
+                return 0
             ids = self._encode(text[start:end])
-            if len(ids) > tokens and (settled := self._settled(text[start:end], ids, tokens)) > tokens:
-                return ids[:settled]
-        return []
+            if len(ids) > tokens and self._settled(text[start:end], ids, tokens) > tokens:
+                return end
+        return 0
 
     def _parts_at(self, text: str, position: int) -> bool:
         return is_boundary(text[position - 1], text[position]) and not self._in_added(text, position)
