@@ -69,6 +69,6 @@ def compare(change: Change, layout: Layout, model: str) -> Compared:
     try:
         document = layout.document(change.id, change.source, strict=True)
         document.check()
-    except ValueError as err:
-        return Compared(change, fault=str(err))
+    except (ValueError, MemoryError, RecursionError) as err:
+        return Compared(change, fault=str(err) or repr(err))
     return Compared(change, document, before=change.digest if change.model == model else None)
