@@ -142,15 +142,16 @@ def test_a_long_text_is_cut_window_by_window_within_size_and_without_loss(counte
 
 def test_no_more_than_a_window_of_a_long_text_is_tokenised_at_a_time(counter: Counter, monkeypatch):
     seen: list[int] = []
+    tokenizer = counter.tokenizer
 
     class Watched:
         def encode(self, text, **options):
             seen.append(len(text))
-            return counter.tokenizer.encode(text, **options)
+            return tokenizer.encode(text, **options)
 
         def encode_batch_fast(self, texts, **options):
             seen.append(sum(map(len, texts)))
-            return counter.tokenizer.encode_batch_fast(texts, **options)
+            return tokenizer.encode_batch_fast(texts, **options)
 
     monkeypatch.setattr(passages_module, "_WINDOW_CHARACTERS", 2000)
     text = " ".join(SENTENCES * 30)
