@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from m3plugins.scoring.products import dot_products
 
 _TOKENS = 48
 _CHARACTERS = 400
+_READ = 1 << 17
+"""Characters of a text that are looked through."""
 _MARKED = 0.4
 """Of the strongest token's share of the score, what another must have to be shown as a match."""
 
@@ -64,6 +66,8 @@ def snippet(
     """
     if not (weights.sparse or weights.multi_vector):
         weights = HybridWeights()
+    if len(document.text) > _READ:
+        document = replace(document, text=document.text[:_READ])
     shown, content = document.text.rstrip(), document.content
     read = encoder.document_layout.prompt + content
     begin = len(read) - min(len(shown), len(content))  # after prompt and title

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from m3plugins.encoding.forking import renew_after_fork
 from m3plugins.encoding.output import HEADS, Head, M3Output, check_heads
+from m3plugins.encoding.text import utf8_length
 from m3plugins.encoding.tokenizing import Layout, check_text, check_texts
 
 if TYPE_CHECKING:
@@ -169,4 +170,4 @@ class _Coming:
 
 
 def _size(key: _Key, row: M3Output) -> int:
-    return row.nbytes + len(key[1].encode())
+    return row.nbytes + utf8_length(key[1])

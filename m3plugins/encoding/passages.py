@@ -10,6 +10,8 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from m3plugins.encoding.encoder import M3Encoder
+from m3plugins.encoding.shortening import Shortener
+from m3plugins.encoding.text import stripped
 from m3plugins.encoding.tokenizing import check_text
 
 if TYPE_CHECKING:
@@ -17,6 +19,15 @@ if TYPE_CHECKING:
 
 _SLAB_CHARACTERS = 8192
 """Characters segmented at a time: sentencex takes quadratic time on a paragraph of many sentences."""
+
+_WINDOW_CHARACTERS = 1 << 16
+"""Characters of a long text that are cut at a time."""
+
+_CHARACTERS_PER_TOKEN = 32
+"""More than tokens have, other than of unknown characters: a window takes in several passages."""
+
+_COUNTED = 1 << 12
+"""Pieces counted at a time."""
 
 _TINY = 4
 """Fraction of a passage's size below which a section shares its passage with the next one."""
@@ -87,24 +98,45 @@ class Passages:
         check_text(text)
         _segmenter()  # wanted even where this text needs none, so that its lack shows at once
         return [
-            (section + start, section + end)
-            for section, section_end in self._sections(text, headings, encoder.tokenizer)
-            for start, end in self._cut(text[section:section_end], encoder.tokenizer)
+            span
+            for section in self._sections(text, headings, encoder.tokenizer)
+            for span in self._cut(text, *section, encoder.tokenizer)
         ]
 
     def _sections(self, text: str, headings: Iterable[int], tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:
         """Parts of a text that begin at a heading, without whitespace around them; none is small but the last."""
-        start, end = _stripped(text, 0, len(text))
+        shortener = Shortener(tokenizer)
+        start, end = stripped(text, 0, len(text))
         for heading in sorted(set(headings)):
             if start < heading < end:
-                section = _stripped(text, start, heading)
-                if _TINY * len(tokenizer.encode(text[slice(*section)], add_special_tokens=False)) >= self.size:
+                section = stripped(text, start, heading)
+                begin, _ = shortener.shorten(text[slice(*section)], self.size // _TINY)
+                if _TINY * len(tokenizer.encode(begin, add_special_tokens=False)) >= self.size:
                     yield section
                     start = heading
-        yield _stripped(text, start, end)
+        yield stripped(text, start, end)
 
-    def _cut(self, text: str, tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:
-        """Where the passages of a section are, which has no whitespace around it."""
+    def _cut(self, text: str, start: int, end: int, tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:
+        """Where the passages of a section are, which has no whitespace around it.
+
+        Of a long one a window is cut at a time. The last passage of a window may go on behind it: the next window
+        begins with it.
+        """
+        length = max(_WINDOW_CHARACTERS, _CHARACTERS_PER_TOKEN * self.size)
+        while end - start > length:
+            window = stripped(text, start, start + length)
+            spans = [(start + first, start + last) for first, last in self._cut_window(text[slice(*window)], tokenizer)]
+            if len(spans) == 1:
+                yield window
+                start, _ = stripped(text, window[1], end)
+            else:
+                yield from spans[:-1]
+                start = spans[-1][0]
+        for first, last in self._cut_window(text[start:end], tokenizer):
+            yield start + first, start + last
+
+    def _cut_window(self, text: str, tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:
+        """Where the passages of a text are, which has no whitespace around it."""
         encoding = tokenizer.encode(text, add_special_tokens=False)
         if len(encoding) <= self.size:
             yield 0, len(text)
@@ -161,7 +193,7 @@ class _Pieces:
 
     def span(self, first: int, last: int) -> tuple[int, int]:
         """Where `text(first, last)` starts and ends."""
-        return _stripped(self._text, self._bounds[first], self._bounds[last])
+        return stripped(self._text, self._bounds[first], self._bounds[last])
 
     def tokens(self, first: int, last: int) -> int:
         """Tokens of `text(first, last)`."""
@@ -186,14 +218,9 @@ class _Pieces:
         return [start for start, end in spans if not self._text[start:end].isspace()] + [len(self._text)]
 
     def _count(self, texts: list[str]) -> list[int]:
-        return [len(encoding) for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-
-
-def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span without whitespace at its ends."""
-    part = text[start:end]
-    start += len(part) - len(part.lstrip())
-    return start, start + len(part.strip())
+        batches = (texts[start : start + _COUNTED] for start in range(0, len(texts), _COUNTED))
+        encode = self._tokenizer.encode_batch_fast
+        return [len(encoding) for batch in batches for encoding in encode(batch, add_special_tokens=False)]
 
 
 def check_packages() -> None:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from m3plugins.encoding.shortening import Shortener
+from m3plugins.encoding.text import lone_surrogate
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -98,6 +101,7 @@ class TextTokenizer:
 
     def __init__(self, backend: Tokenizer, layout: Layout) -> None:
         self._layout = layout
+        self._shortener = Shortener(backend)
         self._backend = type(backend).from_str(backend.to_str())
         if layout.prompt and len(self._backend.encode(layout.prompt, add_special_tokens=False)) >= layout.text_tokens:
             msg = (
@@ -108,10 +112,23 @@ class TextTokenizer:
         self._backend.enable_truncation(layout.text_tokens + 2)
 
     def tokenize(self, texts: list[str]) -> list[TokenizedText]:
-        """Token ids of each text, ahead of it the prompt."""
+        """Token ids of each text, ahead of it the prompt.
+
+        Raises:
+            RuntimeError: If the tokenizer's library fails.
+        """
+        prompt, room = self._layout.prompt, self._layout.text_tokens
+        read = [self._shortener.shorten(prompt + text if prompt else text, room) for text in texts]
+        try:
+            encodings = self._backend.encode_batch([text for text, _ in read])
+        except BaseException as err:
+            if type(err).__name__ != "PanicException":  # Rust's, which `except Exception` lets pass
+                raise
+            msg = f"the tokenizer failed: {err}"
+            raise RuntimeError(msg) from err
         return [
-            self._layout.lay_out(np.array(encoding.ids, dtype=np.int32), truncated=bool(encoding.overflowing))
-            for encoding in self._backend.encode_batch([self._layout.prompt + text for text in texts])
+            self._layout.lay_out(np.array(encoding.ids, np.int32), truncated=bool(encoding.overflowing) or not exact)
+            for encoding, (_, exact) in zip(encodings, read, strict=True)
         ]
 
     def stream(self, texts: Iterable[str]) -> Iterator[TokenizedText]:
@@ -185,11 +202,9 @@ def check_text(text: object, position: int = 0) -> None:
     if not isinstance(text, str):
         msg = f"texts must be strings, got {type(text).__name__} at position {position}"
         raise TypeError(msg)
-    try:
-        text.encode()
-    except UnicodeEncodeError as err:
+    if (surrogate := lone_surrogate(text)) is not None:
         msg = (
-            f"text {position} has a lone surrogate at character {err.start}, which is not valid Unicode; "
+            f"text {position} has a lone surrogate at character {surrogate}, which is not valid Unicode; "
             'repair it, as in text.encode("utf-8", "replace").decode()'
         )
-        raise ValueError(msg) from err
+        raise ValueError(msg)

@@ -20,6 +20,7 @@ from m3plugins.encoding.forking import ON_ACCELERATOR, ForkError, in_live_thread
 from m3plugins.encoding.locate import download, local_folder
 from m3plugins.encoding.options import Dtype, EncoderOptions
 from m3plugins.encoding.settings import check_settings
+from m3plugins.encoding.shortening import Shortener
 
 if TYPE_CHECKING:
     import torch
@@ -151,8 +152,15 @@ class _LoadedCrossEncoder:
 
     def tokenize(self, query: str, texts: Sequence[str]) -> dict[str, list[list[int]]]:
         with self.lock:  # truncation is state of the tokenizer
-            pairs = self.tokenizer([query] * len(texts), list(texts), truncation=True, max_length=self.max_length)
-        cut = sum(bool(encoding.overflowing) for encoding in pairs.encodings)
+            self.tokenizer.backend_tokenizer.no_truncation()
+            shortener = Shortener(self.tokenizer.backend_tokenizer)
+            (query, _), *read = (shortener.shorten(text, self.max_length) for text in (query, *texts))
+            pairs = self.tokenizer(
+                [query] * len(read), [text for text, _ in read], truncation=True, max_length=self.max_length
+            )
+        cut = sum(
+            bool(encoding.overflowing) or not exact for encoding, (_, exact) in zip(pairs.encodings, read, strict=True)
+        )
         if cut:
             logger.warning("%d of %d pairs were longer than %d tokens and were cut", cut, len(texts), self.max_length)
         return dict(pairs)

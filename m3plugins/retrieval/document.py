@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from m3plugins.encoding.text import lone_surrogate, slabs
 from m3plugins.scoring.heads import HeadScores
 
 _INTEGER_BITS = 4096
@@ -66,7 +67,7 @@ class Document:
     @property
     def content(self) -> str:
         """What is encoded: title and text."""
-        return f"{self.title}\n{self.text}".strip()
+        return f"{self.title}\n{self.text}".strip() if self.title else self.text.strip()  # a text may be large
 
     def digest(self, embedding_digest: str = "") -> Digest:
         """Hashes of the content and of the attributes. The document must pass `check`.
@@ -75,7 +76,7 @@ class Document:
             embedding_digest: Of the caller's embedding, where the encoder did not make it.
         """
         return Digest(
-            content=_hash([self.title, self.text, embedding_digest]),
+            content=_hash_of_texts([self.title, self.text, embedding_digest]),
             attributes=_hash([dict(self.metadata), self.parent_id]),
         )
 
@@ -173,17 +174,27 @@ def _hash(fields: list[Any]) -> str:
     return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
+def _hash_of_texts(texts: list[str]) -> str:
+    """As `_hash`, without copies of large texts: a text in JSON is its parts in JSON."""
+    hasher = hashlib.blake2b(b"[", digest_size=16)
+    for position, text in enumerate(texts):
+        hasher.update(b', "' if position else b'"')
+        for slab in slabs(text):
+            hasher.update(json.dumps(slab, ensure_ascii=False)[1:-1].encode())
+        hasher.update(b'"')
+    hasher.update(b"]")
+    return hasher.hexdigest()
+
+
 def check_unicode(name: str, value: str) -> None:
     """Refuses a string that UTF-8 cannot encode.
 
     Raises:
         ValueError: If it has a lone surrogate.
     """
-    try:
-        value.encode()
-    except UnicodeEncodeError as err:
-        msg = f"{name} must be valid Unicode, got a lone surrogate at character {err.start}; repair the text first"
-        raise ValueError(msg) from err
+    if (surrogate := lone_surrogate(value)) is not None:
+        msg = f"{name} must be valid Unicode, got a lone surrogate at character {surrogate}; repair the text first"
+        raise ValueError(msg)
 
 
 def _check_json(path: str, value: object, depth: int = 0) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import HEADS, M3Output
+from m3plugins.encoding.shortening import Shortener
 from m3plugins.encoding.tokenizing import Layout
 from m3plugins.fusion import HybridWeights
 from m3plugins.fusion.weighted import check_weights
@@ -160,7 +161,8 @@ def _word_pieces(name: str, text: str, output: M3Output, layout: Layout, encoder
         layout: How it was laid out; its prompt was read too.
         encoder: That made them.
     """
-    _, *pieces, eos = encoder.tokenizer.encode(layout.prompt + text).tokens
+    read, _ = Shortener(encoder.tokenizer).shorten(layout.prompt + text, int(output.token_counts[0]))
+    _, *pieces, eos = encoder.tokenizer.encode(read).tokens
     if output.truncated[0]:
         pieces = pieces[: replace(layout, max_length=int(output.token_counts[0])).text_tokens]
     vectors = 0 if output.multi_vector is None else len(output.multi_vector.vectors)

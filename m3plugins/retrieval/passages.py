@@ -8,19 +8,24 @@ writes last therefore finds its own passages and no others before it acknowledge
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import overload
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.passages import Passages
+from m3plugins.encoding.text import is_blank
 from m3plugins.retrieval.document import Digest, Document, detached
 from m3plugins.retrieval.index import Ack, FailedDocument, UpsertReport
 from m3plugins.retrieval.ingest import checked
 from m3plugins.retrieval.locking import TURNS, pause
-from m3plugins.retrieval.streaming import Pending, Stream, windows
+from m3plugins.retrieval.streaming import Pending, Stream, fault, windows
 from m3plugins.retrieval.writing import REPLACED, Writer
 
 CONTENDED = "another process keeps writing the same document; index it again"
+
+Parts = Mapping[str, Sequence[Document]]
+"""The passages of documents, by the document's id."""
 
 
 def ingest_passages(
@@ -51,9 +56,13 @@ def ingest_passages(
     report = UpsertReport()
     valid = (Pending(document) for document in _valid(documents, writer, report))
     for window in windows(valid):
-        parts: dict[str, list[Document]] = {}
+        parts: dict[str, Sequence[Document]] = {}
         for item in window:
-            pieces = split(item.document, passages, encoder)
+            try:
+                pieces = split(item.document, passages, encoder)
+            except (MemoryError, RuntimeError) as err:
+                report.failed.append(FailedDocument(item.document.id, fault("the tokenizer", err)))
+                continue
             try:
                 for piece in pieces:
                     writer.check(piece)
@@ -79,18 +88,42 @@ def check_not_embedded(embeddings: object) -> None:
         raise ValueError(msg)
 
 
-def split(document: Document, passages: Passages, encoder: M3Encoder) -> list[Document]:
-    """The passages of a document, in order; one at least."""
-    starts = [heading.start for heading in document.headings]
-    return [
-        _under(
-            _nearest(document, bisect_right(starts, start) - 1, start),
-            replace(
-                document, id=f"{document.id}#{n}", text=document.text[start:end], parent_id=document.id, headings=()
-            ),
+class Pieces(Sequence[Document]):
+    """The passages of a document, in order; each is made when it is asked for.
+
+    Args:
+        document: What is cut.
+        spans: Where in its text the passages are.
+    """
+
+    def __init__(self, document: Document, spans: Sequence[tuple[int, int]]) -> None:
+        self._document = document
+        self._spans = spans
+        self._headings = [heading.start for heading in document.headings]
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    @overload
+    def __getitem__(self, item: int) -> Document: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[Document]: ...
+    def __getitem__(self, item: int | slice) -> Document | list[Document]:
+        numbers = range(len(self))[item]
+        return self._piece(numbers) if isinstance(numbers, int) else [self._piece(number) for number in numbers]
+
+    def _piece(self, number: int) -> Document:
+        document, (start, end) = self._document, self._spans[number]
+        piece = replace(
+            document, id=f"{document.id}#{number}", text=document.text[start:end], parent_id=document.id, headings=()
         )
-        for n, (start, end) in enumerate(passages.spans(document.text, encoder, starts))
-    ]
+        return _under(_nearest(document, bisect_right(self._headings, start) - 1, start), piece)
+
+
+def split(document: Document, passages: Passages, encoder: M3Encoder) -> Pieces:
+    """The passages of a document, in order; one at least."""
+    headings = [heading.start for heading in document.headings]
+    return Pieces(document, passages.spans(document.text, encoder, headings))
 
 
 def _nearest(document: Document, position: int, start: int) -> str:
@@ -101,7 +134,7 @@ def _nearest(document: Document, position: int, start: int) -> str:
     nearest = document.headings[position].text if position >= 0 else ""
     end = max(start, document.headings[position].end) if position >= 0 else start
     for heading in document.headings[position + 1 :]:
-        if document.text[end : heading.start].strip():
+        if not is_blank(document.text, end, heading.start):
             break
         nearest, end = heading.text, heading.end
     return nearest
@@ -150,7 +183,7 @@ def remove_documents(ids: Sequence[str], writer: Writer) -> int:
     raise RuntimeError(msg)
 
 
-def _store(parts: dict[str, list[Document]], encoder: M3Encoder, writer: Writer, report: UpsertReport) -> list[str]:
+def _store(parts: Parts, encoder: M3Encoder, writer: Writer, report: UpsertReport) -> list[str]:
     """Replaces documents that the caller holds by their passages; returns the ids of those that are stored."""
     owner_of = {piece.id: owner for owner, pieces in parts.items() for piece in pieces}
     digests = {piece.id: piece.digest() for pieces in parts.values() for piece in pieces}
@@ -180,7 +213,7 @@ def _store(parts: dict[str, list[Document]], encoder: M3Encoder, writer: Writer,
     return whole
 
 
-def _remove_stale(parts: dict[str, list[Document]], digests: dict[str, Digest], writer: Writer) -> set[str]:
+def _remove_stale(parts: Parts, digests: dict[str, Digest], writer: Writer) -> set[str]:
     """Removes the passages that these documents have no more; returns the documents that had some."""
     stale = {i: owner for i, owner in writer.passages_of(list(parts)).items() if i not in digests}
     if stale:
@@ -188,7 +221,7 @@ def _remove_stale(parts: dict[str, list[Document]], digests: dict[str, Digest], 
     return set(stale.values())
 
 
-def _different(parts: dict[str, list[Document]], digests: dict[str, Digest], writer: Writer) -> list[str]:
+def _different(parts: Parts, digests: dict[str, Digest], writer: Writer) -> list[str]:
     """The documents that are not stored as exactly these passages."""
     found = writer.passages_of(list(parts))
     there: dict[str, dict[str, Digest]] = {owner: {} for owner in parts}

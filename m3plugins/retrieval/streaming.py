@@ -157,16 +157,16 @@ class Stream:
 
         What the device may be to blame for, such as memory that others hold, is tried once more after a pause.
         """
-        done, fault, passing = 0, "", False
+        done, reason, passing = 0, "", False
         try:
             for output in self._encoder.iter_documents(item.document.content for item in items):
                 part = items[done : done + len(output)]
                 done += len(output)
                 yield part, output
         except Exception as err:
-            fault = " ".join(f"the encoder fails at it: {type(err).__name__}: {err}".split())[:500]
+            reason = fault("the encoder", err)
             passing = again and isinstance(err, MemoryError | RuntimeError)  # torch raises the latter
-        if not fault:
+        if not reason:
             return
         self._check_encoder()  # out of the handler: the error holds the memory of the pass that failed
         rest = items[done:]
@@ -175,7 +175,7 @@ class Stream:
             yield from self._encoded(rest, again=False)
             return
         if len(rest) == 1:
-            self._report.failed.append(FailedDocument(rest[0].document.id, fault))
+            self._report.failed.append(FailedDocument(rest[0].document.id, reason))
             return
         middle = len(rest) // 2
         for half in filter(None, (rest[:middle], rest[middle:])):
@@ -210,6 +210,11 @@ def _unfit(output: M3Output) -> str:
         found = sparse.indices[outside][0]
         return f"sparse weights must be of token ids from 0 to {sparse.vocab_size - 1}, got {found}"
     return ""
+
+
+def fault(what: str, err: Exception) -> str:
+    """Why a document is not stored that something fails at, in one line."""
+    return " ".join(f"{what} fails at it: {type(err).__name__}: {err}".split())[:500]
 
 
 def _finite(output: M3Output) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from m3plugins.encoding.text import lone_surrogate
 from m3plugins.training.controls import Controls
 
 _LARGEST_SCORE = float(np.finfo(np.float32).max)
@@ -179,11 +180,9 @@ def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
         msg = f"{name} must be a string, got {type(value).__name__}"
         raise ValueError(msg)
-    try:
-        value.encode()
-    except UnicodeEncodeError as err:
-        msg = f"{name} must be valid Unicode, got a lone surrogate at character {err.start}; repair the text first"
-        raise ValueError(msg) from err
+    if (surrogate := lone_surrogate(value)) is not None:
+        msg = f"{name} must be valid Unicode, got a lone surrogate at character {surrogate}; repair the text first"
+        raise ValueError(msg)
 
 
 def _check_not_blank(name: str, text: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from pymilvus import CollectionSchema
 from pymilvus.milvus_client.index import IndexParams
 
+from m3plugins.encoding.text import utf8_length
 from m3plugins_milvus.schema import KEY, MAX_VARCHAR
 
 MAX_ROWS = 16_384
@@ -121,7 +122,7 @@ def row_size(row: Row) -> int:
 
 def _size(value: object) -> int:
     if isinstance(value, str):
-        return len(value.encode())
+        return utf8_length(value)
     if isinstance(value, np.ndarray):
         return value.nbytes
     if isinstance(value, dict) and value and all(isinstance(key, int) for key in value):

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from m3plugins import Document, InMemoryHybridIndex, M3Encoder, M3Output
 from m3plugins.encoding import encoder as encoder_module
 from m3plugins.encoding import tokenizing
+from m3plugins.encoding.probes import TEXTS as TEXTS_OF_PROBES
 from tests.tiny import SENTENCES
 
 MIXED = [sentence[: 5 + 7 * i] for i, sentence in enumerate(SENTENCES * 3)] + ["", SENTENCES[0] * 9]

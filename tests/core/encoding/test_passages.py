@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from m3plugins import M3Encoder
-from m3plugins.encoding import Passages, passages
+from m3plugins.encoding import Passages
+from m3plugins.encoding import passages as passages_module
 from m3plugins.encoding.tokenizing import Layout
 from tests.tiny import SENTENCES
 
@@ -125,6 +126,39 @@ def test_nothing_is_lost_but_whitespace_between_passages(counter: Counter, text:
 @given(text=texts, size=st.integers(1, 80))
 def test_without_overlap_the_passages_are_the_text(counter: Counter, text: str, size: int):
     assert "".join("".join(Passages(size).split(text, counter)).split()) == "".join(text.split())
+
+
+@given(text=texts, passages=settings(), window=st.sampled_from([1, 16, 64]))
+def test_a_long_text_is_cut_window_by_window_within_size_and_without_loss(counter, text, passages, window):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passages_module, "_WINDOW_CHARACTERS", window)
+        patch.setattr(passages_module, "_CHARACTERS_PER_TOKEN", 1)
+        spans = passages.spans(text, counter)
+    assert spans == sorted(set(spans))
+    covered = {at for start, end in spans for at in range(start, end)}
+    assert {at for at, character in enumerate(text) if not character.isspace()} <= covered
+    assert all(counter.tokens(text[a:b]) <= passages.size or b - a == 1 for a, b in spans)
+
+
+def test_no_more_than_a_window_of_a_long_text_is_tokenised_at_a_time(counter: Counter, monkeypatch):
+    seen: list[int] = []
+    tokenizer = counter.tokenizer
+
+    class Watched:
+        def encode(self, text, **options):
+            seen.append(len(text))
+            return tokenizer.encode(text, **options)
+
+        def encode_batch_fast(self, texts, **options):
+            seen.append(sum(map(len, texts)))
+            return tokenizer.encode_batch_fast(texts, **options)
+
+    monkeypatch.setattr(passages_module, "_WINDOW_CHARACTERS", 2000)
+    text = " ".join(SENTENCES * 30)
+    with monkeypatch.context() as patch:
+        patch.setattr(counter, "tokenizer", Watched())
+        spans = Passages(40).spans(text, counter)
+    assert max(seen) <= 2000 < len(text) and len(spans) > 100
 
 
 @given(text=texts, passages=settings(), data=st.data())
@@ -265,7 +299,7 @@ def test_threads_cut_alike(encoder: M3Encoder):
 def test_slabs_do_not_show(unigram: Counter, monkeypatch: pytest.MonkeyPatch):
     text = " ".join(SENTENCES * 3)
     whole = Passages(64, 16).split(text, unigram)
-    monkeypatch.setattr(passages, "_SLAB_CHARACTERS", 150)
+    monkeypatch.setattr(passages_module, "_SLAB_CHARACTERS", 150)
     assert Passages(64, 16).split(text, unigram) == whole
 
 

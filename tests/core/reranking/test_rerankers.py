@@ -61,6 +61,12 @@ def test_pairs_that_are_cut_are_counted(cross_encoder_folder: Path, caplog: pyte
     assert "1 of 2 pairs were longer than 128 tokens" in caplog.text
 
 
+def test_a_huge_text_scores_as_its_beginning(cross_encoder_folder: Path, caplog: pytest.LogCaptureFixture):
+    scores = CrossEncoderReranker(cross_encoder_folder).score("fox", ["fox den " * 20_000, "fox den " * 999])
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+    assert "2 of 2 pairs were longer" in caplog.text
+
+
 def test_a_classifier_of_several_labels_is_no_reranker(tmp_path: Path):
     with pytest.raises(ValueError, match="scores with one label, .* has 3"):
         CrossEncoderReranker(save_cross_encoder(tmp_path, labels=3)).warm_up()

@@ -6,6 +6,7 @@ from m3plugins import Document, HybridRetriever, HybridWeights, InMemoryHybridIn
 from m3plugins.encoding import Passages
 from m3plugins.reranking import M3Reranker
 from m3plugins.retrieval import Heading, memory
+from m3plugins.retrieval.passages import split
 from tests.tiny import SENTENCES
 
 LONG = " ".join(SENTENCES[:4])
@@ -142,6 +143,28 @@ def test_a_document_fails_as_a_whole_and_keeps_what_it_had(index, monkeypatch):
     report = index.upsert([Document(id="a", text=LONG), Document(id="b", text="short")])
     assert (report.written, report.failed) == (1, [("a", "no room")])
     assert texts(index, "a") == ["old"]
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("the tokenizer failed")])
+def test_a_document_that_cannot_be_cut_fails_alone(index, monkeypatch, error):
+    spans = Passages.spans
+
+    def short_of_memory(self, text, *rest):
+        if text == "huge":
+            raise error
+        return spans(self, text, *rest)
+
+    monkeypatch.setattr(Passages, "spans", short_of_memory)
+    report = index.upsert([Document(id="a", text=LONG), Document(id="b", text="huge"), Document(id="c", text="a fox")])
+    assert report.written == 2
+    assert report.failed == [("b", f"the tokenizer fails at it: {type(error).__name__}: {error}")]
+
+
+def test_passages_are_made_when_they_are_asked_for(encoder):
+    pieces = split(Document(id="a", text=LONG), CUT, encoder)
+    assert pieces[0] is not pieces[0]
+    assert [piece.id for piece in pieces] == [f"a#{n}" for n in range(len(pieces))]
+    assert list(pieces)[1:] == pieces[1:]
 
 
 def test_parents_and_embeddings_of_the_callers_are_refused(index, encoder):

@@ -10,6 +10,7 @@ from elasticsearch import Elasticsearch
 
 from m3plugins import HybridRetriever
 from m3plugins_elasticsearch.enricher import Enricher, rounds
+from m3plugins_elasticsearch.enricher.feed import Feed
 from m3plugins_elasticsearch.enricher.letters import DeadLetters, Letter
 from m3plugins_elasticsearch.enricher.shards import Shard, positions
 from tests.elasticsearch.enricher.conftest import Owner, until, watching
@@ -175,6 +176,93 @@ def test_a_text_at_which_the_encoder_fails_is_a_dead_letter(articles, enricher, 
     articles.update("0", body="a fox")
     assert enricher.run_once().dead_letters == 0
     assert enricher.verify().complete
+
+
+class KilledError(BaseException):
+    """What ends a worker without a word."""
+
+
+@pytest.fixture
+def mortal(articles, attach, witness, monkeypatch):
+    """A worker that a text "poison" kills, as the system kills a process: it gives nothing back and no more signs."""
+
+    def kill(texts):
+        if any("poison" in text for text in texts):
+            raise KilledError
+
+    def leave(self):
+        if self._session is not None:
+            self._session._ended.set()
+            self._session._thread.join()
+
+    witness.hook = kill
+    monkeypatch.setattr(rounds.Rounds, "leave", leave)
+    return lambda: Enricher(attach(), lease_s=0.5, poll_s=0.05)
+
+
+def test_a_document_that_kills_every_worker_is_a_dead_letter_and_its_neighbours_are_enriched(articles, mortal):
+    articles.fill(20)
+    articles.update("7", body="poison")
+    articles.update("12", body="more poison")
+    deaths = 0
+    while True:
+        try:
+            report = mortal().run_once()
+            break
+        except KilledError:
+            deaths += 1
+    assert deaths == 5  # once with all others, then each twice alone
+    assert articles.letters() == {"7": rounds.KILLED, "12": rounds.KILLED}
+    assert report.dead_letters == 2 and report.completed
+    assert all(articles.m3(str(number)) for number in range(20) if number not in (7, 12))
+    articles.update("7", body="a fox")
+    assert mortal().run_once().dead_letters == 1
+
+
+def test_workers_that_die_at_different_documents_bury_none(articles, mortal, witness):
+    articles.fill(6)
+    calls = []
+
+    def kill(texts):
+        calls.append(texts)
+        if len(calls) in (1, 3, 5, 7):
+            raise KilledError
+
+    witness.hook = kill
+    for _ in range(4):
+        with pytest.raises(KilledError):
+            mortal().run_once()
+    report = mortal().run_once()
+    assert report.completed and report.dead_letters == 0
+    assert all(articles.m3(str(number)) for number in range(6))
+
+
+def test_workers_that_are_stopped_at_a_document_do_not_make_it_suspect(articles, attach, witness):
+    articles.fill(3)
+    for _ in range(4):
+        stop = threading.Event()
+        witness.hook = lambda texts, stop=stop: stop.set()
+        monkey = Enricher(attach(), batch=1)
+        monkey.run_once(stop=stop)
+    assert all(claim["deaths"] == 0 for ledger in articles.ledgers() for claim in ledger["claims"])
+
+
+def test_a_page_that_does_not_fit_into_memory_is_read_one_by_one(articles, attach, monkeypatch):
+    articles.fill(4)
+    articles.update("2", body="huge")
+    enricher = Enricher(attach())
+    search = Feed._search
+
+    def short_of_memory(self, shard, after, upto, without, size, wanted):
+        hits = search(self, shard, after, upto, without, size, wanted)
+        if any((hit.get("_source") or {}).get("body") == "huge" for hit in hits):
+            raise MemoryError
+        return hits
+
+    monkeypatch.setattr(Feed, "_search", short_of_memory)
+    report = enricher.run_once()
+    assert (report.enriched, report.dead) == (3, 1)
+    assert articles.letters() == {"2": "the document cannot be read: MemoryError()"}
 
 
 def test_a_model_that_makes_no_number_of_any_text_ends_a_worker(articles, enricher, witness, monkeypatch):

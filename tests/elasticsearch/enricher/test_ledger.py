@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3plugins_elasticsearch.enricher.ledger import Ledger
+from m3plugins_elasticsearch.enricher.ledger import Claim, Ledger
 from m3plugins_elasticsearch.enricher.ranges import left_out, merged, within
 
 runs = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 8)).map(lambda run: (run[0], run[0] + run[1])), max_size=8)
@@ -62,3 +62,22 @@ def test_every_change_is_settled_once_or_in_one_claim_or_not_handed_out(schedule
         assert set(range(ledger.checkpoint + 1)) <= settled
         assert ledger.checkpoint >= before
         assert Ledger.from_dict(ledger.to_dict()) == ledger
+
+
+def test_a_claim_knows_the_workers_that_died_at_it_not_those_that_gave_it_back():
+    ledger = Ledger("h").handing_out(9, "a")
+    (claim,) = ledger.claims
+    assert claim.deaths == 0
+    (claim,) = ledger.released("a").taken_over(ledger.released("a").claims[0], "b").claims
+    assert (claim.session, claim.deaths) == ("b", 0)
+    ledger = ledger.taken_over(ledger.claims[0], "b")
+    assert ledger.claims == (Claim(-1, 9, "b", 1),)
+    ledger = ledger.taken_over(ledger.claims[0], "c")
+    assert ledger.claims == (Claim(-1, 9, "c", 2),)
+    assert ledger.advanced(ledger.claims[0], 4).claims == (Claim(4, 9, "c", 1),)  # the next document has killed nobody
+
+
+def test_a_ledger_of_before_deaths_were_counted_is_read():
+    stored = Ledger("h").handing_out(9, "a").to_dict()
+    del stored["claims"][0]["deaths"]
+    assert Ledger.from_dict(stored) == Ledger("h").handing_out(9, "a")

@@ -76,8 +76,8 @@ def compare(change: Change, layout: Layout, models: Collection[str]) -> Compared
     try:
         document = layout.document(change.id, change.source, strict=True)
         document.check()
-    except ValueError as err:
-        return Compared(change, fault=str(err))
+    except (ValueError, MemoryError, RecursionError) as err:
+        return Compared(change, fault=str(err) or repr(err))
     return Compared(change, document, before=_before(change, models))
 
 

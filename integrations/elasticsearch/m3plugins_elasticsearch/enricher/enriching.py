@@ -15,7 +15,9 @@ from m3plugins_elasticsearch.enricher.ranges import Range
 from m3plugins_elasticsearch.enricher.write_back import WriteBack
 
 
-def enrich(writer: WriteBack, claim: Claim, without: Sequence[Range], progressed: Callable[[], None]) -> None:
+def enrich(
+    writer: WriteBack, claim: Claim, without: Sequence[Range], progressed: Callable[[], None], *, fault: str = ""
+) -> None:
     """Brings the documents of a claim up to date; when it returns, each is, or has a dead letter, or a newer change.
 
     Args:
@@ -23,6 +25,7 @@ def enrich(writer: WriteBack, claim: Claim, without: Sequence[Range], progressed
         claim: Which changes.
         without: Changes that are our own.
         progressed: Called after each batch.
+        fault: Why the documents are dead letters, unread, if they are.
 
     Raises:
         LeaseLostError: If the claim is another's by now.
@@ -33,7 +36,7 @@ def enrich(writer: WriteBack, claim: Claim, without: Sequence[Range], progressed
     letters: dict[str, Filed] = {}
 
     def items() -> Iterator[Pending]:
-        for page in target.feed.changes(writer.shard.number, claim.after, claim.upto, without):
+        for page in target.feed.changes(writer.shard.number, claim.after, claim.upto, without, fault=fault):
             writer.session.check()
             known = target.letters.known(writer.shard, [change.id for change in page])
             letters.update(known)

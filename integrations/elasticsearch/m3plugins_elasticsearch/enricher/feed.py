@@ -92,7 +92,9 @@ class Feed:
         hits = self._search(shard, after, upto, without, count, {"stored_fields": "_none_", "source": False})
         return int(hits[-1]["sort"][0]) if len(hits) == count else upto
 
-    def changes(self, shard: int, after: int, upto: int, without: Sequence[Range] = ()) -> Iterator[list[Change]]:
+    def changes(
+        self, shard: int, after: int, upto: int, without: Sequence[Range] = (), *, fault: str = ""
+    ) -> Iterator[list[Change]]:
         """The documents, in pages of bounded size.
 
         Args:
@@ -100,14 +102,17 @@ class Feed:
             after: Number ahead of the first change.
             upto: The last change.
             without: Changes to leave out.
+            fault: Why the documents themselves are not to be read, if they are not.
         """
-        while after < upto and (hits := self._page(shard, after, upto, without, self._size)):
+        while after < upto and (hits := self._page(shard, after, upto, without, self._size, fault)):
             after = hits[-1]["_seq_no"]
             each = max(1, len(json.dumps([hit.get("_source") for hit in hits])) // len(hits))
             self._size = max(1, min(2 * self._size, PAGE, PAGE_BYTES // each))
             yield [self._change(hit) for hit in hits]
 
-    def _page(self, shard: int, after: int, upto: int, without: Sequence[Range], size: int) -> list[dict[str, Any]]:
+    def _page(
+        self, shard: int, after: int, upto: int, without: Sequence[Range], size: int, fault: str = ""
+    ) -> list[dict[str, Any]]:
         """The next hits; of a page that cannot be read only the first, without its source if it is to blame."""
         layout = self.reader.layout
         wanted = {
@@ -115,16 +120,21 @@ class Feed:
             "docvalue_fields": [layout.field(name) for name in _KEPT],
             "seq_no_primary_term": True,
         }
+        if fault:
+            hits = self._search(shard, after, upto, without, size, {**wanted, "source": False})
+            return [{**hit, "fault": fault} for hit in hits]
         try:
             return self._search(shard, after, upto, without, size, wanted)
+        except MemoryError as err:
+            fault = "" if size > 1 else f"the document cannot be read: {err!r}"
+            return self._page(shard, after, upto, without, 1, fault)
         except ElasticsearchIndexError as err:
             if not isinstance(err.__cause__, SerializationError | BadRequestError):
                 self._size = max(1, size // 2)  # perhaps it was too much
                 raise
             if size > 1:
                 return self._page(shard, after, upto, without, 1)
-            hits = self._search(shard, after, upto, without, 1, {**wanted, "source": False})
-            return [{**hit, "fault": f"the document cannot be read: {_cause(err.__cause__)}"} for hit in hits]
+            return self._page(shard, after, upto, without, 1, f"the document cannot be read: {_cause(err.__cause__)}")
 
     def _search(
         self, shard: int, after: int, upto: int, without: Sequence[Range], size: int, wanted: Mapping[str, Any]

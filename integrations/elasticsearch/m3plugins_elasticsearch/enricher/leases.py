@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError
-from m3plugins_elasticsearch.enricher.ledger import Claim, Ledger
+from m3plugins_elasticsearch.enricher.ledger import RELEASED, Claim, Ledger
 from m3plugins_elasticsearch.enricher.places import Place
 from m3plugins_elasticsearch.enricher.session import Session, Watcher, now
 from m3plugins_elasticsearch.enricher.shards import Shard
@@ -15,6 +15,7 @@ from m3plugins_elasticsearch.enricher.shards import Shard
 PLACE = "m3-enricher."
 """Ahead of an index's name: where its ledgers and sessions are. Ahead, so that no wildcard of its owner takes them."""
 
+_HASTE_S = 5.0
 _NO_INDEX = "index_not_found_exception"
 _MAPPING = {"worker": {"type": "keyword"}, "time": {"type": "date"}}
 
@@ -46,6 +47,7 @@ class Leases:
         self.place = Place(connection, PLACE + index, _MAPPING)
         self.watcher = Watcher(connection, self.place)
         self._connection = connection
+        self._index = index
 
     def read(self, shards: Iterable[Shard]) -> dict[int, Entry]:
         """The ledgers of the shards, by number.
@@ -75,7 +77,8 @@ class Leases:
         """
         while True:
             ledger = entry.ledger
-            left = ledger.left_by({session.id} | self.watcher.dead(ledger.sessions() - {session.id}))
+            ours = {session.id, RELEASED}
+            left = ledger.left_by(ours | self.watcher.dead(ledger.sessions() - ours))
             if left is not None and left.session == session.id:
                 return left
             if left is None and ledger.handed >= upto:
@@ -102,6 +105,31 @@ class Leases:
         entry = self.read([shard])[shard.number]
         while not self._set(entry, entry.ledger.settled(claim, known)):
             entry = self.read([shard])[shard.number]
+
+    def advance(self, shard: Shard, claim: Claim, after: int) -> Claim:
+        """The claim less what is done of it; if it is somebody else's by now, it stays theirs.
+
+        Args:
+            shard: Whose changes they are.
+            claim: What was taken.
+            after: The last change that is done.
+        """
+        entry = self.read([shard])[shard.number]
+        while not self._set(entry, entry.ledger.advanced(claim, after)):
+            entry = self.read([shard])[shard.number]
+        return Ledger(shard.history, claims=(claim,)).advanced(claim, after).claims[0]
+
+    def release(self, shard: Shard, session: str) -> None:
+        """Gives back what a session has not finished that ends in good order: not even that is worth waiting for.
+
+        Raises:
+            ElasticsearchIndexError: If it cannot be done at once; then it counts as a worker that died.
+        """
+        client = self._connection.client.options(request_timeout=_HASTE_S)
+        hasty = Leases(replace(self._connection, client=client, patience=0.0, waits=0.0), self._index)
+        entry = hasty.read([shard])[shard.number]
+        while not hasty._set(entry, entry.ledger.released(session)):
+            entry = hasty.read([shard])[shard.number]
 
     def restart(self, shard: Shard) -> None:
         """Forgets what was done; all changes are handed out once more."""

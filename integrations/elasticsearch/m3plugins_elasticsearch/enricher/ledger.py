@@ -2,6 +2,10 @@
 
 A worker claims a run of changes, works it off and gives the claim back. So any number of workers share any number of
 shards, and what a dead worker held is known to the change. Below the checkpoint everything is settled.
+
+A document may be what killed a worker: too large for the machine, say. So a claim knows how many workers died at it.
+After the first death its documents are worked on one by one, and the claim begins anew behind each; the document at
+which it then ends again and again is the one to blame.
 """
 
 from __future__ import annotations
@@ -12,6 +16,12 @@ from typing import Any
 
 from m3plugins_elasticsearch.enricher.ranges import Range, left_out, merged
 
+RELEASED = ""
+"""The session of a claim that was given back unfinished."""
+
+DEADLY = 3
+"""Workers that die at a claim until its first document is to blame: with all the others, then twice alone."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -20,12 +30,14 @@ class Claim:
     Attributes:
         after: Sequence number ahead of the first.
         upto: The last.
-        session: Whose it is.
+        session: Whose it is; `RELEASED` if anybody's.
+        deaths: How many workers died while it was theirs.
     """
 
     after: int
     upto: int
     session: str
+    deaths: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,8 +79,18 @@ class Ledger:
 
     def taken_over(self, claim: Claim, session: str) -> Ledger:
         """The claim in another's hands."""
-        others = tuple(one for one in self.claims if one != claim)
-        return replace(self, claims=(*others, replace(claim, session=session)))
+        deaths = claim.deaths + (claim.session != RELEASED)
+        return self._replacing(claim, replace(claim, session=session, deaths=deaths))
+
+    def released(self, session: str) -> Ledger:
+        """The claims of a session that ends in good order, for anybody."""
+        return replace(
+            self, claims=tuple(replace(one, session=RELEASED) if one.session == session else one for one in self.claims)
+        )
+
+    def advanced(self, claim: Claim, after: int) -> Ledger:
+        """The claim less what is done of it; what comes next is not to blame for the deaths, but suspect."""
+        return self._replacing(claim, replace(claim, after=after, deaths=min(claim.deaths, 1)))
 
     def handing_out(self, upto: int, session: str) -> Ledger:
         """The next changes, in these hands."""
@@ -83,6 +105,9 @@ class Ledger:
         left = replace(self, claims=tuple(one for one in self.claims if one != claim))
         known = (*self.written, *((number, number) for number in written))
         return replace(left, written=merged(known, above=left.checkpoint))
+
+    def _replacing(self, claim: Claim, new: Claim) -> Ledger:
+        return replace(self, claims=tuple(new if one == claim else one for one in self.claims))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

@@ -5,21 +5,28 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from m3plugins_elasticsearch.attached import AttachedIndex
+from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher.enriching import enrich
 from m3plugins_elasticsearch.enricher.leases import Entry
-from m3plugins_elasticsearch.enricher.ledger import Claim, Ledger
+from m3plugins_elasticsearch.enricher.ledger import DEADLY, Claim, Ledger
 from m3plugins_elasticsearch.enricher.metrics import Metrics, Tally, Timeline
 from m3plugins_elasticsearch.enricher.pace import NotReadyError, Pace
 from m3plugins_elasticsearch.enricher.places import PlaceGoneError
+from m3plugins_elasticsearch.enricher.ranges import Range
 from m3plugins_elasticsearch.enricher.session import LeaseLostError, Session
 from m3plugins_elasticsearch.enricher.shards import Positions, Shard, positions
 from m3plugins_elasticsearch.enricher.target import Target, open_target
 from m3plugins_elasticsearch.enricher.write_back import StoppedError, WriteBack
 
+KILLED = (
+    f"{DEADLY} workers in a row died while they worked on it, as they do where it takes more memory than there is; "
+    "cut it or give them more, then enrich anew"
+)
 PRUNE_S = 600.0
 """About as often a worker that watches looks for void dead letters."""
 
@@ -69,6 +76,7 @@ class Rounds:
         self._tally, self._timeline, self._pace = Tally(), Timeline(), Pace(options.batch)
         self._target: Target | None = None
         self._session: Session | None = None
+        self._held: dict[int, Shard] = {}
         self._visible: dict[str, int] = {}
         self._prune_at = 0.0
         self._error = ""
@@ -163,8 +171,14 @@ class Rounds:
     def leave_session(self) -> None:
         """Lets go of all claims, for others to take."""
         session, self._session = self._session, None
-        if session is not None:
-            session.end()
+        held, self._held = self._held, {}
+        if session is None:
+            return
+        for shard in held.values():
+            if self._target is not None:
+                with suppress(ElasticsearchIndexError):
+                    self._target.leases.release(shard, session.id)
+        session.end()
 
     def _new_session(self, target: Target) -> Session:
         options = self._options
@@ -185,12 +199,36 @@ class Rounds:
             return None
         if claim.upto <= entry.ledger.handed:  # it was somebody's before: what he wrote for it is to be seen
             target.feed.refresh()
+        self._held[shard.number] = shard
         started = time.monotonic()
         writer = WriteBack(target, shard, session, self._tally, self._lag(shard), self._stop)
-        enrich(writer, claim, entry.ledger.written, lambda: self._on_progress(self.metrics()))
+        try:
+            rest = self._work_off(writer, claim, entry.ledger.written)
+        except MemoryError:
+            del self._held[shard.number]  # it counts as a death
+            raise
         self._pace.took(time.monotonic() - started)
         session.check()
-        target.leases.settle(shard, claim, self._lasting(target, shard, writer.numbers))
+        target.leases.settle(shard, rest, self._lasting(target, shard, writer.numbers))
+        del self._held[shard.number]
+        return claim
+
+    def _work_off(self, writer: WriteBack, claim: Claim, without: Sequence[Range]) -> Claim:
+        """Brings the documents of a claim up to date; returns what is left of it to settle.
+
+        If workers died at it, one by one: then it is known which document it is.
+        """
+        target, shard = writer.target, writer.shard
+        progressed = lambda: self._on_progress(self.metrics())  # noqa: E731
+        while claim.deaths:
+            upto = target.feed.end(shard.number, claim.after, claim.upto, without, 1)
+            fault = KILLED if claim.deaths >= DEADLY else ""
+            enrich(writer, replace(claim, upto=upto), without, progressed, fault=fault)
+            if upto >= claim.upto:
+                return claim
+            writer.session.check()
+            claim = target.leases.advance(shard, claim, upto)
+        enrich(writer, claim, without, progressed)
         return claim
 
     def _lag(self, shard: Shard) -> Callable[[int], float | None]:
