@@ -74,7 +74,8 @@ def test_a_claim_knows_the_workers_that_died_at_it_not_those_that_gave_it_back()
     assert ledger.claims == (Claim(-1, 9, "b", 1),)
     ledger = ledger.taken_over(ledger.claims[0], "c")
     assert ledger.claims == (Claim(-1, 9, "c", 2),)
-    assert ledger.advanced(ledger.claims[0], 4).claims == (Claim(4, 9, "c", 1),)  # the next document has killed nobody
+    ledger = ledger.taken_over(ledger.claims[0], "d")
+    assert ledger.advanced(ledger.claims[0], 4).claims == (Claim(4, 9, "d", 2),)  # the next document has killed nobody
 
 
 def test_a_ledger_of_before_deaths_were_counted_is_read():

@@ -4,8 +4,8 @@ A worker claims a run of changes, works it off and gives the claim back. So any 
 shards, and what a dead worker held is known to the change. Below the checkpoint everything is settled.
 
 A document may be what killed a worker: too large for the machine, say. So a claim knows how many workers died at it.
-After the first death its documents are worked on one by one, and the claim begins anew behind each; the document at
-which it then ends again and again is the one to blame.
+After the second death its documents are worked on one by one, and the claim begins anew behind each; the document at
+which it then ends twice more is the one to blame.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from m3plugins_elasticsearch.enricher.ranges import Range, left_out, merged
 RELEASED = ""
 """The session of a claim that was given back unfinished."""
 
-DEADLY = 3
-"""Workers that die at a claim until its first document is to blame: with all the others, then twice alone."""
+ALONE = 2
+"""Workers that die at a claim until its documents are worked on one by one; one alone may have been killed by anything."""
+
+DEADLY = ALONE + 2
+"""Workers that die at a claim until its first document is to blame."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Ledger:
 
     def advanced(self, claim: Claim, after: int) -> Ledger:
         """The claim less what is done of it; what comes next is not to blame for the deaths, but suspect."""
-        return self._replacing(claim, replace(claim, after=after, deaths=min(claim.deaths, 1)))
+        return self._replacing(claim, replace(claim, after=after, deaths=min(claim.deaths, ALONE)))
 
     def handing_out(self, upto: int, session: str) -> Ledger:
         """The next changes, in these hands."""

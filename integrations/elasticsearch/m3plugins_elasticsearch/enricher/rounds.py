@@ -13,7 +13,7 @@ from m3plugins_elasticsearch.attached import AttachedIndex
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher.enriching import enrich
 from m3plugins_elasticsearch.enricher.leases import Entry
-from m3plugins_elasticsearch.enricher.ledger import DEADLY, Claim, Ledger
+from m3plugins_elasticsearch.enricher.ledger import ALONE, DEADLY, Claim, Ledger
 from m3plugins_elasticsearch.enricher.metrics import Metrics, Tally, Timeline
 from m3plugins_elasticsearch.enricher.pace import NotReadyError, Pace
 from m3plugins_elasticsearch.enricher.places import PlaceGoneError
@@ -24,7 +24,7 @@ from m3plugins_elasticsearch.enricher.target import Target, open_target
 from m3plugins_elasticsearch.enricher.write_back import StoppedError, WriteBack
 
 KILLED = (
-    f"{DEADLY} workers in a row died while they worked on it, as they do where it takes more memory than there is; "
+    f"{DEADLY} workers died while they worked on it, as they do where it takes more memory than there is; "
     "cut it or give them more, then enrich anew"
 )
 PRUNE_S = 600.0
@@ -216,11 +216,11 @@ class Rounds:
     def _work_off(self, writer: WriteBack, claim: Claim, without: Sequence[Range]) -> Claim:
         """Brings the documents of a claim up to date; returns what is left of it to settle.
 
-        If workers died at it, one by one: then it is known which document it is.
+        If several workers died at it, one by one: then it is known which document it is.
         """
         target, shard = writer.target, writer.shard
         progressed = lambda: self._on_progress(self.metrics())  # noqa: E731
-        while claim.deaths:
+        while claim.deaths >= ALONE:
             upto = target.feed.end(shard.number, claim.after, claim.upto, without, 1)
             fault = KILLED if claim.deaths >= DEADLY else ""
             enrich(writer, replace(claim, upto=upto), without, progressed, fault=fault)
