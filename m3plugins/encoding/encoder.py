@@ -137,7 +137,9 @@ class M3Encoder:
 
         Returns:
             Embeddings in input order. Texts longer than `document_max_length` are cut, marked in
-            `truncated` and counted in a warning.
+            `truncated` and counted in a warning. A text is tokenised as far as that takes, whatever its
+            length; it also counts as cut at a run of more than 131,072 characters that offers no place
+            to split, such as one character repeated.
 
         Raises:
             TypeError: If `texts` is a string or holds something else than strings.

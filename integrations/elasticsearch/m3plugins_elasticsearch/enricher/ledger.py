@@ -20,7 +20,7 @@ RELEASED = ""
 """The session of a claim that was given back unfinished."""
 
 ALONE = 2
-"""Workers that die at a claim until its documents are worked on one by one; one alone may have been killed by anything."""
+"""Workers that die at a claim until its documents are worked on one by one: one may be killed by anything."""
 
 DEADLY = ALONE + 2
 """Workers that die at a claim until its first document is to blame."""
