@@ -189,5 +189,25 @@ def readable(path: Path) -> Iterator[None]:
         raise ValueError(msg) from err
 
 
+@contextmanager
+def loadable(what: str, folder: Path) -> Iterator[None]:
+    """Tells in a line, and by its folder, whatever transformers raises at a file that cannot be right.
+
+    Args:
+        what: Is made of the folder, as "the model".
+        folder: The checkpoint's.
+
+    Raises:
+        ValueError: In place of theirs. What a package, the memory or the disk lacks stays as it is.
+    """
+    try:
+        yield
+    except (ImportError, MemoryError, OSError):
+        raise
+    except Exception as err:
+        msg = f"{folder} cannot be loaded, {what} cannot be made of its files ({_line(err)}); download it again"
+        raise ValueError(msg) from err
+
+
 def _line(err: Exception) -> str:
     return " ".join(f"{type(err).__name__}: {err}".split())[:200]

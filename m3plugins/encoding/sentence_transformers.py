@@ -40,7 +40,7 @@ class Prompts:
     def __post_init__(self) -> None:
         for name, prompt in asdict(self).items():
             if not isinstance(prompt, str) or prompt.encode(errors="replace").decode() != prompt:
-                msg = f"the {name} prompt must be a string of valid Unicode, got {prompt!r}"
+                msg = f"the {name} prompt must be a string of valid Unicode, got {str(prompt)[:80]!r}"
                 raise ValueError(msg)
 
 
@@ -81,7 +81,11 @@ def read_prompts(folder: Path) -> Prompts:
         raise ValueError(msg)
     otherwise = "" if default is None else prompts[default]
     document = next((prompts[name] for name in _DOCUMENT_PROMPTS if name in prompts), otherwise)
-    return Prompts(query=prompts.get("query", otherwise), document=document)
+    try:
+        return Prompts(query=prompts.get("query", otherwise), document=document)
+    except ValueError as err:
+        msg = f"{folder / _PROMPTS_FILE}: {err}"
+        raise ValueError(msg) from err
 
 
 def save_prompts(folder: Path, prompts: Prompts) -> None:

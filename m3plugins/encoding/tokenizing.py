@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from m3plugins.encoding.checking import loadable
 from m3plugins.encoding.shortening import Shortener
 from m3plugins.encoding.text import lone_surrogate
 
@@ -160,11 +161,12 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, SpecialIds]:
     """The folder's fast tokenizer, which neither cuts nor pads, and its special ids.
 
     Raises:
-        ValueError: If the tokenizer has no fast form.
+        ValueError: If the tokenizer has no fast form, or cannot be made of its files.
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False, local_files_only=True)
+    with loadable("the tokenizer", folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False, local_files_only=True)
     if not tokenizer.is_fast:
         msg = f"{folder} has no fast tokenizer; add its tokenizer.json"
         raise ValueError(msg)

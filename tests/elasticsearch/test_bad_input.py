@@ -37,7 +37,7 @@ LIMITS = {
 
 class TestBadInput(StoredBadInputSuite):
     error = ElasticsearchIndexError
-    meaningless = (0.0, -0.5, 1e-39)
+    meaningless = (0.0, 1e-39)
 
     def own_verbs(self, index):
         return [*super().own_verbs(index), lambda: index.probe()]

@@ -10,6 +10,7 @@ from m3plugins.encoding import Passages
 from m3plugins.retrieval import IndexNotFoundError
 from m3plugins_milvus import MilvusHybridIndex
 from m3plugins_milvus.blocks import block_row
+from m3plugins_milvus.client import MilvusIndexError
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.identity import IDENTITY_KEY, Identity
 from tests.tiny import random_documents, save_checkpoint
@@ -170,7 +171,7 @@ def test_documents_whose_identity_is_lost_are_not_taken_for_an_interrupted_creat
     index.upsert(random_documents(5))
     index._store.blocks.delete([IDENTITY_KEY])
     index.close()
-    with pytest.raises(ValueError, match="was not made by MilvusHybridIndex"):
+    with pytest.raises(MilvusIndexError, match="the identity of the index 'docs' is lost"):
         MilvusHybridIndex.open("docs", encoder=encoder, uri=tmp_path / "m3.db")
     with pytest.raises(ValueError, match="already"):
         create()

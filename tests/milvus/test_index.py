@@ -46,7 +46,12 @@ def test_a_name_is_usable_after_an_interrupted_create(encoder, tmp_path, monkeyp
         patch.setattr(lifecycle, "_check_sparse", interrupt)
         with pytest.raises(KeyboardInterrupt):
             MilvusHybridIndex.create("docs", encoder=encoder, uri=tmp_path / "m3.db")
-    with MilvusHybridIndex.create("docs", encoder=encoder, uri=tmp_path / "m3.db") as index:
-        index._store.documents.drop()  # as far as a killed drop() came
+    with (
+        MilvusHybridIndex.create("docs", encoder=encoder, uri=tmp_path / "m3.db") as index,
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(type(index._store.blocks), "drop", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            index.drop()
     with MilvusHybridIndex.create("docs", encoder=encoder, uri=tmp_path / "m3.db") as index:
         assert index.count() == 0

@@ -19,9 +19,9 @@ from benchmarks.fuzz.references import records
 from benchmarks.fuzz.report import markdown
 from benchmarks.fuzz.rows import rows
 from benchmarks.fuzz.search import search
+from m3plugins import M3Encoder
 from m3plugins.cli import inputs
 from m3plugins.compression import Int8Codec
-from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins_milvus import store
 
 TREE = {"a": 1, "b": [1, 2], "c": {"d": "x"}}
@@ -65,7 +65,7 @@ def test_a_model_that_encodes_otherwise_under_the_same_fingerprint_is_found(
 ) -> None:
     case = (Edit("model-00001-of-00003.safetensors", "fill", ("embeddings.LayerNorm.bias",), 3.0),)
     assert Checkpoints(tmp_path / "sound").check(case) is None
-    monkeypatch.setattr(Checkpoint, "fingerprint", lambda *_, **__: "same")
+    monkeypatch.setattr(M3Encoder, "fingerprint", "same")
     with pytest.raises(Failure, match="one fingerprint for two models"):
         Checkpoints(tmp_path / "planted").check(case)
 

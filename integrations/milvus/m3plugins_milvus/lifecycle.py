@@ -96,18 +96,31 @@ def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A0
     name = connection.resolve(name)
     documents, blocks = _collections(connection, name)
     connection.check(documents.name, blocks.name)
-    identity = _identity(blocks) if _exists(documents) else None
+    identity = _made_by(documents, blocks)
     if identity is None:
-        if _is_unfinished(documents, blocks) or not (_exists(documents) or _is_blocks(blocks)):
-            raise not_found(name, connection.uri)
-        if _is_blocks(blocks):
-            lost = f"the collection {name!r}" if not _exists(documents) else f"the identity of the index {name!r}"
-            msg = f"{lost} is lost, {blocks.name!r} still holds its token vectors; restore it from a copy, or drop both"
-            raise MilvusIndexError(msg)
-        msg = f"the collection {name!r} was not made by MilvusHybridIndex.create; choose another name, or attach to it"
-        raise ValueError(msg)
+        with writer_lock(connection, name):  # of a thread that is making it
+            identity = _made_by(documents, blocks)
+            if identity is None:
+                raise _unfit(documents, blocks)
     documents.load()
     return name, identity
+
+
+def _made_by(documents: Collection, blocks: Collection) -> Identity | None:
+    return _identity(blocks) if _exists(documents) else None
+
+
+def _unfit(documents: Collection, blocks: Collection) -> Exception:
+    """Why two collections cannot be opened as an index."""
+    name = documents.name
+    if _is_unfinished(documents, blocks) or not (_exists(documents) or _is_blocks(blocks)):
+        return not_found(name, documents.connection.uri)
+    if _is_blocks(blocks):
+        lost = f"the collection {name!r}" if not _exists(documents) else f"the identity of the index {name!r}"
+        msg = f"{lost} is lost, {blocks.name!r} still holds its token vectors; restore it from a copy, or drop both"
+        return MilvusIndexError(msg)
+    msg = f"the collection {name!r} was not made by MilvusHybridIndex.create; choose another name, or attach to it"
+    return ValueError(msg)
 
 
 def names(connection: Connection) -> list[str]:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from m3plugins.encoding.backends.base import BatchOutput
-from m3plugins.encoding.checking import check_parameters
+from m3plugins.encoding.checking import check_parameters, loadable
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, Checkpoint
 from m3plugins.encoding.forking import ON_ACCELERATOR, ForkError
 from m3plugins.encoding.options import Dtype
@@ -172,19 +172,20 @@ def load_pretrained(auto: type[Any], folder: Path) -> tuple[PreTrainedModel, Map
     """
     local = {"trust_remote_code": False, "local_files_only": True}
     Checkpoint(folder).check_sizes()
-    with quiet():
+    with quiet(), loadable("the model", folder):
         config = AutoConfig.from_pretrained(folder, **local)  # read apart, it overrides no argument
         with torch.device("meta"):  # shapes, without memory
             described = auto.from_config(deepcopy(config), trust_remote_code=False, attn_implementation=_ATTENTION[1])
-        check_parameters(described.num_parameters(), Checkpoint(folder).weight_files(), folder / "config.json")
-        options: dict[str, Any] = {
-            **local,
-            "config": config,
-            "use_safetensors": any(folder.glob("model*.safetensors")),
-            "torch_dtype": torch.float32,
-            "output_loading_info": True,
-            "ignore_mismatched_sizes": True,
-        }
+    check_parameters(described.num_parameters(), Checkpoint(folder).weight_files(), folder / "config.json")
+    options: dict[str, Any] = {
+        **local,
+        "config": config,
+        "use_safetensors": any(folder.glob("model*.safetensors")),
+        "torch_dtype": torch.float32,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }
+    with quiet(), loadable("the model", folder):
         try:
             model, report = auto.from_pretrained(folder, attn_implementation=_ATTENTION[0], **options)
         except ValueError as err:

@@ -101,7 +101,8 @@ def test_a_saved_folder_has_the_files_of_the_one_it_came_from(tiny: Path, tmp_pa
     (base / "1_Pooling").mkdir()
     (base / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
     (base / "sentencepiece.bpe.model").write_bytes(b"pieces")
-    for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
+    (base / "modules.json").write_text("[]")
+    for name in ("sentence_bert_config.json", "config_sentence_transformers.json"):
         (base / name).write_text("{}")  # or sentence-transformers would pool by the mean, and not normalise
     M3Model(Checkpoint(base)).save(tmp_path / "saved")
     assert Checkpoint(tmp_path / "saved").pooling == "mean"
