@@ -124,7 +124,11 @@ class Checkpoint:
         """
         tokenizer_config = self.folder / "tokenizer_config.json"
         stated = read_json(tokenizer_config, dict) if tokenizer_config.is_file() else {}
-        return max_sequence_length(self.config, stated.get("model_max_length"))
+        try:
+            return max_sequence_length(self.config, stated.get("model_max_length"))
+        except ValueError as err:
+            msg = f"{self.folder}: {err}"
+            raise ValueError(msg) from err
 
     def load_head(self, head: str) -> dict[str, torch.Tensor]:
         """The `weight` and `bias` of a head's linear layer.

@@ -40,7 +40,7 @@ class Prompts:
     def __post_init__(self) -> None:
         for name, prompt in asdict(self).items():
             if not isinstance(prompt, str) or prompt.encode(errors="replace").decode() != prompt:
-                msg = f"the {name} prompt must be a string of valid Unicode, got {str(prompt)[:80]!r}"
+                msg = f"the {name} prompt must be a string of valid Unicode, got {prompt!r:.80}"
                 raise ValueError(msg)
 
 
@@ -105,11 +105,11 @@ def _pooling_config(folder: Path) -> dict[str, Any]:
     path = "1_Pooling"
     for module in _read(folder / "modules.json", list):
         if not (isinstance(module, dict) and all(isinstance(module.get(key), str) for key in ("type", "path"))):
-            msg = f"each module must have a type and a path, {folder / 'modules.json'} has {module!r}"
+            msg = f"each module must have a type and a path, {folder / 'modules.json'} has {module!r:.80}"
             raise ValueError(msg)
         name = module["type"].rpartition(".")[2]
         if name not in _MODULES:
-            msg = f"dense vectors must be pooled token states, {folder / 'modules.json'} has a {name} module too"
+            msg = f"dense vectors must be pooled token states, {folder / 'modules.json'} has a {name[:80]} module too"
             raise ValueError(msg)
         if name == "Pooling":
             path = module["path"]
