@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import stat
@@ -165,6 +166,15 @@ def check_packed(path: Path) -> None:
         if any(record.compress_type != zipfile.ZIP_STORED for record in file.infolist()):
             msg = f"{path} is compressed, which no weight file of torch is; save it again with torch.save"
             raise ValueError(msg)
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file, as 64 hex digits."""
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            hasher.update(block)
+    return hasher.hexdigest()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+
+from m3plugins.encoding.checking import digest
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def seal(folder: Path) -> None:
     """Writes the manifest of a checkpoint whose files are all there; they are on the disk when it is."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
-        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": digest(path)}
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
@@ -57,7 +58,7 @@ def verify(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             raise _damaged(folder, name, "is missing")
-        if path.stat().st_size != stated["bytes"] or _sha256(path) != stated["sha256"]:
+        if path.stat().st_size != stated["bytes"] or digest(path) != stated["sha256"]:
             raise _damaged(folder, name, "is not what was written")
 
 
@@ -178,11 +179,3 @@ def _sealed_at(folder: Path) -> int:
         return int(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["time"])
     except (ValueError, LookupError, TypeError):
         return (folder / MANIFEST).stat().st_mtime_ns
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -10,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from m3plugins.encoding.checking import read_json
+from m3plugins.encoding.checking import digest, read_json
 
 RECORD = "files.json"
 
@@ -69,15 +68,6 @@ def find_damage(folder: Path, *, weights: str, thorough: bool = False) -> str:
         with suppress(OSError):  # copied, say; else it is read again the next time
             record(folder)
     return ""
-
-
-def digest(path: Path) -> str:
-    """The sha256 of a file."""
-    hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            hasher.update(block)
-    return hasher.hexdigest()
 
 
 def _files(folder: Path) -> list[str]:
