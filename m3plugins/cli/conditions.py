@@ -88,8 +88,8 @@ def _value(typed: str) -> Scalar:
     return _text(typed)
 
 
-def parse_weights(text: str) -> HybridWeights | None:
-    """Weights by head; a head that is not named has weight 0. None where nothing is said.
+def parse_weights(text: str) -> HybridWeights:
+    """Weights by head; a head that is not named has weight 0. Of an empty text, the default ones.
 
     Raises:
         CallError: If a head is unknown or named twice, or a weight is none.
@@ -99,7 +99,7 @@ def parse_weights(text: str) -> HybridWeights | None:
         HybridWeights(dense=1.0, sparse=0.3, multi_vector=0.0, bm25=0.0)
     """
     if not text:
-        return None
+        return HybridWeights()
     weights: dict[str, float] = {leg: 0.0 for leg in LEGS}
     try:
         return HybridWeights(**(weights | named_numbers(text, LEGS)))
