@@ -56,7 +56,7 @@ def note_call(output: Path, call: Mapping[str, Any]) -> None:
 
 def run(trainer: SelfDistillationTrainer, output: Path, *, resume: bool, as_json: bool) -> int:
     """Trains, saves and reports."""
-    from m3plugins.training.checkpointing import newest
+    from m3plugins.training.checkpoint.folders import newest
     from m3plugins.training.progress import shown
 
     before: dict[str, float] = {}

@@ -8,16 +8,16 @@ if find_spec("accelerate") is None or find_spec("peft") is None:
 
 from m3plugins.evaluation.dataset import DatasetError
 from m3plugins.training.arguments import SelfDistillationArguments
-from m3plugins.training.batch import Batch, TokenBatch
+from m3plugins.training.data.batch import Batch, TokenBatch
 from m3plugins.training.callbacks import Drift, Probe, SparseCollapseAlarm
-from m3plugins.training.checkpointing import CheckpointError
-from m3plugins.training.collator import M3Collator
-from m3plugins.training.dataset import M3Dataset
-from m3plugins.training.examples import Example
-from m3plugins.training.losses import LossOptions, M3Loss, PerHead, m3_loss
-from m3plugins.training.model import M3Model
-from m3plugins.training.representations import Representations, TokenVectors, TokenWeights
-from m3plugins.training.teachers import (
+from m3plugins.training.checkpoint.folders import CheckpointError
+from m3plugins.training.data.collator import M3Collator
+from m3plugins.training.data.dataset import M3Dataset
+from m3plugins.training.data.examples import Example
+from m3plugins.training.loss.joint import LossOptions, M3Loss, PerHead, m3_loss
+from m3plugins.training.model.m3_model import M3Model
+from m3plugins.training.loss.representations import Representations, TokenVectors, TokenWeights
+from m3plugins.training.teachers.ensembles import (
     FrozenEnsemble,
     LiveEnsemble,
     MovingAverage,

@@ -15,11 +15,11 @@ from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.loaded import LoadedModel
 from m3plugins.encoding.tokenizing import load_tokenizer
 from m3plugins.evaluation.dataset import Dataset
-from m3plugins.training.collator import Draws
-from m3plugins.training.dataset import M3Dataset
-from m3plugins.training.grad_cache import Chunks
-from m3plugins.training.model import M3Model
-from m3plugins.training.sampling import Draw
+from m3plugins.training.data.collator import Draws
+from m3plugins.training.data.dataset import M3Dataset
+from m3plugins.training.loss.grad_cache import Chunks
+from m3plugins.training.model.m3_model import M3Model
+from m3plugins.training.data.sampling import Draw
 
 if TYPE_CHECKING:
     from m3plugins.training.trainer import SelfDistillationTrainer

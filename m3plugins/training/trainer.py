@@ -29,24 +29,24 @@ from m3plugins.encoding.sentence_transformers import Prompts
 from m3plugins.encoding.tokenizing import load_tokenizer
 from m3plugins.training import adapters, checkpointing, grad_cache, masking
 from m3plugins.training.arguments import SelfDistillationArguments
-from m3plugins.training.batch import Batch
+from m3plugins.training.data.batch import Batch
 from m3plugins.training.callbacks import Probe
 from m3plugins.training.checks import check_run
-from m3plugins.training.collator import M3Collator
-from m3plugins.training.dataset import M3Dataset
+from m3plugins.training.data.collator import M3Collator
+from m3plugins.training.data.dataset import M3Dataset
 from m3plugins.training.development import DevelopmentSet, evaluate_model
-from m3plugins.training.gathering import gather_representations, gather_rows
-from m3plugins.training.grad_cache import Chunks, Pair
-from m3plugins.training.loading import EpochLoader, train_loader
-from m3plugins.training.losses import M3Loss, m3_loss
-from m3plugins.training.memory import chunk_tokens
-from m3plugins.training.model import M3Model
-from m3plugins.training.optimization import parameter_groups
-from m3plugins.training.prompts import trained_prompts
-from m3plugins.training.resumable import ResumableTrainer
-from m3plugins.training.state_cache import StateCache
-from m3plugins.training.teachers import LiveEnsemble, Teacher
-from m3plugins.training.terms import Terms, figures, loss_names
+from m3plugins.training.loss.gathering import gather_representations, gather_rows
+from m3plugins.training.loss.grad_cache import Chunks, Pair
+from m3plugins.training.loader import EpochLoader, train_loader
+from m3plugins.training.loss.joint import M3Loss, m3_loss
+from m3plugins.training.model.memory import chunk_tokens
+from m3plugins.training.model.m3_model import M3Model
+from m3plugins.training.model.parameter_groups import parameter_groups
+from m3plugins.training.model.prompts import trained_prompts
+from m3plugins.training.checkpoint.checkpointer import ResumableTrainer
+from m3plugins.training.model.state_cache import StateCache
+from m3plugins.training.teachers.ensembles import LiveEnsemble, Teacher
+from m3plugins.training.loss_log import Terms, figures, loss_names
 
 _FORWARD_TOKENS = {"cpu": 1024}
 """Padded tokens encoded together: short runs of texts of one length waste little on padding."""

@@ -18,7 +18,7 @@ from m3plugins import M3Encoder
 from m3plugins.cli.app import run
 from m3plugins.cli.train import _examples, train
 from m3plugins.training import SelfDistillationArguments
-from m3plugins.training.checkpointing import newest
+from m3plugins.training.checkpoint.folders import newest
 from tests.tiny import SENTENCES
 
 

@@ -1,0 +1,130 @@
+"""One step's gradient in the memory of one chunk: GradCache (Gao et al., arXiv 2101.06983) for all three heads.
+
+Encode every chunk without gradient; compute the loss of the whole batch and its gradient with respect to the
+representations; encode each chunk again, with the same dropout, and send that gradient through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from m3plugins.encoding.batching import token_budget_batches
+from m3plugins.training.data.batch import Batch, TokenBatch
+from m3plugins.training.loss.joint import M3Loss
+from m3plugins.training.loss.representations import Representations, assemble
+
+Encode = Callable[[Sequence[TokenBatch]], Sequence[Representations]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The representations of a batch's queries and of its passages."""
+
+    queries: Representations
+    passages: Representations
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """A batch cut into chunks of texts of similar length: first chunks of queries, then of passages."""
+
+    batch: Batch
+    query_rows: list[Tensor]
+    passage_rows: list[Tensor]
+
+    @classmethod
+    def cut(cls, batch: Batch, max_tokens: int) -> Chunks:
+        """Chunks of at most `max_tokens` padded tokens; a longer text is one of its own."""
+        return cls(batch, _rows(batch.queries, max_tokens), _rows(batch.passages, max_tokens))
+
+    @property
+    def texts(self) -> list[TokenBatch]:
+        """The texts of each chunk."""
+        queries = [self.batch.queries.select(rows) for rows in self.query_rows]
+        return queries + [self.batch.passages.select(rows) for rows in self.passage_rows]
+
+    def join(self, parts: Sequence[Representations]) -> Pair:
+        """The whole batch's representations, from those of each chunk."""
+        cut = len(self.query_rows)
+        return Pair(
+            assemble(parts[:cut], self.query_rows, self.batch.queries),
+            assemble(parts[cut:], self.passage_rows, self.batch.passages),
+        )
+
+
+def step(
+    encode: Encode,
+    chunks: Chunks,
+    loss_of: Callable[[Pair], M3Loss],
+    *,
+    max_tokens: int,
+    agreed: Callable[[bool], bool] = bool,
+    backward: Callable[[Tensor], None] = Tensor.backward,
+    hold_sync: Callable[[], AbstractContextManager[None]] = nullcontext,
+    one_lookup: Callable[[Sequence[TokenBatch]], AbstractContextManager[None]] | None = None,
+) -> M3Loss:
+    """Adds the gradient of a batch's loss to the parameters, in one pass if it fits and else in two.
+
+    Args:
+        encode: The model.
+        chunks: The batch.
+        loss_of: The loss of the whole batch.
+        max_tokens: Tokens whose activations may be held at a time.
+        agreed: Whether the batches of all processes fit, from whether this one's does: processes with one pass and with
+            two would exchange gradients and representations in different orders.
+        backward: What starts the backward pass of the loss; it may scale it.
+        hold_sync: DDP's `no_sync`: gradients are exchanged with the last chunk only.
+        one_lookup: What goes around the chunks' backward passes: `M3Model.one_lookup`, but not under DDP, which
+            exchanges gradients before the block ends.
+    """
+    texts = chunks.texts
+    if agreed(sum(chunk.mask.numel() for chunk in texts) <= max_tokens):
+        loss = loss_of(chunks.join(encode(texts)))
+        backward(loss.total)
+        return loss
+
+    states: list[RandomState] = []
+    encoded: list[Representations] = []
+    with torch.no_grad():
+        for chunk in texts:
+            states.append(RandomState(chunk.mask.device))
+            encoded += encode([chunk])
+    leaves = [part.map(lambda tensor: tensor.detach().requires_grad_()) for part in encoded]
+    loss = loss_of(chunks.join(leaves))
+    with hold_sync():
+        backward(loss.total)
+    with one_lookup(texts) if one_lookup else nullcontext():
+        for number, (chunk, state, leaf) in enumerate(zip(texts, states, leaves, strict=True), start=1):
+            with hold_sync() if number < len(texts) else nullcontext(), state.restored():
+                (again,) = encode([chunk])
+                pairs = zip(again.floating, leaf.floating, strict=True)
+                torch.stack([(now * then.grad).sum() for now, then in pairs if then.grad is not None]).sum().backward()  # type: ignore[no-untyped-call]
+    return loss
+
+
+class RandomState:
+    """The state of the random number generators now, of the CPU and of this device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cpu = torch.get_rng_state()
+        self._cuda = [device.index or 0] if device.type == "cuda" else []
+        self._states = [torch.cuda.get_rng_state(index) for index in self._cuda]
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """This state inside the block; afterwards the generators go on as if it had not been."""
+        with torch.random.fork_rng(devices=self._cuda):
+            torch.set_rng_state(self._cpu)
+            for index, state in zip(self._cuda, self._states, strict=True):
+                torch.cuda.set_rng_state(state, index)
+            yield
+
+
+def _rows(texts: TokenBatch, max_tokens: int) -> list[Tensor]:
+    batches = token_budget_batches(texts.lengths.cpu().numpy(), max_tokens)
+    return [torch.from_numpy(rows).to(texts.mask.device) for rows in batches]
