@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD
 from m3plugins.encoding.output import HEADS, check_heads
-from m3plugins.training.loss.joint import LossOptions, PerHead
+from m3plugins.training.loss.options import LossOptions, PerHead
 
 EncoderTraining = Literal["full", "lora", "frozen"]
 

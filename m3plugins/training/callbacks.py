@@ -17,9 +17,9 @@ from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.encoding.sparse import SparseVector
 from m3plugins.encoding.tokenizing import Layout, TextTokenizer, load_tokenizer
 from m3plugins.training.arguments import SelfDistillationArguments
-from m3plugins.training.development import live_encoder
-from m3plugins.training.model.m3_model import M3Model
 from m3plugins.training.data.sampling import Draw
+from m3plugins.training.model.live_encoder import live_encoder
+from m3plugins.training.model.m3_model import M3Model
 
 logger = logging.getLogger(__name__)
 

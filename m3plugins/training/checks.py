@@ -5,7 +5,7 @@ from __future__ import annotations
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.training.arguments import SelfDistillationArguments
 from m3plugins.training.data.dataset import M3Dataset
-from m3plugins.training.teachers.ensembles import Teacher
+from m3plugins.training.teachers.teacher import Teacher
 
 
 def check_run(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from m3plugins.training.arguments import SelfDistillationArguments
+from m3plugins.training.processes import sum_of_processes
 
 
 def loss_names(args: SelfDistillationArguments) -> list[str]:
@@ -22,7 +22,7 @@ def figures(args: SelfDistillationArguments) -> list[str]:
     return [*(f"loss_{loss}" for loss in losses), "truncated"]
 
 
-class Terms:
+class LossLog:
     """Of each figure its sum and how many batches had it.
 
     Every process holds the same names, whatever it has seen, so that they can be added up.
@@ -32,10 +32,10 @@ class Terms:
         device: Where they are computed.
 
     Example:
-        >>> terms = Terms(["loss_dense", "truncated"], torch.device("cpu"))
-        >>> terms.add({"loss_dense": torch.tensor(3.0)})
-        >>> terms.add({"loss_dense": torch.tensor(1.0)})
-        >>> terms.totals()
+        >>> log = LossLog(["loss_dense", "truncated"], torch.device("cpu"))
+        >>> log.add({"loss_dense": torch.tensor(3.0)})
+        >>> log.add({"loss_dense": torch.tensor(1.0)})
+        >>> log.totals()
         {'loss_dense': [4.0, 2.0], 'truncated': [0.0, 0.0]}
     """
 
@@ -52,14 +52,12 @@ class Terms:
         for name, value in figures.items():
             self._totals[name] += torch.stack([value, torch.ones_like(value)])
 
-    def take_up(self, totals: Mapping[str, Sequence[float]]) -> None:
+    def resume(self, totals: Mapping[str, Sequence[float]]) -> None:
         """Adds what `totals` gave."""
         for name, total in totals.items():
             self._totals[name] += torch.tensor(total, device=self._device)
 
     def totals(self) -> dict[str, list[float]]:
         """Of each figure its sum over the batches of all processes, and their number."""
-        table = torch.stack(list(self._totals.values()))
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(table)
+        table = sum_of_processes(torch.stack(list(self._totals.values())))
         return dict(zip(self._names, table.tolist(), strict=True))

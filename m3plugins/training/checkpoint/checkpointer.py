@@ -1,129 +1,139 @@
-"""What a training run leaves on the disk, and how it goes on from there."""
+"""Saving and restoring a training run."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch.distributed as dist
 from torch import Tensor, nn
-from transformers import Trainer
 
-from m3plugins.training import checkpointing
 from m3plugins.training.arguments import SelfDistillationArguments
+from m3plugins.training.checkpoint import folders, manifest
+from m3plugins.training.checkpoint.run_state import (
+    RunState,
+    Unlogged,
+    check_changes,
+    load_temperatures,
+    load_weights,
+    settings_of,
+)
+from m3plugins.training.data.dataset import M3Dataset
 from m3plugins.training.model.m3_model import M3Model
-from m3plugins.training.checkpoint.run_state import RunState, Unlogged, load_temperatures, load_weights, settings_of
-from m3plugins.training.teachers.ensembles import Teacher
-from m3plugins.training.loss_log import Terms
+from m3plugins.training.processes import wait_for_all
+from m3plugins.training.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
 
-class ResumableTrainer(Trainer):
-    """A `Trainer` of transformers whose checkpoints are whole or none, and hold all that the run goes on with.
+@dataclass(frozen=True)
+class Checkpointer:
+    """Saves a run to checkpoints that are whole or not used, and restores it from them.
+
+    Every process has one and calls it at the same points; only the process that `args.should_save` names writes.
 
     Attributes:
-        args: The settings.
-        model: What is trained.
-        teacher: Whose state is a checkpoint's as well.
+        args: Settings of the run.
+        model: Model in training.
+        teacher: Teacher of the run, whose state is part of a checkpoint.
         temperatures: Logarithms of the temperatures, by loss.
-        chunk_tokens: Padded tokens of a pass; None until they are measured.
     """
 
     args: SelfDistillationArguments
     model: M3Model
     teacher: Teacher
-    temperatures: dict[str, nn.Parameter]
-    chunk_tokens: int | None
-    _terms: Terms
-    _unlogged: Unlogged | None = None
+    temperatures: Mapping[str, nn.Parameter]
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+    def save_model(self, folder: Path) -> None:
+        """Writes the model as a standard M3 checkpoint, all of its files or none."""
         if self.args.should_save:
-            with checkpointing.staged(folder) as building:
+            with folders.staged(folder) as building:
                 self.model.save(building)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Saves everything, then seals it: what has no manifest was cut off and is never resumed from."""
-        output, limit = Path(self._get_output_dir(trial)), self.args.save_total_limit
-        folder = output / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            checkpointing.discard(folder)
-        self._wait()
-        self.args.save_total_limit = None  # older ones go when this one is sealed
+    @contextmanager
+    def sealed(self, folder: Path) -> Iterator[None]:
+        """Seals at the end of the block the checkpoint that is saved inside; one without a manifest is never used.
+
+        Raises:
+            OSError: It could not be saved; nothing is left of it.
+        """
+        saves, limit = self.args.should_save, self.args.save_total_limit
+        if saves:
+            folders.discard(folder)
+        wait_for_all()
+        self.args.save_total_limit = None  # older ones go when this one is sealed, by `prune`
         try:
-            with checkpointing.written(folder):
-                super()._save_checkpoint(model, trial)
-                state = self._run_state()
-                if self.args.should_save:
-                    state.save(folder)
-                self._wait()
-                if self.args.should_save:
-                    checkpointing.seal(folder)
+            with folders.written(folder):
+                yield
+                wait_for_all()
+                if saves:
+                    manifest.seal(folder)
         finally:
             self.args.save_total_limit = limit
-        if self.args.should_save and limit:
-            checkpointing.prune(output, limit, best=self.state.best_model_checkpoint)
 
-    def _run_state(self) -> RunState:
-        unlogged = Unlogged(
-            since=self._globalstep_last_logged,
-            loss=float(self._mean_of_processes(self._tr_loss.clone())),
-            terms=self._terms.totals(),
-        )
-        return RunState(
-            settings=settings_of(self.args, self.train_dataset),
-            chunk_tokens=self.chunk_tokens,
-            unlogged=unlogged,
-            temperatures=self.temperatures,
-            teacher=self.teacher.state_dict(),
-            adapters=self.model.trainable_state() if self.args.train_encoder == "lora" else {},
-        )
+    def prune(self, output: Path, *, best: str | None) -> None:
+        """Removes the oldest checkpoints over `save_total_limit`; the newest and the best stay."""
+        if self.args.should_save and self.args.save_total_limit:
+            folders.prune(output, self.args.save_total_limit, best=best)
 
-    def _restore(self, folder: Path) -> None:
-        """What transformers' trainer does not know of; the log is taken up when it has loaded the rest."""
+    def save_run(self, folder: Path, dataset: M3Dataset, unlogged: Unlogged, chunk_tokens: int | None) -> None:
+        """Adds to a checkpoint what the run goes on with, beside what transformers' trainer saves."""
+        if self.args.should_save:
+            RunState(
+                settings=settings_of(self.args, dataset),
+                chunk_tokens=chunk_tokens,
+                unlogged=unlogged,
+                temperatures=self.temperatures,
+                teacher=self.teacher.state_dict(),
+                adapters=self.model.trainable_state() if self.args.train_encoder == "lora" else {},
+            ).save(folder)
+
+    def find(self, resume_from: str | bool | None) -> Path | None:
+        """Returns the checkpoint to resume from, verified: the one named, or for True the newest whole one, if any.
+
+        Raises:
+            CheckpointError: It is incomplete or damaged.
+        """
+        if resume_from is True:
+            return folders.last_checkpoint(Path(self.args.output_dir))
+        if not resume_from:
+            return None
+        manifest.verify(Path(resume_from))
+        return Path(resume_from)
+
+    def restore(self, folder: Path, dataset: M3Dataset) -> RunState:
+        """Restores the teacher and the temperatures, and returns all that transformers' trainer does not know of.
+
+        Raises:
+            CheckpointError: The run would train other weights, or the checkpoint has no optimizer's state.
+        """
         run = RunState.load(folder)
-        checkpointing.check_changes(run.settings, settings_of(self.args, self.train_dataset))
+        check_changes(run.settings, settings_of(self.args, dataset))
         if not (folder / "optimizer.pt").is_file():
             msg = f"{folder} has no optimizer's state (save_only_model); start a new run from it as the model"
-            raise checkpointing.CheckpointError(msg)
+            raise manifest.CheckpointError(msg)
         if run.teacher:
             self.teacher.load_state_dict(run.teacher)
         self._set_temperatures(run.temperatures)
-        self.chunk_tokens = self.chunk_tokens or run.chunk_tokens
-        self._unlogged = run.unlogged
+        return run
 
-    def _take_up_log(self) -> None:
-        self._terms.clear()
-        if self._unlogged is not None:
-            self._globalstep_last_logged = self._unlogged.since
-            self._tr_loss += self._unlogged.loss
-            if self.args.process_index == 0:  # they are of all processes
-                self._terms.take_up(self._unlogged.terms)
-            self._unlogged = None
+    def load_weights(self, folder: Path) -> None:
+        """Puts the weights of a checkpoint that was verified into the model."""
+        load_weights(self.model, folder)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_weights(self.model, Path(resume_from_checkpoint))  # `train` has verified it
+    def load_best(self, folder: Path) -> None:
+        """Puts the weights and the temperatures of the best checkpoint into the run.
 
-    def _load_best_model(self) -> None:
-        best = Path(str(self.state.best_model_checkpoint))
-        logger.info("the best model is that of %s", best)
-        checkpointing.verify(best)
-        load_weights(self.model, best)
-        self._set_temperatures(load_temperatures(best))
+        Raises:
+            CheckpointError: It is incomplete or damaged.
+        """
+        logger.info("the best model is that of %s", folder)
+        manifest.verify(folder)
+        self.load_weights(folder)
+        self._set_temperatures(load_temperatures(folder))
 
     def _set_temperatures(self, logarithms: Mapping[str, Tensor]) -> None:
         for name, value in logarithms.items():
             self.temperatures[name].data.copy_(value)
-
-    def _wait(self) -> None:
-        if self.args.world_size > 1:
-            dist.barrier()
-
-    def _mean_of_processes(self, values: Tensor) -> Tensor:
-        if self.args.world_size > 1:
-            dist.all_reduce(values)
-        return values / float(self.args.world_size)

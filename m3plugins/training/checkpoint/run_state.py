@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +15,11 @@ from torch import Tensor
 
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.training.arguments import SelfDistillationArguments
+from m3plugins.training.checkpoint.manifest import CheckpointError
 from m3plugins.training.data.dataset import M3Dataset
 from m3plugins.training.model.m3_model import M3Model
+
+logger = logging.getLogger(__name__)
 
 _RUN = "run.json"
 _ADAPTERS, _TEACHER, _TEMPERATURES = "adapters.safetensors", "teacher.safetensors", "temperatures.safetensors"
@@ -85,6 +89,24 @@ def settings_of(args: SelfDistillationArguments, dataset: M3Dataset) -> dict[str
     digest = hashlib.sha256(dataset.sizes.tobytes()).hexdigest()
     data = f"{len(dataset)} examples, sizes {digest[:16]}"
     return settings | {"train_dataset": data, "train_digest": dataset.digest, "processes": args.world_size}
+
+
+def check_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Warns of settings of a resumed run that are not those it was started with.
+
+    Raises:
+        CheckpointError: One of them decides which weights are trained.
+    """
+    ignored = {"output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "save_total_limit"}
+    changed = sorted(name for name in before if name not in ignored and before[name] != now.get(name))
+    details = ", ".join(f"{name} {before[name]!r} -> {now.get(name)!r}" for name in changed)
+    decisive = {"heads", "train_encoder", "learn_temperature"}
+    decisive |= {"lora_rank", "lora_alpha"} if before.get("train_encoder") == "lora" else set()
+    if decisive & set(changed):
+        msg = f"a run with other weights cannot be resumed: {details}; resume as before, or start from the saved model"
+        raise CheckpointError(msg)
+    if changed:
+        logger.warning("the resumed run has other settings than before: %s", details)
 
 
 def load_weights(model: M3Model, folder: Path) -> None:

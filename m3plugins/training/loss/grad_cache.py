@@ -57,16 +57,32 @@ class Chunks:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepContext:
+    """What a trainer puts around the passes of a step.
+
+    Attributes:
+        backward: Starts the backward pass of the loss; it may scale it.
+        agreed: Returns whether the batches of all processes fit, from whether this one's does: processes with one pass
+            and with two would exchange gradients and representations in different orders.
+        hold_sync: DDP's `no_sync`: gradients are exchanged with the last chunk only.
+        one_lookup: Context of the chunks' backward passes: `M3Model.one_lookup`, but not under DDP, which exchanges
+            gradients before the block ends.
+    """
+
+    backward: Callable[[Tensor], None] = Tensor.backward
+    agreed: Callable[[bool], bool] = bool
+    hold_sync: Callable[[], AbstractContextManager[None]] = nullcontext
+    one_lookup: Callable[[Sequence[TokenBatch]], AbstractContextManager[None]] = nullcontext
+
+
 def step(
     encode: Encode,
     chunks: Chunks,
     loss_of: Callable[[Pair], M3Loss],
     *,
     max_tokens: int,
-    agreed: Callable[[bool], bool] = bool,
-    backward: Callable[[Tensor], None] = Tensor.backward,
-    hold_sync: Callable[[], AbstractContextManager[None]] = nullcontext,
-    one_lookup: Callable[[Sequence[TokenBatch]], AbstractContextManager[None]] | None = None,
+    context: StepContext = StepContext(),  # noqa: B008
 ) -> M3Loss:
     """Adds the gradient of a batch's loss to the parameters, in one pass if it fits and else in two.
 
@@ -75,17 +91,12 @@ def step(
         chunks: The batch.
         loss_of: The loss of the whole batch.
         max_tokens: Tokens whose activations may be held at a time.
-        agreed: Whether the batches of all processes fit, from whether this one's does: processes with one pass and with
-            two would exchange gradients and representations in different orders.
-        backward: What starts the backward pass of the loss; it may scale it.
-        hold_sync: DDP's `no_sync`: gradients are exchanged with the last chunk only.
-        one_lookup: What goes around the chunks' backward passes: `M3Model.one_lookup`, but not under DDP, which
-            exchanges gradients before the block ends.
+        context: What goes around the passes.
     """
     texts = chunks.texts
-    if agreed(sum(chunk.mask.numel() for chunk in texts) <= max_tokens):
+    if context.agreed(sum(chunk.mask.numel() for chunk in texts) <= max_tokens):
         loss = loss_of(chunks.join(encode(texts)))
-        backward(loss.total)
+        context.backward(loss.total)
         return loss
 
     states: list[RandomState] = []
@@ -96,11 +107,11 @@ def step(
             encoded += encode([chunk])
     leaves = [part.map(lambda tensor: tensor.detach().requires_grad_()) for part in encoded]
     loss = loss_of(chunks.join(leaves))
-    with hold_sync():
-        backward(loss.total)
-    with one_lookup(texts) if one_lookup else nullcontext():
+    with context.hold_sync():
+        context.backward(loss.total)
+    with context.one_lookup(texts):
         for number, (chunk, state, leaf) in enumerate(zip(texts, states, leaves, strict=True), start=1):
-            with hold_sync() if number < len(texts) else nullcontext(), state.restored():
+            with context.hold_sync() if number < len(texts) else nullcontext(), state.restored():
                 (again,) = encode([chunk])
                 pairs = zip(again.floating, leaf.floating, strict=True)
                 torch.stack([(now * then.grad).sum() for now, then in pairs if then.grad is not None]).sum().backward()  # type: ignore[no-untyped-call]

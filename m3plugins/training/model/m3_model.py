@@ -16,10 +16,10 @@ from m3plugins.encoding.backends.torch import load_encoder, load_linear, pool, q
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, Checkpoint, save_head
 from m3plugins.encoding.output import HEADS
 from m3plugins.encoding.sentence_transformers import Prompts, save_prompts
-from m3plugins.training import adapters
 from m3plugins.training.data.batch import TokenBatch
-from m3plugins.training.model.shared_embedding import SharedEmbedding
 from m3plugins.training.loss.representations import Representations, TokenVectors, TokenWeights
+from m3plugins.training.model import adapters
+from m3plugins.training.model.shared_embedding import SharedEmbedding
 from m3plugins.training.model.state_cache import StateCache
 
 _COPIED = (

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from m3plugins.training import CheckpointError, DivergedError, M3Dataset, checkpointing
+from m3plugins.training import CheckpointError, DivergedError, M3Dataset
+from m3plugins.training.checkpoint import manifest
 from m3plugins.training.data.sources import DatasetError
 from tests.core.training.runs import Run, copy_of, examples, in_process, perform, trainer, weights
 from tests.tiny import SENTENCES
@@ -143,8 +144,8 @@ def test_other_data_of_the_same_sizes_on_resume_are_named(
 def test_a_resumed_checkpoint_is_read_through_once(
     tiny: Path, tmp_path: Path, three_steps: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, verified, verify = copy_of(three_steps, tmp_path / "run"), [], checkpointing.verify
-    monkeypatch.setattr(checkpointing, "verify", lambda folder: verified.append(folder) or verify(folder))
+    output, verified, verify = copy_of(three_steps, tmp_path / "run"), [], manifest.verify
+    monkeypatch.setattr(manifest, "verify", lambda folder: verified.append(folder) or verify(folder))
     trainer(tiny, output, **SAVING | {"max_steps": 4}).train(resume_from_checkpoint=True)
     assert verified == [output / "checkpoint-3"]
 

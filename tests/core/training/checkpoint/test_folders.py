@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
 
 import pytest
 
-from m3plugins.training import CheckpointError, checkpointing
+from m3plugins.training import CheckpointError
+from m3plugins.training.checkpoint import folders, manifest
 
 
 def checkpoint(output: Path, step: int, *, sealed: bool = True) -> Path:
@@ -18,7 +18,7 @@ def checkpoint(output: Path, step: int, *, sealed: bool = True) -> Path:
     (folder / "model.safetensors").write_bytes(b"weights" * 100)
     (folder / "1_Pooling" / "config.json").write_text("{}")
     if sealed:
-        checkpointing.seal(folder)
+        manifest.seal(folder)
     return folder
 
 
@@ -28,7 +28,7 @@ def names(output: Path) -> list[str]:
 
 def test_what_was_sealed_verifies(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1)
-    checkpointing.verify(folder)
+    manifest.verify(folder)
     stated = json.loads((folder / "manifest.json").read_text())
     assert stated["format"] == 1
     assert set(stated["files"]) == {"model.safetensors", "1_Pooling/config.json"}
@@ -41,7 +41,7 @@ def test_one_flipped_bit_is_found_and_its_file_is_named(tmp_path: Path) -> None:
     content[350] ^= 1
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError) as error:
-        checkpointing.verify(folder)
+        manifest.verify(folder)
     assert str(error.value) == (
         f"the checkpoint {folder} is damaged: model.safetensors is not what was written; "
         "remove the folder to resume from an earlier one"
@@ -52,7 +52,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1)
     (folder / "1_Pooling" / "config.json").unlink()
     with pytest.raises(CheckpointError) as error:
-        checkpointing.verify(folder)
+        manifest.verify(folder)
     assert str(error.value) == (
         f"the checkpoint {folder} is damaged: 1_Pooling/config.json is missing; "
         "remove the folder to resume from an earlier one"
@@ -62,7 +62,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_checkpoint_without_a_manifest_was_not_saved_to_its_end(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1, sealed=False)
     with pytest.raises(CheckpointError) as error:
-        checkpointing.verify(folder)
+        manifest.verify(folder)
     assert str(error.value) == (
         f"{folder} was not saved to its end: it has no manifest.json; resume from an earlier checkpoint"
     )
@@ -73,7 +73,7 @@ def test_a_damaged_manifest_is_a_damaged_checkpoint(tmp_path: Path, content: str
     folder = checkpoint(tmp_path, 1)
     (folder / "manifest.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(CheckpointError) as error:
-        checkpointing.verify(folder)
+        manifest.verify(folder)
     assert str(error.value) == (
         f"the checkpoint {folder} is damaged: manifest.json is not what was written; "
         "remove the folder to resume from an earlier one"
@@ -86,22 +86,22 @@ def test_the_newest_is_the_one_sealed_last_whatever_an_older_run_left(tmp_path: 
         os.utime(checkpoint(tmp_path, step) / "manifest.json", (9 - seconds, 9 - seconds))
     checkpoint(tmp_path, 11, sealed=False)
     (tmp_path / "checkpoint-best").mkdir()
-    assert checkpointing.last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-    checkpointing.prune(tmp_path, 1, best=None)
-    assert checkpointing.last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert folders.last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    folders.prune(tmp_path, 1, best=None)
+    assert folders.last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
 
 
 def test_without_a_checkpoint_there_is_no_last_one(tmp_path: Path) -> None:
     checkpoint(tmp_path, 1, sealed=False)
-    assert checkpointing.last_checkpoint(tmp_path) is None
-    assert checkpointing.last_checkpoint(tmp_path / "not there") is None
+    assert folders.last_checkpoint(tmp_path) is None
+    assert folders.last_checkpoint(tmp_path / "not there") is None
 
 
 def test_a_damaged_last_checkpoint_is_refused_rather_than_passed_over(tmp_path: Path) -> None:
     checkpoint(tmp_path, 1)
     (checkpoint(tmp_path, 2) / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"checkpoint-2 is damaged: model\.safetensors is not what was written"):
-        checkpointing.last_checkpoint(tmp_path)
+        folders.last_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_damaged_last_checkpoint_is_refused_rather_than_passed_over(tmp_path: 
 def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path, limit: int, best: int | None, left: list[int]) -> None:
     for step in (1, 2, 3, 4):
         checkpoint(tmp_path, step)
-    checkpointing.prune(tmp_path, limit, best=best and str(tmp_path / f"checkpoint-{best}"))
+    folders.prune(tmp_path, limit, best=best and str(tmp_path / f"checkpoint-{best}"))
     assert names(tmp_path) == [f"checkpoint-{step}" for step in left]
 
 
@@ -127,8 +127,8 @@ def test_pruning_keeps_a_whole_checkpoint_where_a_later_one_was_cut_off(tmp_path
     checkpoint(tmp_path, 1)
     checkpoint(tmp_path, 2)
     checkpoint(tmp_path, 3, sealed=False)
-    checkpointing.prune(tmp_path, 1, best=None)
-    assert checkpointing.last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    folders.prune(tmp_path, 1, best=None)
+    assert folders.last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
 
 
 def test_pruning_leaves_other_folders_alone(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_pruning_leaves_other_folders_alone(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     for step in (1, 2):
         checkpoint(tmp_path, step)
-    checkpointing.prune(tmp_path, 1, best=None)
+    folders.prune(tmp_path, 1, best=None)
     assert names(tmp_path) == ["checkpoint-2", "checkpoint-notes", "runs"]
 
 
@@ -144,7 +144,7 @@ def test_staged_files_come_when_all_are_written(tmp_path: Path) -> None:
     target = tmp_path / "model"
     target.mkdir()
     (target / "kept").write_text("as it was")
-    with checkpointing.staged(target) as building:
+    with folders.staged(target) as building:
         (building / "1_Pooling").mkdir()
         (building / "1_Pooling" / "config.json").write_text("new")
         assert building.parent == target  # on its disk, whatever its parent is on
@@ -159,7 +159,7 @@ def test_after_an_error_nothing_has_changed(tmp_path: Path) -> None:
     target = tmp_path / "model"
     target.mkdir()
     (target / "config.json").write_text("old")
-    with pytest.raises(OSError, match="full"), checkpointing.staged(target) as building:
+    with pytest.raises(OSError, match="full"), folders.staged(target) as building:
         (building / "config.json").write_text("new")
         raise OSError("the disk is full")
     assert (target / "config.json").read_text() == "old"
@@ -169,31 +169,9 @@ def test_after_an_error_nothing_has_changed(tmp_path: Path) -> None:
 def test_what_a_save_that_was_cut_off_left_goes_with_the_next(tmp_path: Path) -> None:
     (tmp_path / ".saving-x").mkdir()
     (tmp_path / ".saving-x" / "config.json").write_text("half")
-    with checkpointing.staged(tmp_path) as building:
+    with folders.staged(tmp_path) as building:
         (building / "config.json").write_text("new")
     assert names(tmp_path) == ["config.json"]
-
-
-def test_changed_settings_are_named_with_both_values(caplog: pytest.LogCaptureFixture) -> None:
-    before = {"learning_rate": 1e-5, "negatives": 7, "output_dir": "a", "gone": 1}
-    with caplog.at_level(logging.WARNING):
-        checkpointing.check_changes(before, {"learning_rate": 2e-5, "negatives": 7, "output_dir": "b"})
-    assert caplog.messages == [
-        "the resumed run has other settings than before: gone 1 -> None, learning_rate 1e-05 -> 2e-05"
-    ]
-
-
-def test_the_same_settings_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        checkpointing.check_changes({"negatives": 7, "output_dir": "a"}, {"negatives": 7, "output_dir": "b"})
-    assert not caplog.messages
-
-
-def test_a_run_with_other_weights_is_refused() -> None:
-    before = {"heads": ["dense"], "train_encoder": "lora", "negatives": 7, "lora_rank": 16}
-    with pytest.raises(CheckpointError, match="lora_rank 16 -> 8, negatives 7 -> 3; resume as before, or start from"):
-        checkpointing.check_changes(before, before | {"lora_rank": 8, "negatives": 3})
-    checkpointing.check_changes({"train_encoder": "full", "lora_rank": 16}, {"train_encoder": "full", "lora_rank": 8})
 
 
 def test_what_a_kill_leaves_of_a_discarded_checkpoint_is_not_whole(
@@ -202,7 +180,7 @@ def test_what_a_kill_leaves_of_a_discarded_checkpoint_is_not_whole(
     folder = tmp_path / "checkpoint-1"
     folder.mkdir()
     (folder / "weights").write_bytes(b"1")
-    checkpointing.seal(folder)
-    monkeypatch.setattr(checkpointing.shutil, "rmtree", lambda *args, **kwargs: None)
-    checkpointing.discard(folder)
-    assert checkpointing.newest(tmp_path) is None
+    manifest.seal(folder)
+    monkeypatch.setattr(folders.shutil, "rmtree", lambda *args, **kwargs: None)
+    folders.discard(folder)
+    assert folders.newest(tmp_path) is None

@@ -13,9 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from m3plugins.training import Batch, grad_cache, m3_loss, masking
+from m3plugins.training import Batch, m3_loss
+from m3plugins.training.loss import grad_cache, masking
 from m3plugins.training.loss.gathering import gather_representations, gather_rows
-from m3plugins.training.loss.grad_cache import Chunks, Pair
+from m3plugins.training.loss.grad_cache import Chunks, Pair, StepContext
 from m3plugins.training.loss.joint import live_ensemble
 from tests.core.training.runs import OPTIONS, assert_same_gradients, batch, double_model, gradients, in_world
 
@@ -82,7 +83,7 @@ def gradients_of(
 
     chunks = Chunks.cut(mine, min(tokens, 4096))
     hold = model.no_sync if size > 1 else nullcontext
-    grad_cache.step(model, chunks, loss, max_tokens=tokens, hold_sync=hold)
+    grad_cache.step(model, chunks, loss, max_tokens=tokens, context=StepContext(hold_sync=hold))
     found = gradients(model.module if size > 1 else model)
     if learned:
         for name, value in temperatures.items():

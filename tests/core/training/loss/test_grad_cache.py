@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from m3plugins.training import Batch, M3Loss, M3Model, adapters, grad_cache, m3_loss
-from m3plugins.training.loss.grad_cache import Chunks, Pair, RandomState
+from m3plugins.training import Batch, M3Loss, M3Model, m3_loss
+from m3plugins.training.loss import grad_cache
+from m3plugins.training.loss.grad_cache import Chunks, Pair, RandomState, StepContext
 from m3plugins.training.loss.joint import live_ensemble
+from m3plugins.training.model import adapters
 from tests.core.training.runs import OPTIONS, assert_same_gradients, batch, double_model, gradients
 
 LONGEST = 4096
@@ -126,9 +128,8 @@ def test_a_scaled_backward_pass_scales_all_gradients(tiny: Path, texts: Batch) -
     model = double_model(tiny)
     _, once = chunked(model, texts, 40)
     model.zero_grad()
-    grad_cache.step(
-        model, Chunks.cut(texts, 40), loss_of(texts), max_tokens=40, backward=lambda loss: (loss * 8).backward()
-    )
+    scaled = StepContext(backward=lambda loss: (loss * 8).backward())
+    grad_cache.step(model, Chunks.cut(texts, 40), loss_of(texts), max_tokens=40, context=scaled)
     assert_same_gradients(gradients(model), {name: 8 * gradient for name, gradient in once.items()})
 
 

@@ -13,18 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from m3plugins.training.loss.joint import (
-    LossOptions,
-    PerHead,
-    Representations,
-    TokenVectors,
-    TokenWeights,
-    distillation,
-    lexical_vectors,
-    live_ensemble,
-    m3_loss,
-    max_sim,
-)
+from m3plugins.training.loss.joint import distillation, live_ensemble, m3_loss
+from m3plugins.training.loss.options import LossOptions, PerHead
+from m3plugins.training.loss.representations import Representations, TokenVectors, TokenWeights
+from m3plugins.training.loss.scores import lexical_vectors, max_sim
 
 CLS, PAD, EOS, UNK = 0, 1, 2, 3
 VOCABULARY = 250_002

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from m3plugins.training import masking
+from m3plugins.training.loss import masking
 
 A, B, C, D, E = range(1, 6)
 NONE = 0

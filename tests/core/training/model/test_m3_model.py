@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from m3plugins import M3Encoder
 from m3plugins.encoding.checkpoint import Checkpoint
-from m3plugins.training import M3Model, Representations, TokenBatch, adapters
+from m3plugins.training import M3Model, Representations, TokenBatch
 from m3plugins.training.data.collator import Drawn, M3Collator
+from m3plugins.training.model import adapters
 from m3plugins.training.model.state_cache import StateCache
 from tests.core.training.runs import SPECIAL_IDS, batch, copy_of, gradients
 from tests.tiny import SENTENCES

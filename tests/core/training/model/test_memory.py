@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from m3plugins.encoding.checkpoint import Checkpoint
-from m3plugins.training import M3Model, TokenBatch, memory
+from m3plugins.training import M3Model, TokenBatch
+from m3plugins.training.model import memory
 from m3plugins.training.model.memory import chunk_tokens, encoder_dropout, free_bytes, saved_bytes
 
 CPU = torch.device("cpu")

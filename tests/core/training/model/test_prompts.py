@@ -15,8 +15,8 @@ from m3plugins.evaluation import evaluate
 from m3plugins.retrieval.memory import InMemoryHybridIndex
 from m3plugins.training import Drift, M3Dataset, M3Model
 from m3plugins.training.data.collator import Draws
-from m3plugins.training.development import live_encoder
 from m3plugins.training.data.sampling import Draw
+from m3plugins.training.model.live_encoder import live_encoder
 from tests.core.training.runs import copy_of, curve, examples, trainer
 from tests.core.training.test_development import collection as collection
 from tests.tiny import SENTENCES

@@ -27,7 +27,8 @@ from m3plugins.training import (
     m3_loss,
 )
 from m3plugins.training.loss.grad_cache import Chunks, Pair
-from m3plugins.training.loss.joint import live_ensemble, m3_logits, m3_scores
+from m3plugins.training.loss.joint import live_ensemble
+from m3plugins.training.loss.scores import m3_logits, m3_scores
 from tests.core.training.runs import OPTIONS, batch, curve, examples, tiny_checkpoint, trainer, weights
 from tests.tiny import save_checkpoint
 
@@ -354,7 +355,7 @@ def test_a_named_teacher_does_not_change_the_random_numbers_of_the_run(tiny_with
     for start in (True, False):
         run = trainer(tiny_with_dropout, tmp_path, teacher=FrozenEnsemble(str(tiny_with_dropout)), max_steps=2)
         if start:
-            run._start_teacher()
+            run._objective.start_teacher()
         run.train()
         curves.append(curve(run))
     assert curves[0] == curves[1]
