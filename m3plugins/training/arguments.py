@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -117,18 +117,18 @@ class SelfDistillationArguments(TrainingArguments):
     query_max_length: int = 512
     passage_max_length: int = 512
     negatives: int = 7
-    in_batch_negatives: bool = True
+    in_batch_negatives: bool = LossOptions.in_batch_negatives
     cross_device_negatives: bool = True
     same_source: bool = True
     mask_known_positives: bool = True
-    false_negative_ratio: float | None = None
+    false_negative_ratio: float | None = LossOptions.false_negative_ratio
     batch_tokens: int | None = None
     chunk_tokens: int | None = None
-    temperature: float | PerHead = 0.02
+    temperature: float | PerHead = LossOptions.temperature
     learn_temperature: bool = False
-    score_weights: PerHead = field(default_factory=lambda: PerHead(sparse=0.3))
-    loss_weights: PerHead = field(default_factory=lambda: PerHead(sparse=0.1))
-    distillation_weights: PerHead = field(default_factory=lambda: PerHead(sparse=0.1))
+    score_weights: PerHead = LossOptions.score_weights
+    loss_weights: PerHead = LossOptions.loss_weights
+    distillation_weights: PerHead = LossOptions.distillation_weights
     self_distillation: bool = True
     distillation_start_step: int = 0
     teacher_weight: float = 0.0

@@ -73,7 +73,7 @@ class StepContext:
     backward: Callable[[Tensor], None] = Tensor.backward
     agreed: Callable[[bool], bool] = bool
     hold_sync: Callable[[], AbstractContextManager[None]] = nullcontext
-    one_lookup: Callable[[Sequence[TokenBatch]], AbstractContextManager[None]] = nullcontext
+    one_lookup: Callable[[Sequence[TokenBatch]], AbstractContextManager[object]] = nullcontext
 
 
 def step(
