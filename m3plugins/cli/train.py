@@ -163,7 +163,6 @@ def train(
         for name, given in {"query_max_length": query_max_length, "passage_max_length": passage_max_length}.items()
     }
     weights = PerHead(sparse=sparse_loss_weight)
-    head_rates = head_learning_rate and per_head("--head-learning-rate", head_learning_rate, _LINEAR_HEADS)
     settings: dict[str, Any] = lengths | {
         "output_dir": str(output / runs.CHECKPOINTS),
         "num_train_epochs": epochs,
@@ -186,7 +185,6 @@ def train(
         "lora_rank": lora_rank,
         "heads": tuple(head.strip() for head in heads.split(",")),
         "learning_rate": learning_rate,
-        "head_learning_rate": head_rates,
         "temperature": _temperatures(temperature),
         "loss_weights": weights,
         "distillation_weights": weights,
@@ -197,6 +195,8 @@ def train(
         "bf16": bf16,
         "gradient_checkpointing": gradient_checkpointing or None,
     }
+    if head_learning_rate is not None:
+        settings["head_learning_rate"] = per_head("--head-learning-rate", head_learning_rate, _LINEAR_HEADS)
     if dev is not None:
         settings |= {"eval_strategy": "steps", "eval_steps": eval_steps, "load_best_model_at_end": True}
         settings |= {"metric_for_best_model": "all_ndcg@10", "greater_is_better": True}

@@ -1,4 +1,4 @@
-"""The batches of a run."""
+"""The data loader of a run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from m3plugins.training.data.sampling import LengthGroupedBatches
 
 
 class EpochLoader(DataLoader[Any]):
-    """A loader that tells its batches which epoch it is."""
+    """Loads batches that are shuffled anew in each epoch."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Called ahead of every epoch."""
+        """Chooses the shuffling of the epoch."""
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
@@ -31,7 +31,7 @@ def train_loader(
     collator: M3Collator,
     prompts: Prompts,
 ) -> EpochLoader:
-    """This process' share of batches of texts of similar length; the same in every run with this seed."""
+    """Returns a loader of this process' share of batches, of texts of similar length; the seed decides which."""
     lengths = estimated_lengths(
         dataset,
         tokenizer,
@@ -42,11 +42,11 @@ def train_loader(
     )
     batches = LengthGroupedBatches(
         lengths,
-        dataset.sources.rows,
+        dataset.columns.source_of,
         batch_size=args.per_device_train_batch_size,
         token_budget=args.batch_tokens,
         same_source=args.same_source,
-        halved=dataset.half_batches,
+        halved=dataset.columns.half_batches,
         seed=args.data_seed if args.data_seed is not None else args.seed,
         rank=args.process_index,
         world_size=args.world_size,

@@ -1,4 +1,4 @@
-"""The figures of a step that are logged: means over all batches since the last log."""
+"""Losses for the log: means over all batches since the last log."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from m3plugins.training.processes import sum_of_processes
 
 
 def loss_names(args: SelfDistillationArguments) -> list[str]:
-    """The contrastive losses of a run: of every head and, of two or more, of their ensemble."""
+    """Returns the names of the contrastive losses of a run: every head and, of two or more, their ensemble."""
     return [*args.heads, "ensemble"] if len(args.heads) > 1 else list(args.heads)
 
 
 def figures(args: SelfDistillationArguments) -> list[str]:
-    """What a step may log."""
+    """Returns the names of the figures that a step may log."""
     losses = [*loss_names(args), *(f"{head}_distillation" for head in args.heads)]
     return [*(f"loss_{loss}" for loss in losses), "truncated"]
 
 
 class LossLog:
-    """Of each figure its sum and how many batches had it.
+    """Adds up each figure over batches, and counts the batches that had it.
 
-    Every process holds the same names, whatever it has seen, so that they can be added up.
+    Every process holds the same names, whatever it has seen, so that the sums of all processes can be added.
 
     Args:
-        names: All figures that a batch may have.
-        device: Where they are computed.
+        names: Names of all figures that a batch may have.
+        device: Device of the sums.
 
     Example:
         >>> log = LossLog(["loss_dense", "truncated"], torch.device("cpu"))
@@ -48,16 +48,16 @@ class LossLog:
         self._totals = {name: torch.zeros(2, device=self._device) for name in self._names}
 
     def add(self, figures: Mapping[str, Tensor]) -> None:
-        """One batch's figures, scalars."""
+        """Adds the figures of one batch, scalars."""
         for name, value in figures.items():
             self._totals[name] += torch.stack([value, torch.ones_like(value)])
 
     def resume(self, totals: Mapping[str, Sequence[float]]) -> None:
-        """Adds what `totals` gave."""
+        """Adds the sums and counts that `totals` returned."""
         for name, total in totals.items():
             self._totals[name] += torch.tensor(total, device=self._device)
 
     def totals(self) -> dict[str, list[float]]:
-        """Of each figure its sum over the batches of all processes, and their number."""
+        """Returns the sum of each figure over the batches of all processes, and their number."""
         table = sum_of_processes(torch.stack(list(self._totals.values())))
         return dict(zip(self._names, table.tolist(), strict=True))

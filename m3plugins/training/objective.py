@@ -1,4 +1,4 @@
-"""The loss of a batch in a run: over the passages of all processes, with a teacher's targets."""
+"""The loss that a run minimises: over the passages of all processes, with a teacher's targets."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _NO_NEGATIVE = (
 
 
 class DivergedError(RuntimeError):
-    """The loss is no number any more; no weight was changed by that step."""
+    """Raised when the loss or its gradient is NaN or infinite; that step changed no weight."""
 
     @classmethod
     def at(cls, step: int, finding: str) -> DivergedError:
-        """The error of a step, with what was found there."""
+        """Makes the error for a finding at a step."""
         return cls(
             f"{finding} at step {step}; the weights are those before it. "
             "Lower learning_rate, raise temperature, or look for damaged weights; then resume"
@@ -39,7 +39,7 @@ class DivergedError(RuntimeError):
 
 
 class Objective:
-    """Computes the loss that a run minimises.
+    """Computes the loss of batches.
 
     Args:
         args: Settings of the run.
@@ -70,13 +70,13 @@ class Objective:
         """Returns the loss of this process' queries over the passages of all processes.
 
         Args:
-            chunks: The batch.
-            pair: Its representations.
-            step: Optimizer steps that were made.
-            autocast: Precision of the teacher's pass.
+            chunks: Batch, cut into chunks.
+            pair: Representations of the batch.
+            step: Number of optimizer steps made.
+            autocast: Context that sets the precision of the teacher's pass.
 
         Raises:
-            DivergedError: It is NaN or infinite.
+            DivergedError: The loss is NaN or infinite.
         """
         args, batch, training = self._args, chunks.batch, self._model.training
         passages, keys = pair.passages, batch.passage_keys

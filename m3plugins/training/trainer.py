@@ -54,25 +54,25 @@ from m3plugins.training.teachers.ensembles import LiveEnsemble
 from m3plugins.training.teachers.teacher import Teacher
 
 _FORWARD_TOKENS = {"cpu": 1024}
-"""Padded tokens encoded together: short runs of texts of one length waste little on padding."""
+"""Number of padded tokens encoded together: short runs of texts of one length waste little on padding."""
 
 
 class SelfDistillationTrainer(Trainer):
     """Trains dense, sparse and multi-vector heads together, each taught by their ensemble.
 
-    Everything that transformers' `Trainer` does is there: schedules, accumulation, mixed precision, several devices
-    (`accelerate launch`), early stopping, callbacks. What a checkpoint folder holds is a standard M3 checkpoint, and
-    what the run needs to go on from there: `train(resume_from_checkpoint=True)`.
+    All features of transformers' `Trainer` are there: schedules, accumulation, mixed precision, several devices
+    (`accelerate launch`), early stopping, callbacks. A checkpoint folder holds a standard M3 checkpoint, and the state
+    from which the run continues: `train(resume_from_checkpoint=True)`.
 
     Args:
-        encoder: The model to start from: what `M3Encoder.from_pretrained` takes, or an encoder, whose settings (such as
+        encoder: Model to start from: a name for `M3Encoder.from_pretrained`, or an encoder, whose settings (such as
             `mcls`) are those of evaluations on collections.
-        args: The settings.
-        train_dataset: What to train on.
-        eval_dataset: What `evaluate` measures: a BEIR collection (`m3plugins.evaluation.Dataset`; nDCG@10 of each head
-            and of their sums), an `M3Dataset` (its losses), or several by name.
-        teacher: Whom self-distillation follows; by default the live ensemble, as in the paper.
-        callbacks: More of transformers' `TrainerCallback`s; the figures of a `Probe` reach those that report.
+        args: Settings of the run.
+        train_dataset: Data to train on.
+        eval_dataset: Development set that `evaluate` measures: a BEIR collection (`m3plugins.evaluation.Dataset`;
+            nDCG@10 of each head and of their sums), an `M3Dataset` (its losses), or several by name.
+        teacher: Teacher of self-distillation; by default the live ensemble, as in the paper.
+        callbacks: Further `TrainerCallback`s of transformers; those that report get the figures of a `Probe`.
 
     Raises:
         TypeError: `train_dataset` is no `M3Dataset`.
@@ -123,17 +123,17 @@ class SelfDistillationTrainer(Trainer):
     # --- data
 
     def collator_of(self, dataset: M3Dataset) -> M3Collator:
-        """What makes batches of a dataset; they have a teacher's scores if something reads them."""
+        """Returns the collator of a dataset; its batches have a teacher's scores if something reads them."""
         return M3Collator(
             self.encoder.checkpoint,
             query_max_length=self.args.query_max_length,
             passage_max_length=self.args.passage_max_length,
             prompts=self.model.prompts,
-            with_scores=dataset.has_scores and (self.teacher.reads_scores or self.args.teacher_weight > 0),
+            with_scores=dataset.columns.has_scores and (self.teacher.reads_scores or self.args.teacher_weight > 0),
         )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of texts of similar length; the same in every run with this seed."""
+        """Returns batches of texts of similar length; the same in every run with this seed."""
         dataset = self.train_dataset
         if dataset is None:
             msg = "training needs a train_dataset, as in M3Dataset.from_jsonl(path)"
@@ -143,11 +143,11 @@ class SelfDistillationTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], None]:
-        """The batches of one optimizer step; their losses are means, so nothing is counted."""
+        """Returns the batches of one optimizer step; their losses are means, so nothing is counted."""
         return list(islice(epoch_iterator, num_batches)), None
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Not counted."""
+        """Returns 0: operations are not counted."""
         return 0
 
     # --- a step
@@ -156,9 +156,9 @@ class SelfDistillationTrainer(Trainer):
         """Trains to the end of `max_steps` or `num_train_epochs`.
 
         Args:
-            resume_from_checkpoint: A checkpoint folder, or True for the newest whole one in `output_dir` (from the
-                start if there is none). The run goes on as if it had not stopped.
-            **kwargs: As for transformers' `Trainer.train`.
+            resume_from_checkpoint: Checkpoint folder, or True for the newest whole one in `output_dir` (from the
+                start if there is none). The run continues as if it had not stopped.
+            **kwargs: Further arguments of transformers' `Trainer.train`.
 
         Raises:
             CheckpointError: The checkpoint is incomplete or damaged.
@@ -209,14 +209,14 @@ class SelfDistillationTrainer(Trainer):
         return self._objective.loss(chunks, pair, step=self.state.global_step, autocast=self.accelerator.autocast)
 
     def _agreed(self, here: bool) -> bool:
-        """Returns whether it is so in every process."""
+        """Returns True if it is so in every process."""
         return bool(mean_of_processes(torch.tensor(float(here), device=self.args.device)) == 1)
 
     def _backward(self, total: Tensor) -> None:
         self.accelerator.backward(total / self.current_gradient_accumulation_steps)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """Called ahead of the optimizer's step; with fp16 the scaler skips a step whose gradient overflows.
+        """Checks the gradient ahead of the optimizer's step; with fp16 the scaler skips a step that overflows.
 
         Raises:
             DivergedError: The gradient is NaN or infinite.
@@ -227,14 +227,14 @@ class SelfDistillationTrainer(Trainer):
         return norm
 
     def _average_temperature_gradients(self) -> None:
-        """What DDP does for the parameters inside the model."""
+        """Averages over the processes, as DDP does for the parameters inside the model."""
         if self.args.learn_temperature and self.args.world_size > 1 and self.accelerator.sync_gradients:
             for parameter in self.temperatures.values():
                 if parameter.grad is not None:
                     parameter.grad = mean_of_processes(parameter.grad)
 
     def _measure_chunks(self) -> None:
-        """Called when the model, its wrappers and its settings are those of the steps."""
+        """Measures `chunk_tokens`, when the model, its wrappers and its settings are those of the steps."""
         if self.chunk_tokens is not None:
             return
         precision = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
@@ -244,7 +244,7 @@ class SelfDistillationTrainer(Trainer):
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Parameter groups of the encoder, the heads and the temperatures; biases and norms do not decay."""
+        """Makes the optimizer, with groups of encoder, heads and temperatures; biases and norms do not decay."""
         if self.optimizer is None:
             args = self.args
             kind, settings = self.get_optimizer_cls_and_kwargs(args, self.model)
@@ -259,7 +259,7 @@ class SelfDistillationTrainer(Trainer):
     # --- what is told
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of every term of the loss since the last log, and the temperatures that are learned."""
+        """Adds the mean of every term of the loss since the last log, and the learned temperatures."""
         if "loss" in logs:
             logs |= {name: total / count for name, (total, count) in self._log.totals().items() if count}
             self._log.clear()
@@ -275,12 +275,12 @@ class SelfDistillationTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Measures the model as it is; the first process does, and tells the others.
+        """Measures the model as it is, in the first process, and sends the metrics to the others.
 
         Returns:
-            Of a collection: `eval_dense_ndcg@10`, `eval_sparse_ndcg@10`, `eval_multi_vector_ndcg@10`,
-            `eval_ds_ndcg@10`, `eval_all_ndcg@10`. Of an `M3Dataset`: `eval_loss` and a loss per head. Of several:
-            those of each as `eval_NAME_…`, and the means over the collections as `eval_…`.
+            For a collection `eval_dense_ndcg@10`, `eval_sparse_ndcg@10`, `eval_multi_vector_ndcg@10`,
+            `eval_ds_ndcg@10` and `eval_all_ndcg@10`; for an `M3Dataset` `eval_loss` and a loss per head; for several
+            sets those of each as `eval_NAME_…`, and their means as `eval_…`.
         """
         found: list[dict[str, float]] = [{}]
         if self.is_world_process_zero():
@@ -334,7 +334,7 @@ class SelfDistillationTrainer(Trainer):
 
 
 class _Steps(TrainerCallback):
-    """After an optimizer step: the teacher follows, and the gradients that the model does not hold are cleared."""
+    """Hooks of the trainer into transformers' training loop."""
 
     def __init__(self, trainer: SelfDistillationTrainer) -> None:
         self._trainer = trainer

@@ -1,1 +1,1 @@
-"""Checkpoints of a training run: whole or not used."""
+"""Checkpoints of a training run, which are whole or not used."""

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 class Checkpointer:
     """Saves a run to checkpoints that are whole or not used, and restores it from them.
 
-    Every process has one and calls it at the same points; only the process that `args.should_save` names writes.
+    Every process has one and calls it at the same points; only one whose `args.should_save` is true writes.
 
     Attributes:
         args: Settings of the run.
@@ -54,7 +54,7 @@ class Checkpointer:
 
     @contextmanager
     def sealed(self, folder: Path) -> Iterator[None]:
-        """Seals at the end of the block the checkpoint that is saved inside; one without a manifest is never used.
+        """Seals the checkpoint that the block writes; without its manifest a checkpoint is never used.
 
         Raises:
             OSError: It could not be saved; nothing is left of it.
@@ -79,7 +79,7 @@ class Checkpointer:
             folders.prune(output, self.args.save_total_limit, best=best)
 
     def save_run(self, folder: Path, dataset: M3Dataset, unlogged: Unlogged, chunk_tokens: int | None) -> None:
-        """Adds to a checkpoint what the run goes on with, beside what transformers' trainer saves."""
+        """Adds to a checkpoint the state that transformers' trainer does not save."""
         if self.args.should_save:
             RunState(
                 settings=settings_of(self.args, dataset),
@@ -91,7 +91,7 @@ class Checkpointer:
             ).save(folder)
 
     def find(self, resume_from: str | bool | None) -> Path | None:
-        """Returns the checkpoint to resume from, verified: the one named, or for True the newest whole one, if any.
+        """Returns the verified checkpoint to resume from: the one named, or for True the newest whole one, if any.
 
         Raises:
             CheckpointError: It is incomplete or damaged.
@@ -104,7 +104,7 @@ class Checkpointer:
         return Path(resume_from)
 
     def restore(self, folder: Path, dataset: M3Dataset) -> RunState:
-        """Restores the teacher and the temperatures, and returns all that transformers' trainer does not know of.
+        """Restores the teacher and the temperatures; returns the whole state that transformers' trainer does not know.
 
         Raises:
             CheckpointError: The run would train other weights, or the checkpoint has no optimizer's state.
@@ -120,11 +120,11 @@ class Checkpointer:
         return run
 
     def load_weights(self, folder: Path) -> None:
-        """Puts the weights of a checkpoint that was verified into the model."""
+        """Loads the weights of a checkpoint that was verified."""
         load_weights(self.model, folder)
 
     def load_best(self, folder: Path) -> None:
-        """Puts the weights and the temperatures of the best checkpoint into the run.
+        """Loads the weights and the temperatures of the best checkpoint.
 
         Raises:
             CheckpointError: It is incomplete or damaged.

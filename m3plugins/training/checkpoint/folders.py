@@ -1,4 +1,4 @@
-"""The checkpoints in a run's folder: which are whole, which to remove, how one is written whole or not at all."""
+"""The folder of a run's checkpoints: finding, removing and writing them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def newest(output: Path) -> Path | None:
-    """The newest checkpoint of a run that was saved to its end; None if there is none."""
+    """Returns the newest checkpoint of a run that was saved to its end; None if there is none."""
     return next(reversed(_whole(output)), None)
 
 
 def last_checkpoint(output: Path) -> Path | None:
-    """As `newest`, and unchanged since.
+    """Returns the newest checkpoint of a run, as `newest` does, if it is unchanged since.
 
     Raises:
         CheckpointError: It was damaged afterwards.
@@ -35,7 +35,7 @@ def last_checkpoint(output: Path) -> Path | None:
 
 
 def discard(folder: Path) -> None:
-    """Removes a checkpoint, its manifest first: what a kill leaves of it is no whole one."""
+    """Removes a checkpoint, its manifest first, so that the remains after a kill do not count as one."""
     (folder / manifest.MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -52,9 +52,9 @@ def prune(output: Path, limit: int, *, best: str | None) -> None:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A folder to write into, whose files go to `folder` when all are written; after an error none does.
+    """Yields a folder to write into; its files move to `folder` when all are written, and none does after an error.
 
-    It is inside `folder`, which may be on a disk of its own; what a save that was cut off left there is removed.
+    It is inside `folder`, which may be on a disk of its own. The remains of interrupted saves there are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for remains in folder.glob(f"{_BUILDING}*"):
@@ -72,7 +72,7 @@ def staged(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def written(folder: Path) -> Iterator[None]:
-    """Inside the block a checkpoint is saved; after an error nothing is left of it.
+    """Removes the checkpoint that the block writes, if it raises an error.
 
     Raises:
         OSError: It could not be saved; the message says what the disk has left.
@@ -90,7 +90,7 @@ def written(folder: Path) -> Iterator[None]:
 
 
 def _whole(output: Path) -> list[Path]:
-    """The checkpoints that were saved to their end, in the order in which they were: a folder may hold two runs'."""
+    """Returns the checkpoints that were saved to their end, in that order: a folder may hold those of two runs."""
     found = {path: int(match[1]) for path in output.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))}
     sealed = [path for path in found if (path / manifest.MANIFEST).is_file()]
     return sorted(sealed, key=lambda path: (manifest.sealed_at(path), found[path]))

@@ -14,11 +14,11 @@ MANIFEST = "manifest.json"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be resumed from; the message says which file is wrong and what to do."""
+    """Raised for a checkpoint that cannot be resumed from; the message names the wrong file and the fix."""
 
 
 def seal(folder: Path) -> None:
-    """Writes the manifest of a checkpoint whose files are all there; they are on the disk when it is."""
+    """Writes the manifest of a complete checkpoint, after its files have reached the disk."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
         files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": digest(path)}
@@ -51,7 +51,7 @@ def verify(folder: Path) -> None:
 
 
 def sealed_at(folder: Path) -> int:
-    """When, in nanoseconds, by the manifest itself: copies of its file have other times. It may be damaged."""
+    """Returns the time of sealing in nanoseconds, from the manifest: copies of its file have other times."""
     try:
         return int(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["time"])
     except (ValueError, LookupError, TypeError):
@@ -59,7 +59,7 @@ def sealed_at(folder: Path) -> int:
 
 
 def _files_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """What a manifest says of each file."""
+    """Returns the size and the hash that a manifest states for each file."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         return {name: {"bytes": stated["bytes"], "sha256": stated["sha256"]} for name, stated in files.items()}

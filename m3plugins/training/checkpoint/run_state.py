@@ -1,4 +1,4 @@
-"""What a run needs to go on, beside the model and what transformers' trainer saves."""
+"""State of a run that neither the model's files nor those of transformers' trainer hold."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _ADAPTERS, _TEACHER, _TEMPERATURES = "adapters.safetensors", "teacher.safetensor
 
 @dataclass(frozen=True)
 class Unlogged:
-    """What was trained since the last log, so that the next one is what it would have been.
+    """Losses since the last log, which the next log of a resumed run counts too.
 
     Attributes:
-        since: The step of the last log.
-        loss: The sum of the losses since, the mean of the processes.
-        terms: Of every term its sum over the batches of all processes, and their number.
+        since: Step of the last log.
+        loss: Sum of the losses since, mean over the processes.
+        terms: Sum of every term over the batches of all processes, and their number.
     """
 
     since: int
@@ -42,15 +42,15 @@ class Unlogged:
 
 @dataclass(frozen=True)
 class RunState:
-    """What a checkpoint keeps of a run.
+    """State of a run in a checkpoint.
 
     Attributes:
-        settings: As `settings_of` gives them.
-        chunk_tokens: As given or measured.
-        unlogged: What no log has told yet.
-        temperatures: Their logarithms.
-        teacher: What the teacher gave to keep.
-        adapters: What LoRA trains: the model is saved with it merged.
+        settings: Settings, as `settings_of` returns them.
+        chunk_tokens: Padded tokens of a pass, given or measured.
+        unlogged: Losses that no log has reported yet.
+        temperatures: Logarithms of the temperatures, by loss.
+        teacher: State of the teacher.
+        adapters: LoRA's matrices; the model is saved with them merged.
     """
 
     settings: Mapping[str, Any]
@@ -61,7 +61,7 @@ class RunState:
     adapters: Mapping[str, Tensor]
 
     def save(self, folder: Path) -> None:
-        """Adds it to a checkpoint."""
+        """Adds the state to a checkpoint."""
         tensors = {_TEMPERATURES: self.temperatures, _TEACHER: self.teacher, _ADAPTERS: self.adapters}
         for name, state in tensors.items():
             if state:
@@ -71,7 +71,7 @@ class RunState:
 
     @classmethod
     def load(cls, folder: Path) -> RunState:
-        """Reads it from a checkpoint."""
+        """Reads the state of a checkpoint."""
         run = json.loads((folder / _RUN).read_text(encoding="utf-8"))
         return cls(
             settings=run["arguments"],
@@ -84,15 +84,15 @@ class RunState:
 
 
 def settings_of(args: SelfDistillationArguments, dataset: M3Dataset) -> dict[str, Any]:
-    """What a run and its resumption should have in common: the settings, the data and the number of processes."""
+    """Returns what a run and its resumption should share: settings, data and the number of processes."""
     settings: dict[str, Any] = json.loads(args.to_json_string())
-    digest = hashlib.sha256(dataset.sizes.tobytes()).hexdigest()
+    digest = hashlib.sha256(dataset.columns.sizes.tobytes()).hexdigest()
     data = f"{len(dataset)} examples, sizes {digest[:16]}"
     return settings | {"train_dataset": data, "train_digest": dataset.digest, "processes": args.world_size}
 
 
 def check_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Warns of settings of a resumed run that are not those it was started with.
+    """Warns of settings that a resumed run does not share with its start.
 
     Raises:
         CheckpointError: One of them decides which weights are trained.
@@ -110,7 +110,7 @@ def check_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 def load_weights(model: M3Model, folder: Path) -> None:
-    """Puts a checkpoint's weights into a model that is trained as the one that was saved."""
+    """Loads a checkpoint's weights into a model that is trained like the one that was saved."""
     if adapters := _tensors(folder / _ADAPTERS):
         model.load_state_dict(adapters, strict=False)
     else:
@@ -118,7 +118,7 @@ def load_weights(model: M3Model, folder: Path) -> None:
 
 
 def load_temperatures(folder: Path) -> Mapping[str, Tensor]:
-    """The logarithms of the temperatures, as a checkpoint has them."""
+    """Reads the logarithms of the temperatures from a checkpoint."""
     return _tensors(folder / _TEMPERATURES)
 
 

@@ -1,1 +1,1 @@
-"""The data of training: examples, and the batches that are made of them."""
+"""Training data: examples, and the batches made of them."""

@@ -1,4 +1,4 @@
-"""What one training step reads: the token ids of its queries and passages, and what is known of the pairs."""
+"""The input of one training step: token ids of queries and passages, and labels of the pairs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TokenBatch:
 
     @classmethod
     def of(cls, texts: Sequence[TokenizedText], pad_id: int) -> TokenBatch:
-        """Tokenised texts, one at least, padded to the longest."""
+        """Pads tokenised texts, one at least, to the longest."""
         lengths = np.array([len(text.ids) for text in texts])
         mask = np.arange(lengths.max()) < lengths[:, None]
         input_ids = np.full(mask.shape, pad_id, np.int64)
@@ -38,11 +38,11 @@ class TokenBatch:
 
     @property
     def lengths(self) -> Tensor:
-        """Tokens of each text, (B,) int64."""
+        """Number of tokens of each text, (B,) int64."""
         return self.mask.sum(1)
 
     def select(self, rows: Tensor) -> TokenBatch:
-        """These texts, padded to the longest of them."""
+        """Returns some of the texts, by number, padded to the longest of them."""
         mask = self.mask[rows]
         width = int(mask.sum(1).max())
         return TokenBatch(self.input_ids[rows, :width], mask[:, :width])
@@ -52,20 +52,20 @@ class TokenBatch:
 class Batch:
     """Q queries and the P different passages that they are compared with.
 
-    Keys stand for texts, equal for equal ones; 0 for none.
+    Keys stand for texts and are equal for equal ones; 0 stands for none.
 
     Attributes:
         queries: Q texts.
         passages: P texts, no two alike.
-        groups: (Q, G) int64, which of the passages are a query's own: its positive first, then up to G - 1 negatives;
+        groups: (Q, G) int64, numbers of a query's own passages: its positive first, then up to G - 1 negatives;
             filled up with -1.
         query_keys: (Q,) int64.
         passage_keys: (P,) int64.
         positive_keys: (Q, K) int64, of all known positives of a query, drawn or not; filled up with 0.
         teacher_scores: (Q, G) float32, an external teacher's scores (higher is better), filled up with -inf; or None.
-        own_passages_only: (Q,) bool, whether a query is compared with its own passages only; None: no query is.
-        all_own_passages_only: Whether every query is, known without waiting for a device.
-        truncated: How many of the texts were cut to their maximum length.
+        own_passages_only: (Q,) bool, True for queries that are compared with their own passages only; None: none is.
+        all_own_passages_only: True if every query is, known without waiting for a device.
+        truncated: Number of texts that were cut to their maximum length.
     """
 
     queries: TokenBatch
@@ -80,11 +80,11 @@ class Batch:
     truncated: int = 0
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
+        """Returns the batch on a device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory; the data loader calls it where a GPU will read."""
+        """Returns the batch in page-locked memory; the data loader calls it where a GPU will read."""
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:

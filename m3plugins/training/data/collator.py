@@ -1,4 +1,4 @@
-"""From drawn examples to the batch that a training step reads."""
+"""Drawing from examples, and collating what was drawn into the batch of a step."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Drawn:
     """An example as one step sees it.
 
     Attributes:
-        query: Without a prompt.
+        query: Text of the query, without a prompt.
         passages: One of its positives, then negatives.
         positives: All of its positives.
-        scores: An external teacher's, one a passage, or None.
-        in_batch_negatives: Whether passages of other queries are negatives too.
-        prompt: The query's own; "" leaves it to the run.
+        scores: Scores of an external teacher, one a passage, or None.
+        in_batch_negatives: True if passages of other queries are negatives too.
+        prompt: Prompt of the query; "" leaves it to the run.
     """
 
     query: str
@@ -42,12 +42,12 @@ class Drawn:
 
 
 class Draws(Dataset[Drawn]):
-    """The groups of passages of a dataset: what is drawn depends on seed, epoch and row alone.
+    """Draws one positive and some negatives of each example; seed, epoch and row alone decide which.
 
     Args:
-        dataset: The examples.
-        negatives: Most per query, drawn without replacement.
-        seed: Of the choices.
+        dataset: Examples to draw from.
+        negatives: Maximum number per query, drawn without replacement.
+        seed: Seed of the choices.
 
     Raises:
         ValueError: If `negatives` or `seed` is negative.
@@ -85,10 +85,10 @@ class M3Collator:
     """Makes a `Batch` of drawn examples, each text encoded as `M3Encoder` does. Worker processes may share it.
 
     Args:
-        checkpoint: Whose tokenizer it is.
-        query_max_length: Tokens a query is cut to, special tokens included.
-        passage_max_length: The same for a passage.
-        prompts: What goes ahead of queries that have no prompt of their own, and of passages.
+        checkpoint: Checkpoint whose tokenizer is used.
+        query_max_length: Maximum number of tokens of a query, special tokens included; longer ones are cut.
+        passage_max_length: Maximum number of tokens of a passage.
+        prompts: Prompts ahead of queries that have none of their own, and of passages.
         with_scores: Pass on the external teacher's scores.
 
     Raises:
@@ -114,7 +114,7 @@ class M3Collator:
         """Tokenises and pads.
 
         Args:
-            examples: One a query.
+            examples: Drawn examples, one a query.
 
         Raises:
             ValueError: If scores are asked for, and an example has none.
@@ -141,7 +141,7 @@ class M3Collator:
 
 
 def text_key(text: str) -> int:
-    """A number of 63 bits, over 0, that stands for a text, the same in every process.
+    """Returns a number of 63 bits, over 0, that stands for a text, the same in every process.
 
     Example:
         >>> text_key("fox") == text_key("fox"), text_key("fox") == text_key("dog"), text_key("fox") > 0
@@ -151,7 +151,7 @@ def text_key(text: str) -> int:
 
 
 def _filled(rows: Sequence[Sequence[float]], value: float) -> Tensor:
-    """Rows as long as the longest of them."""
+    """Fills the rows up to the longest of them."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 

@@ -1,4 +1,4 @@
-"""What a line of FlagEmbedding's says about how to train on it: `type` and `train_group_size`."""
+"""Controls in a line of FlagEmbedding's format, `type` and `train_group_size`: how to train on it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Controls:
-    """How an example differs from the others of a run.
+    """Deviations of an example from the settings of a run.
 
     Attributes:
-        max_negatives: Most negatives that an epoch draws, if the run would draw more.
-        half_batch: Batches of such examples have half as many queries.
-        prompts_passages: The query's prompt goes ahead of the passages too.
+        max_negatives: Maximum number of negatives that an epoch draws, if the run would draw more.
+        half_batch: Halve the number of queries in batches of such examples.
+        prompts_passages: Put the query's prompt ahead of the passages too.
     """
 
     max_negatives: int | None = None
@@ -23,7 +23,7 @@ class Controls:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Controls:
-        """The controls in a row, as FlagEmbedding 1.4 reads them (`AbsEmbedderSameDatasetTrainDataset`).
+        """Reads the controls in a row, as FlagEmbedding 1.4 reads them (`AbsEmbedderSameDatasetTrainDataset`).
 
         Raises:
             ValueError: If a value is none that FlagEmbedding knows, or one that is not supported here.

@@ -1,4 +1,4 @@
-"""The examples that a model is trained on, by number."""
+"""The examples that a model is trained on."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from m3plugins.evaluation.dataset import Dataset, DatasetError
+from m3plugins.training.data.columns import Columns
 from m3plugins.training.data.examples import Example
-from m3plugins.training.data.sources import Findings, InMemory, JsonLines, Part, Sources
+from m3plugins.training.data.findings import Findings
+from m3plugins.training.data.sources import InMemory, JsonLines, Source
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ _OWN_PASSAGES = "no_in_batch_neg"
 
 
 class M3Dataset:
-    """Examples by number; make one with `from_jsonl`, `from_beir` or `from_examples`, join several with `+`.
+    """Examples by number, made with `from_jsonl`, `from_beir` or `from_examples`; `+` joins several datasets.
 
     Negatives that are blank, repeated or also positives of their query are left out, and counted in a warning.
     It pickles, and threads and the worker processes of a data loader may share it.
@@ -39,13 +40,13 @@ class M3Dataset:
         ('The dog.', 'The cat.')
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self._parts = tuple(parts)
-        self._starts = np.array([0, *accumulate(map(len, self._parts))], np.int64)
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = tuple(sources)
+        self._starts = np.array([0, *accumulate(map(len, self._sources))], np.int64)
 
     @classmethod
     def from_jsonl(cls, *paths: str | Path) -> M3Dataset:
-        """Examples in FlagEmbedding's format (see `Example.from_row`), one a line, which stay on disk.
+        """Reads examples in FlagEmbedding's format (see `Example.from_row`), one a line, which stay on disk.
 
         Args:
             paths: Files, or folders of `*.jsonl`. Each file is one source: its name without the extension, or the
@@ -61,15 +62,15 @@ class M3Dataset:
             raise DatasetError(msg)
         files = [(file, _in_batch(file, Path(path))) for path in paths for file in _files(Path(path))]
         stems, findings = Counter(file.stem for file in {file for file, _ in files}), Findings()
-        parts = [
+        sources = [
             JsonLines(file, file.stem if stems[file.stem] == 1 else str(file), findings, in_batch_negatives=in_batch)
             for file, in_batch in files
         ]
-        return cls._of(parts, findings, ", ".join(map(str, paths)))
+        return cls._of(sources, findings, ", ".join(map(str, paths)))
 
     @classmethod
     def from_beir(cls, folder: str | Path, split: str = "train") -> M3Dataset:
-        """The judged queries of a BEIR collection, in memory; the source is the folder's name.
+        """Reads the judged queries of a BEIR collection into memory; the source is the folder's name.
 
         Documents judged above 0 are positives, the other judged ones negatives; a query without positives is left
         out. A document's text is its title and its text, as `Document.content`.
@@ -103,11 +104,11 @@ class M3Dataset:
 
     @classmethod
     def from_examples(cls, examples: Iterable[Example | Mapping[str, Any]], source: str = "") -> M3Dataset:
-        """Examples in memory.
+        """Keeps examples in memory.
 
         Args:
             examples: `Example`s, or rows in FlagEmbedding's format (see `Example.from_row`).
-            source: Of the examples that name none.
+            source: Source of the examples that name none.
 
         Raises:
             DatasetError: If some are wrong (named by number, from 1), or there is none.
@@ -119,26 +120,26 @@ class M3Dataset:
         return cls._of([InMemory(kept)], findings, "the examples given")
 
     @classmethod
-    def _of(cls, parts: Sequence[Part], findings: Findings, place: str) -> M3Dataset:
+    def _of(cls, sources: Sequence[Source], findings: Findings, place: str) -> M3Dataset:
         findings.check()
-        for part in parts:
-            if not len(part):
-                msg = f"training data must hold at least one example, got none in {getattr(part, 'path', place)}"
+        for source in sources:
+            if not len(source):
+                msg = f"training data must hold at least one example, got none in {getattr(source, 'path', place)}"
                 raise DatasetError(msg)
         if findings.dropped:
             reason = "blank, repeated or also positives of their query"
             logger.warning("%s: %d negatives were left out: %s", place, findings.dropped, reason)
-        return cls(parts)
+        return cls(sources)
 
     def __add__(self, other: M3Dataset) -> M3Dataset:
-        """These examples, then the other's; sources of one name become one."""
-        return M3Dataset(self._parts + other._parts) if isinstance(other, M3Dataset) else NotImplemented
+        """Returns these examples, then the other's; sources of one name become one."""
+        return M3Dataset(self._sources + other._sources) if isinstance(other, M3Dataset) else NotImplemented
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getitem__(self, row: int) -> Example:
-        """One example; negative numbers count from the end.
+        """Returns one example; negative numbers count from the end.
 
         Raises:
             IndexError: If there is no such row.
@@ -148,50 +149,21 @@ class M3Dataset:
             msg = f"row must be below {len(self)}, the number of examples, got {row}"
             raise IndexError(msg)
         row %= len(self)
-        part = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._parts[part][row - int(self._starts[part])]
+        source = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._sources[source][row - int(self._starts[source])]
 
     def __iter__(self) -> Iterator[Example]:
         return (self[row] for row in range(len(self)))
 
     @cached_property
-    def sizes(self) -> NDArray[np.int64]:
-        """Bytes in UTF-8 of each query with its prompt and of its longest passage; negatives it draws, (n, 3)."""
-        return np.concatenate([part.sizes for part in self._parts])
-
-    @cached_property
-    def prompts(self) -> frozenset[str]:
-        """The different prompts of the queries; "" if some have none."""
-        return frozenset().union(*(part.prompts for part in self._parts))
-
-    @cached_property
-    def prompted(self) -> NDArray[np.bool_]:
-        """Which queries have a prompt of their own, (n,)."""
-        return np.concatenate([part.prompted for part in self._parts])
-
-    @cached_property
-    def half_batches(self) -> NDArray[np.bool_]:
-        """Which examples are trained on in batches of half the size, (n,)."""
-        return np.concatenate([part.half_batches for part in self._parts])
-
-    @cached_property
-    def sources(self) -> Sources:
-        """Which collection each example is from."""
-        all_of = [part.sources for part in self._parts]
-        joined = Sources.of([name for sources in all_of for name in sources.names])
-        starts = accumulate((len(sources.names) for sources in all_of), initial=0)
-        rows = [joined.rows[start + sources.rows] for start, sources in zip(starts, all_of, strict=False)]
-        return Sources(joined.names, np.concatenate(rows))
+    def columns(self) -> Columns:
+        """Properties of all examples."""
+        return Columns.joined([source.columns for source in self._sources])
 
     @cached_property
     def digest(self) -> str:
-        """Changes with the text of the examples, and with their order."""
-        return hashlib.sha256(" ".join(part.digest for part in self._parts).encode()).hexdigest()[:16]
-
-    @cached_property
-    def has_scores(self) -> bool:
-        """Whether every example has a teacher's scores."""
-        return all(part.has_scores for part in self._parts)
+        """Digest that changes with the text of the examples and with their order."""
+        return hashlib.sha256(" ".join(source.digest for source in self._sources).encode()).hexdigest()[:16]
 
 
 def _files(path: Path) -> list[Path]:
@@ -203,7 +175,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _named(path: Path) -> Path:
-    """The path by the name that was given, links kept; `.` and `..` have none."""
+    """Returns the path by the name that was given, links kept; `.` and `..` have none."""
     return Path(os.path.abspath(path))
 
 

@@ -1,4 +1,4 @@
-"""One training example: a query, what answers it, what does not."""
+"""One training example: a query, passages that answer it, and passages that do not."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class Example:
     """A query with its positives and hard negatives.
 
     Attributes:
-        query: Not blank.
+        query: Text of the query, not blank.
         positives: Passages that answer the query, one at least, none blank.
         negatives: Passages that do not.
-        positive_scores: An external teacher's, one a positive (higher is better), or None.
-        negative_scores: The same teacher's, one a negative, or None.
-        prompt: Goes ahead of the query.
-        source: The collection it is from.
-        max_negatives: Most negatives that an epoch draws, where a run would draw more; None leaves it to the run.
-        in_batch_negatives: False: the query is compared with its own passages only.
-        half_batch: Batches of such examples have half as many queries, where a batch is of one source.
+        positive_scores: Scores of an external teacher, one a positive (higher is better), or None.
+        negative_scores: Scores of the same teacher, one a negative, or None.
+        prompt: Prompt ahead of the query.
+        source: Name of the file or collection it is from.
+        max_negatives: Maximum number of negatives that an epoch draws, if a run would draw more; None: the run's.
+        in_batch_negatives: False compares the query with its own passages only.
+        half_batch: Halve the number of queries in batches of such examples, where a batch is of one source.
 
     Raises:
-        ValueError: If an attribute is not so; the message says which, and how.
+        ValueError: If an attribute breaks its rule; the message names it.
     """
 
     query: str
@@ -71,15 +71,15 @@ class Example:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], source: str = "", *, in_batch_negatives: bool = True) -> Example:
-        """The example that a row in FlagEmbedding's format describes.
+        """Reads the example that a row in FlagEmbedding's format describes.
 
         Args:
             row: `query`, `pos` (a list) and, if it likes, `neg`, `pos_scores`, `neg_scores`, `prompt`, `type` and
                 `train_group_size`; null is as good as missing, other keys are not read. Of the types, `only_1neg`
                 draws one negative, the symmetric ones halve the batch, and `symmetric_sts` and
                 `symmetric_clustering` put the prompt ahead of the passages too; any other is a mere label.
-            source: The collection it is from.
-            in_batch_negatives: As the attribute.
+            source: Name of the file or collection it is from.
+            in_batch_negatives: False compares the query with its own passages only.
 
         Raises:
             ValueError: If a value is not what `Example` asks for.
@@ -109,27 +109,27 @@ class Example:
 
     @property
     def prompted_query(self) -> str:
-        """What the model reads as the query."""
+        """The query with its prompt, as the model reads it."""
         return self.prompt + self.query
 
     @property
     def has_scores(self) -> bool:
-        """Whether there are a teacher's scores."""
+        """True if there are a teacher's scores."""
         return self.positive_scores is not None
 
     @property
     def longest_passage(self) -> str:
-        """The passage of most bytes in UTF-8."""
+        """The passage with the most bytes in UTF-8."""
         return max(self.positives + self.negatives, key=_size)
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """Bytes in UTF-8 of the query with its prompt and of the longest passage, and how many negatives it draws."""
+        """Bytes in UTF-8 of the query with its prompt and of the longest passage, and the number of negatives drawn."""
         drawn = len(self.negatives) if self.max_negatives is None else min(len(self.negatives), self.max_negatives)
         return _size(self.prompted_query), max(map(_size, self.positives + self.negatives)), drawn
 
     def with_prompted_passages(self) -> Example:
-        """The example with its prompt ahead of its passages too; blank ones stay blank."""
+        """Returns the example with its prompt ahead of its passages too; blank ones stay blank."""
         positives, negatives = (
             tuple(self.prompt + text if text.strip() else text for text in texts)
             for texts in (self.positives, self.negatives)
@@ -137,7 +137,7 @@ class Example:
         return replace(self, positives=positives, negatives=negatives)
 
     def distinct(self) -> Example:
-        """The example without the negatives that are blank, repeated or also positives, nor their scores."""
+        """Returns the example without negatives that are blank, repeated or also positives, nor their scores."""
         seen, kept = set(self.positives), []
         for position, text in enumerate(self.negatives):
             if text.strip() and text not in seen:

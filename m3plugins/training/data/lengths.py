@@ -1,4 +1,4 @@
-"""How many tokens examples have, without tokenising them all."""
+"""Estimates of how many tokens examples have, without tokenising them all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SAMPLE = 128
-"""Examples of each source that are looked at: a query and a passage of each."""
+"""Number of examples of each source of which a query and a passage are tokenised."""
 
 _CHARACTERS = 10_000
 
@@ -28,31 +28,32 @@ def estimated_lengths(
     negatives: int,
     prompts: Prompts,
 ) -> NDArray[np.int64]:
-    """Tokens of each example: its query, and the passages drawn, each as long as its longest, all cut to the maxima.
+    """Estimates the tokens of each example: its query, and the passages drawn, each as long as its longest, all cut.
 
     Bytes are scaled by the tokens per byte of the source, queries and passages apart, as measured on a sample. The
     prompts of the run are counted by themselves.
 
     Args:
-        dataset: The examples.
-        tokenizer: As `load_tokenizer` returns it.
-        max_query_length: Tokens a query is cut to, special tokens included.
-        max_passage_length: The same for a passage.
-        negatives: Most that are drawn for a query.
-        prompts: Ahead of the queries that have no prompt of their own, and of all passages.
+        dataset: Examples to estimate.
+        tokenizer: Tokenizer, as `load_tokenizer` returns it.
+        max_query_length: Maximum number of tokens of a query, special tokens included.
+        max_passage_length: Maximum number of tokens of a passage.
+        negatives: Maximum number that is drawn for a query.
+        prompts: Prompts ahead of the queries that have none of their own, and of all passages.
 
     Returns:
         Estimates, (n,) int64.
     """
-    sources, sizes, available = dataset.sources, dataset.sizes[:, :2], dataset.sizes[:, 2]
+    columns = dataset.columns
+    sizes, available = columns.sizes[:, :2], columns.sizes[:, 2]
     tokens = np.empty(sizes.shape)
-    for position in range(len(sources.names)):
-        rows = np.flatnonzero(sources.rows == position)
+    for position in range(len(columns.source_names)):
+        rows = np.flatnonzero(columns.source_of == position)
         chosen = rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows)), dtype=np.int64)]
         examples = [dataset[int(row)] for row in chosen]
-        columns = ([example.prompted_query for example in examples], [example.longest_passage for example in examples])
-        tokens[rows] = sizes[rows] * [_tokens_per_byte(tokenizer, texts) for texts in columns]
-    tokens[~dataset.prompted, 0] += _tokens(tokenizer, prompts.query)
+        pairs = ([example.prompted_query for example in examples], [example.longest_passage for example in examples])
+        tokens[rows] = sizes[rows] * [_tokens_per_byte(tokenizer, texts) for texts in pairs]
+    tokens[~columns.prompted, 0] += _tokens(tokenizer, prompts.query)
     tokens[:, 1] += _tokens(tokenizer, prompts.document)
     tokens += tokenizer.num_special_tokens_to_add(False)
     query, passage = np.ceil(np.minimum(tokens, [max_query_length, max_passage_length])).astype(np.int64).T

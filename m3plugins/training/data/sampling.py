@@ -1,4 +1,4 @@
-"""Which examples make up a training step: of similar length, within a token budget, the same on every process."""
+"""Batches of examples of similar length, within a token budget, planned alike on every process."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.utils.data import Sampler
 logger = logging.getLogger(__name__)
 
 SPREAD = 1.5
-"""Most that the longest example of a bucket exceeds the shortest by, as a factor, in a bucket of many examples."""
+"""Maximum ratio of the longest to the shortest example in a bucket of many examples."""
 
 
 class Draw(NamedTuple):
-    """An example of the dataset, as it is drawn in one epoch."""
+    """The epoch in which an example is drawn, and its row in the dataset."""
 
     epoch: int
     row: int
@@ -32,15 +32,15 @@ class LengthGroupedBatches(Sampler[list[Draw]]):
     among the processes, up to `world_size - 1` of its examples come again.
 
     Args:
-        lengths: Tokens of each example with all its passages, estimated, (n,) integer.
-        sources: Collection of each example, (n,) integer; see `same_source`.
-        batch_size: Most queries per device and batch.
-        token_budget: Most tokens per device and batch, each example counted as long as the longest of its bucket. An
-            example over it is a batch of its own. None for no limit.
+        lengths: Estimated tokens of each example with all its passages, (n,) integer.
+        sources: Source of each example, (n,) integer; see `same_source`.
+        batch_size: Maximum number of queries per device and batch.
+        token_budget: Maximum number of tokens per device and batch, each example counted as long as the longest of its
+            bucket. An example over it is a batch of its own. None for no limit.
         same_source: Draw every global batch from one source.
-        halved: Examples whose batches have half as many queries, (n,) bool; where `same_source`.
-        seed: Of the shuffling.
-        rank: Of this process.
+        halved: True for examples whose batches have half as many queries, (n,) bool; needs `same_source`.
+        seed: Seed of the shuffling.
+        rank: Rank of this process.
         world_size: Number of processes.
         drop_last: Leave out, every epoch anew, examples that do not fill a global batch of their bucket.
 
@@ -115,10 +115,10 @@ class LengthGroupedBatches(Sampler[list[Draw]]):
     def _cut(
         self, rows: NDArray[np.int64], lengths: NDArray[np.int64], batch_size: int, drop_last: bool
     ) -> list[_Bucket]:
-        """The buckets of rows that come longest first, in batches of `batch_size` queries at most.
+        """Cuts rows that come longest first into buckets, for batches of at most `batch_size` queries.
 
-        A bucket takes what is `SPREAD` times shorter than its longest, and if that is no global batch yet, the next
-        longest too. What is left at the end and fills no global batch joins the last bucket. So one long example
+        A bucket takes the rows up to `SPREAD` times shorter than its longest and, until it fills a global batch, the
+        next longest too. Rows left at the end that fill no global batch join the last bucket. So one long example
         makes only its own global batch small.
         """
         buckets, start = [], 0
@@ -140,14 +140,14 @@ class LengthGroupedBatches(Sampler[list[Draw]]):
         return buckets
 
     def _size(self, length: int, batch_size: int) -> int:
-        """Queries per device in a bucket whose longest example is of this length."""
+        """Returns the queries per device in a bucket whose longest example has this length."""
         if self._token_budget is None:
             return batch_size
         return min(batch_size, max(1, self._token_budget // max(1, length)))
 
 
 class _Bucket(NamedTuple):
-    """Rows of similar length, the queries that each process gets of them in an epoch, and in how many batches."""
+    """Rows of similar length, the number of queries that each process gets of them in an epoch, and of batches."""
 
     rows: NDArray[np.int64]
     shares: int

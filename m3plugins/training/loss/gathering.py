@@ -1,4 +1,4 @@
-"""Passages of all processes in each of them, so that they are negatives of every query."""
+"""Exchange of passages among processes, so that each process' are negatives of every query."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from m3plugins.training.loss.representations import Representations, TokenVector
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of all processes, this one's first, the others in the order of their ranks.
+    """Returns the rows of all processes, this one's first, the others in the order of their ranks.
 
     The first two dimensions may differ between processes; they are padded with zeros to the largest. Differentiable: a
     process gets back the sum of the gradients that all processes have for its rows. With losses that are means over a
@@ -27,7 +27,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def gather_representations(local: Representations) -> Representations:
-    """The representations of all processes' texts, this one's first; see `gather_rows`."""
+    """Returns the representations of all processes' texts, this one's first; see `gather_rows`."""
     sparse, late = local.sparse, local.multi_vector
     return Representations(
         dense=None if local.dense is None else gather_rows(local.dense),

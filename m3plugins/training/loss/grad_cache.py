@@ -1,4 +1,4 @@
-"""One step's gradient in the memory of one chunk: GradCache (Gao et al., arXiv 2101.06983) for all three heads.
+"""GradCache (Gao et al., arXiv 2101.06983) for all three heads: a batch's gradient in the memory of one chunk.
 
 Encode every chunk without gradient; compute the loss of the whole batch and its gradient with respect to the
 representations; encode each chunk again, with the same dropout, and send that gradient through it.
@@ -39,7 +39,7 @@ class Chunks:
 
     @classmethod
     def cut(cls, batch: Batch, max_tokens: int) -> Chunks:
-        """Chunks of at most `max_tokens` padded tokens; a longer text is one of its own."""
+        """Cuts a batch into chunks of at most `max_tokens` padded tokens; a longer text is a chunk of its own."""
         return cls(batch, _rows(batch.queries, max_tokens), _rows(batch.passages, max_tokens))
 
     @property
@@ -49,7 +49,7 @@ class Chunks:
         return queries + [self.batch.passages.select(rows) for rows in self.passage_rows]
 
     def join(self, parts: Sequence[Representations]) -> Pair:
-        """The whole batch's representations, from those of each chunk."""
+        """Returns the representations of the whole batch, from those of each chunk."""
         cut = len(self.query_rows)
         return Pair(
             assemble(parts[:cut], self.query_rows, self.batch.queries),
@@ -59,13 +59,13 @@ class Chunks:
 
 @dataclass(frozen=True, kw_only=True)
 class StepContext:
-    """What a trainer puts around the passes of a step.
+    """Callables with which a trainer surrounds the passes of a step.
 
     Attributes:
-        backward: Starts the backward pass of the loss; it may scale it.
-        agreed: Returns whether the batches of all processes fit, from whether this one's does: processes with one pass
-            and with two would exchange gradients and representations in different orders.
-        hold_sync: DDP's `no_sync`: gradients are exchanged with the last chunk only.
+        backward: Function that starts the backward pass of the loss; it may scale it.
+        agreed: Function that returns True if the batches of all processes fit, given whether this one's does:
+            processes with one pass and with two would exchange gradients and representations in different orders.
+        hold_sync: Context of all passes but the last: DDP's `no_sync`, so that gradients are exchanged once.
         one_lookup: Context of the chunks' backward passes: `M3Model.one_lookup`, but not under DDP, which exchanges
             gradients before the block ends.
     """
@@ -87,11 +87,14 @@ def step(
     """Adds the gradient of a batch's loss to the parameters, in one pass if it fits and else in two.
 
     Args:
-        encode: The model.
-        chunks: The batch.
-        loss_of: The loss of the whole batch.
-        max_tokens: Tokens whose activations may be held at a time.
-        context: What goes around the passes.
+        encode: Model that encodes chunks of texts.
+        chunks: Batch, cut into chunks.
+        loss_of: Function that returns the loss of the whole batch.
+        max_tokens: Maximum number of tokens whose activations are held at a time.
+        context: Callables around the passes.
+
+    Returns:
+        The loss of the batch.
     """
     texts = chunks.texts
     if context.agreed(sum(chunk.mask.numel() for chunk in texts) <= max_tokens):
@@ -119,7 +122,7 @@ def step(
 
 
 class RandomState:
-    """The state of the random number generators now, of the CPU and of this device."""
+    """Captures the state of the random number generators of the CPU and of a device."""
 
     def __init__(self, device: torch.device) -> None:
         self._cpu = torch.get_rng_state()
@@ -128,7 +131,7 @@ class RandomState:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """This state inside the block; afterwards the generators go on as if it had not been."""
+        """Restores the state inside the block; afterwards the generators continue as if the block had not been."""
         with torch.random.fork_rng(devices=self._cuda):
             torch.set_rng_state(self._cpu)
             for index, state in zip(self._cuda, self._states, strict=True):

@@ -19,7 +19,7 @@ from m3plugins.training.loss.representations import Representations
 from m3plugins.training.loss.scores import m3_logits, m3_scores
 
 TeacherLogits = Callable[[Mapping[str, Tensor]], "Tensor | None"]
-"""From the student's logits (Q, C), by head and for the `ensemble`, to the teacher's, or None for no opinion."""
+"""A function from the student's logits (Q, C), by head and for the `ensemble`, to the teacher's, or None."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def distillation(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def live_ensemble(logits: Mapping[str, Tensor]) -> Tensor | None:
-    """M3's own teacher: the ensemble of the student's heads; a single head has none."""
+    """Returns M3's own teacher, the logits of the student's ensemble; a single head has none."""
     return logits.get("ensemble")
 
 
@@ -70,16 +70,16 @@ def m3_loss(
         queries: Q queries.
         passages: P passages.
         options: Temperatures, weights and the choice of negatives.
-        groups: (Q, G) int64, which passages are a query's own, its positive first; -1 is none. By default the passages
-            are grouped by query, G = P/Q.
+        groups: (Q, G) int64, numbers of a query's own passages, its positive first; -1 is none. By default the
+            passages are grouped by query, G = P/Q.
         own_passages_only: (Q,), nonzero where a query is compared with its group only, whatever
             `options.in_batch_negatives` says.
-        absent: (P,), nonzero where a passage is no candidate of any query: padding, or a text that comes again.
+        absent: (P,), nonzero where a passage is no candidate of any query: padding, or a repeated text.
         false_negatives: (Q, P), nonzero where a passage is no negative of the query in InfoNCE; its own positive always
-            stays. What a teacher says of it counts.
+            stays. Teachers still score it.
         teacher_scores: (Q, G) logits of an external teacher, such as a cross-encoder. Every term gets its
             `distillation` over the query's group beside InfoNCE (`kl_div` in the reference).
-        teacher: Whom L' distils, `live_ensemble` in the paper; None, and a teacher that returns None, is no L'.
+        teacher: Teacher that L' distils, `live_ensemble` in the paper; without one, or if it returns None, no L'.
         temperatures: Learned τ, scalars by head, in place of those of the options.
 
     Raises:
@@ -135,13 +135,13 @@ def m3_loss(
 
 
 def in_columns(groups: Tensor, values: Tensor, rows: Tensor) -> Tensor:
-    """The rows (Q, P) with the values (Q, G) of each query's own passages in the columns that `groups` (Q, G) names."""
+    """Returns rows (Q, P) with the values (Q, G) of each query's own passages in the columns that `groups` names."""
     spare = rows.shape[1]  # a column for -1
     return F.pad(rows, (0, 1)).scatter(1, groups.masked_fill(groups < 0, spare), values)[:, :spare]
 
 
 def _groups(scores: Tensor, given: Tensor | None) -> Tensor:
-    """Column numbers (Q, G) of each query's own passages in scores (Q, P)."""
+    """Returns the column numbers (Q, G) of each query's own passages in scores (Q, P)."""
     queries, passages = scores.shape
     if given is not None:
         if given.dim() != 2 or len(given) != queries or not given.shape[1]:

@@ -1,4 +1,4 @@
-"""Which passages are no candidates, or no negatives of a query, because of what they say."""
+"""Masks of passages that are no candidates, or no negatives of a query, because of their text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def repeats(keys: Tensor) -> Tensor:
-    """(P,) bool: columns without a text, and those whose text an earlier column has, by their `keys` (P,)."""
+    """Marks columns without a text, and those whose text an earlier column has, by their `keys` (P,): (P,) bool."""
     columns = torch.arange(len(keys), device=keys.device)
     _, text = torch.unique(keys, return_inverse=True)
     first = torch.full_like(columns, len(keys)).scatter_reduce(0, text, columns, "amin")
@@ -15,13 +15,13 @@ def repeats(keys: Tensor) -> Tensor:
 
 
 def known_positives(query_keys: Tensor, keys: Tensor, asked: Tensor, answers: Tensor) -> Tensor:
-    """(Q, P) bool: passages that answer the query, as far as any example of the step says.
+    """Marks the passages that are positives of the query in any example of the step: (Q, P) bool.
 
     Args:
-        query_keys: Of Q queries, (Q,).
-        keys: Of P passages, (P,).
-        asked: The queries of A examples, (A,).
-        answers: All their positives, (A, K).
+        query_keys: Keys of Q queries, (Q,).
+        keys: Keys of P passages, (P,).
+        asked: Keys of the queries of A examples, (A,).
+        answers: Keys of all their positives, (A, K).
     """
     texts, column = torch.unique(keys, return_inverse=True)
     queries, row = torch.unique(torch.cat([query_keys, asked]), return_inverse=True)

@@ -16,7 +16,7 @@ class PerHead:
     ensemble: float = 1.0
 
     def __getitem__(self, name: str) -> float:
-        """Return the number of the head called `name`."""
+        """Returns the number of the head called `name`."""
         return float(getattr(self, name))
 
 
@@ -26,15 +26,15 @@ class LossOptions:
 
     Attributes:
         special_ids: Token ids that never carry a lexical weight: cls, eos, pad and unk.
-        temperature: τ, one for all or one per head.
+        temperature: Temperature τ, one for all or one per head.
         score_weights: Weights of the heads in the ensemble score; `ensemble` is not read.
         loss_weights: Weights of the contrastive losses.
         distillation_weights: Weights of the self-distillation losses; `ensemble` is not read.
         teacher_weight: Weight of the external teacher's loss, added to every InfoNCE.
         in_batch_negatives: Compare each query with all passages of the batch instead of its own group only.
-        false_negative_ratio: A passage whose ensemble score is above this share of the positive's is no negative
-            (0.95 in NV-Retriever, arXiv 2407.15831); None keeps all.
-        max_elements: Most token similarities that MaxSim holds at a time.
+        false_negative_ratio: Share of the positive's ensemble score above which a passage is no negative (0.95 in
+            NV-Retriever, arXiv 2407.15831); None keeps all.
+        max_elements: Maximum number of token similarities that MaxSim holds at a time.
 
     Raises:
         ValueError: A temperature is not positive, a weight is negative, or the ratio is not above 0 and at most 1.
@@ -63,5 +63,5 @@ class LossOptions:
             raise ValueError(msg)
 
     def temperature_of(self, name: str) -> float:
-        """Return τ of the head called `name`."""
+        """Returns τ of the head called `name`."""
         return self.temperature[name] if isinstance(self.temperature, PerHead) else self.temperature

@@ -1,4 +1,4 @@
-"""Padded outputs of the three heads, in training.
+"""Padded outputs of the three heads in training.
 
 In the shapes B counts texts, L and T tokens, H and d dimensions.
 """
@@ -17,7 +17,7 @@ from m3plugins.training.data.batch import TokenBatch
 
 @dataclass(frozen=True)
 class TokenWeights:
-    """Sparse head: `weights` (B, L) floating, after relu; `input_ids` (B, L) integer; `mask` (B, L) 1 on tokens."""
+    """Sparse `weights` (B, L) floating, after relu, with `input_ids` (B, L) integer and `mask` (B, L), 1 on tokens."""
 
     weights: Tensor
     input_ids: Tensor
@@ -26,7 +26,7 @@ class TokenWeights:
 
 @dataclass(frozen=True)
 class TokenVectors:
-    """Multi-vector head: `vectors` (B, T, d) floating, unit, without CLS; `mask` (B, T) 1 on tokens."""
+    """Multi-vector `vectors` (B, T, d) floating, unit, without CLS, with `mask` (B, T), 1 on tokens."""
 
     vectors: Tensor
     mask: Tensor
@@ -56,7 +56,7 @@ class Representations:
         return [tensor for tensor in tensors if tensor is not None]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Representations:
-        """The same with each of `floating` changed."""
+        """Returns a copy with each of `floating` changed."""
         sparse, late = self.sparse, self.multi_vector
         return Representations(
             dense=None if self.dense is None else change(self.dense),
@@ -69,9 +69,9 @@ def assemble(parts: Sequence[Representations], rows: Sequence[Tensor], texts: To
     """Puts the representations of chunks of a batch in the batch's order, padded to its width; differentiable.
 
     Args:
-        parts: One for each chunk.
-        rows: The rows of the batch that each chunk holds, (b,) int64; together every row once.
-        texts: The batch of B texts, (B, L).
+        parts: Representations of each chunk.
+        rows: Rows of the batch that each chunk holds, (b,) int64; together every row once.
+        texts: Batch of B texts, (B, L).
     """
     order = torch.cat(list(rows)).argsort()
     width = texts.mask.shape[1]

@@ -17,7 +17,7 @@ from m3plugins.training.loss.representations import Representations, TokenVector
 
 
 def similarity(queries: Tensor, passages: Tensor) -> Tensor:
-    """Inner products of (Q, H) and (P, H): (Q, P), float32 or better even under autocast.
+    """Returns the inner products of (Q, H) and (P, H): (Q, P), float32 or better even under autocast.
 
     In half precision a score would be off by a tenth of a logit at τ = 0.02.
     """
@@ -27,7 +27,7 @@ def similarity(queries: Tensor, passages: Tensor) -> Tensor:
 
 
 def lexical_vectors(queries: TokenWeights, passages: TokenWeights, special_ids: tuple[int, ...]) -> list[Tensor]:
-    """Largest weight of each token id, over the U ids of this batch instead of the whole vocabulary.
+    """Finds the largest weight of each token id, over the U ids of this batch instead of the whole vocabulary.
 
     Returns:
         Vectors of the queries (Q, U) and of the passages (P, U), non-negative; special ids weigh 0.
@@ -44,14 +44,14 @@ def lexical_vectors(queries: TokenWeights, passages: TokenWeights, special_ids: 
 
 
 def max_sim(queries: TokenVectors, passages: TokenVectors, *, max_elements: int = 2**24) -> Tensor:
-    """Late interaction: the best passage token for each query token, averaged over the query's tokens.
+    """Computes late interaction: the best passage token for each query token, averaged over the query's tokens.
 
     Blocks of passages bound the memory. Padding is masked with -inf, so that a negative best similarity counts.
 
     Args:
         queries: Vectors (Q, L, d), mask (Q, L).
         passages: Vectors (P, T, d), mask (P, T).
-        max_elements: Most similarities held at a time (at least those of one passage).
+        max_elements: Maximum number of similarities held at a time (at least those of one passage).
 
     Returns:
         (Q, P) in float32 or better, within [-1, 1]; 0 where the query or the passage has no token.
@@ -67,7 +67,7 @@ def max_sim(queries: TokenVectors, passages: TokenVectors, *, max_elements: int 
 
 
 class _BestSimilarity(torch.autograd.Function):
-    """The largest inner product of each of N vectors (N, d) with each passage's tokens (P, T, d): (N, P).
+    """Largest inner product of each of N vectors (N, d) with each passage's tokens (P, T, d): (N, P).
 
     The gradient of a maximum reaches its winner alone, so the backward pass sums P vectors for each of the N instead
     of multiplying with a matrix of N × P·T that is all but zeros.
@@ -107,7 +107,7 @@ class _BestSimilarity(torch.autograd.Function):
 
 
 def m3_scores(queries: Representations, passages: Representations, options: LossOptions) -> dict[str, Tensor]:
-    """Scores (Q, P) of each head and, of two heads or more, of their weighted sum, the `ensemble`.
+    """Returns scores (Q, P) of each head and, of two heads or more, of their weighted sum, the `ensemble`.
 
     Raises:
         ValueError: The sides differ in their heads or have none.
@@ -131,6 +131,6 @@ def m3_scores(queries: Representations, passages: Representations, options: Loss
 def m3_logits(
     scores: Mapping[str, Tensor], options: LossOptions, temperatures: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """The scores divided by their temperatures; `temperatures`, scalars by head, go before those of the options."""
+    """Divides scores by their temperatures; `temperatures`, scalars by head, take precedence over the options'."""
     learned = temperatures or {}
     return {name: score / learned.get(name, options.temperature_of(name)) for name, score in scores.items()}

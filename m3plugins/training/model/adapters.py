@@ -1,4 +1,4 @@
-"""LoRA on the encoder, by peft, and how it is merged."""
+"""LoRA on the encoder, by peft, and its merging."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_lora(encoder: nn.Module, *, rank: int, alpha: float, dropout: float) -> 
 
 
 def merged_state(encoder: nn.Module) -> dict[str, Tensor]:
-    """The encoder's state as it is without adapters: each adapted weight with its adapter added. Changes nothing."""
+    """Returns the encoder's state with each adapter added to its weight; the encoder itself does not change."""
     state = {name.replace(".base_layer.", "."): tensor for name, tensor in encoder.state_dict().items()}
     for name, module in encoder.named_modules():
         if hasattr(module, "lora_A"):

@@ -1,4 +1,4 @@
-"""The M3 model in training: an encoder and its heads, one differentiable pass for all of them."""
+"""The M3 model in training: an encoder and its heads in one differentiable pass."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class M3Model(nn.Module):
     """An M3 checkpoint with gradients, in float32.
 
     Args:
-        checkpoint: What to load.
-        heads: Which heads to compute; the others keep their weights.
+        checkpoint: Checkpoint to load.
+        heads: Heads to compute; the others keep their weights.
         freeze_encoder: Train the linear heads only. The encoder then runs without dropout.
-        state_cache: Where a frozen encoder's token states are kept.
+        state_cache: Cache of a frozen encoder's token states.
         prompts: Prompts used in training, written to saved checkpoints; None means the checkpoint's own.
     """
 
@@ -64,7 +64,7 @@ class M3Model(nn.Module):
         self.colbert_linear.requires_grad_("multi_vector" in self.heads)
 
     def forward(self, chunks: Sequence[TokenBatch]) -> list[Representations]:
-        """The representations of each chunk of texts; one call for all, so that wrappers such as DDP see one."""
+        """Returns the representations of each chunk of texts; wrappers such as DDP see one call for all."""
         table = self.encoder.get_input_embeddings()
         if len(chunks) == 1 or not isinstance(table, SharedEmbedding):
             return [self.represent(chunk) for chunk in chunks]
@@ -73,7 +73,7 @@ class M3Model(nn.Module):
 
     @contextmanager
     def one_lookup(self, chunks: Sequence[TokenBatch]) -> Iterator[None]:
-        """Inside the block, the backward passes of these chunks make one gradient of the embedding table together."""
+        """Makes the backward passes of these chunks inside the block share one gradient of the embedding table."""
         table = self.encoder.get_input_embeddings()
         shared = isinstance(table, SharedEmbedding)
         with table.shared_by_passes([chunk.input_ids for chunk in chunks]) if shared else nullcontext():
@@ -87,14 +87,14 @@ class M3Model(nn.Module):
         return self
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
-        """Recompute activations in the backward pass instead of keeping them; the Trainer of transformers calls it."""
+        """Recomputes activations in the backward pass instead of keeping them; transformers' trainer calls it."""
         if not self.frozen:
             self.encoder.activation_checkpointing_enable(**kwargs)
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """The same, as versions of transformers before 5.23 call it."""
+        """Does the same for versions of transformers before 5.23."""
         if not self.frozen:
             self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
 
@@ -115,12 +115,18 @@ class M3Model(nn.Module):
         if self.prompts != self.checkpoint.prompts:
             save_prompts(folder, self.prompts)
 
+    @property
+    def dropout(self) -> float:
+        """Largest dropout probability of the encoder in training; 0 if it is frozen."""
+        probabilities = [module.p for module in self.encoder.modules() if isinstance(module, nn.Dropout)]
+        return 0.0 if self.frozen else max(probabilities, default=0.0)
+
     def trainable_state(self) -> dict[str, Tensor]:
-        """The parameters that training changes, by name."""
+        """Returns the parameters that training changes, by name."""
         return {name: tensor.detach() for name, tensor in self.named_parameters() if tensor.requires_grad}
 
     def represent(self, texts: TokenBatch) -> Representations:
-        """The representations of texts; in training call the model, which its wrappers know of."""
+        """Returns the representations of texts; in training call the model itself, as its wrappers expect."""
         states = self._states(texts)
         with torch.autocast(states.device.type, enabled=False):
             states = states.to(torch.promote_types(states.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""How many tokens' activations fit in the memory that is free."""
+"""Measurement of how many tokens' activations fit in the free memory."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from m3plugins.training.loss.grad_cache import RandomState
 from m3plugins.training.model.m3_model import M3Model
 
 _SHARE = 0.5
-"""Of the free memory; the rest is for representations, the loss and temporary tensors."""
+"""Share of the free memory; the rest is for representations, the loss and temporary tensors."""
 _BYTES_PER_PARAMETER = 12
 """A gradient and the two moments of AdamW, in float32, that the first step has yet to allocate."""
 _MOST_TOKENS = 1 << 17
 
 
 def chunk_tokens(model: M3Model, *, max_length: int, device: torch.device, autocast: torch.dtype | None = None) -> int:
-    """Tokens that may be encoded with gradient at a time: a power of two, or one text if that is longer.
+    """Measures how many tokens may be encoded with gradient at a time: a power of two, or one text if that is longer.
 
-    Measured on texts of `max_length` tokens and of half of it: what both keep, such as the copies of the weights that
-    autocast makes, is no activation. Like machines find the same number, whatever little else they have in memory.
+    It encodes texts of `max_length` tokens and of half of it: memory that both keep, such as autocast's copies of the
+    weights, holds no activations. Rounding makes like machines find the same number.
 
     Args:
-        model: The model, on its device, in training mode, gradient checkpointing enabled if it will be.
-        max_length: Tokens of the longest text.
-        device: Where it is.
+        model: Model on its device, in training mode, gradient checkpointing enabled if it will be.
+        max_length: Number of tokens of the longest text.
+        device: Device of the model.
         autocast: Precision of mixed-precision training, or None.
     """
 
@@ -48,9 +48,9 @@ def chunk_tokens(model: M3Model, *, max_length: int, device: torch.device, autoc
 
 
 def saved_bytes(model: M3Model, texts: TokenBatch, autocast: torch.dtype | None = None) -> int:
-    """Bytes that a forward pass over these texts keeps for its backward pass, the parameters not counted.
+    """Measures the bytes that a forward pass over texts keeps for its backward pass, the parameters not counted.
 
-    On a GPU the allocator tells; elsewhere it is what autograd is given to keep.
+    On a GPU it asks the allocator; elsewhere it adds up what autograd is given to keep.
     """
     device = texts.mask.device
     with (
@@ -84,7 +84,7 @@ def _given_to_autograd(model: M3Model, texts: TokenBatch) -> int:
 
 @contextmanager
 def _one_layer_kept(model: nn.Module) -> Iterator[None]:
-    """With gradient checkpointing, the last layer without it: the backward pass holds one layer's at a time."""
+    """Suspends gradient checkpointing of the last layer: the backward pass holds the activations of one at a time."""
     recomputing = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
     for module in recomputing[-1:]:
         module.gradient_checkpointing = False  # type: ignore[assignment]
@@ -96,14 +96,9 @@ def _one_layer_kept(model: nn.Module) -> Iterator[None]:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device: of the accelerator, or of the machine."""
+    """Returns the bytes that are free on a device: of the accelerator, or of the machine."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     import psutil
 
     return int(psutil.virtual_memory().available)
-
-
-def encoder_dropout(model: nn.Module) -> float:
-    """The largest dropout probability in a model."""
-    return max((module.p for module in model.modules() if isinstance(module, nn.Dropout)), default=0.0)

@@ -1,4 +1,4 @@
-"""What an optimizer is given: the parameters that train, with their learning rates."""
+"""Parameter groups of an optimizer, with their learning rates."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def parameter_groups(
     args: SelfDistillationArguments,
     decaying: Collection[str],
 ) -> list[dict[str, Any]]:
-    """Groups of the encoder, the heads and the temperatures, of one learning rate and weight decay each.
+    """Groups the parameters of encoder, heads and temperatures by learning rate and weight decay.
 
     Args:
-        model: What is trained.
-        temperatures: Their logarithms, which do not decay.
-        args: The rates.
+        model: Model in training.
+        temperatures: Logarithms of the temperatures, which do not decay.
+        args: Settings with the rates.
         decaying: Names of the model's parameters that decay.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}

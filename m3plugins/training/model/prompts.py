@@ -1,4 +1,4 @@
-"""The prompts that a run trains with, which its checkpoints state."""
+"""Prompts that a run trains with and that its checkpoints state."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ logger = logging.getLogger(__name__)
 
 
 def trained_prompts(args: SelfDistillationArguments, own: Prompts, dataset: M3Dataset | None) -> Prompts:
-    """The prompts for queries and documents: of the settings, of the data where all of it has one, or the encoder's.
+    """Returns the prompts of queries and documents: from the settings, from data that has one only, or the encoder's.
 
-    A checkpoint states one prompt for queries. Where the lines of the data have several, it is that of the lines
+    A checkpoint states one prompt for queries. If the lines of the data have several, it is that of the lines
     without a prompt, and a warning says so.
 
     Args:
-        args: Their prompts go first.
-        own: The encoder's.
-        dataset: Its lines may have prompts of their own.
+        args: Settings, whose prompts come first.
+        own: Prompts of the encoder.
+        dataset: Data whose lines may have prompts of their own.
 
     Raises:
         ValueError: No query would have the prompt that the settings give.
     """
     query = own.query if args.query_prompt is None else args.query_prompt
     document = own.document if args.document_prompt is None else args.document_prompt
-    lines = frozenset({""}) if dataset is None else dataset.prompts
+    lines = frozenset({""}) if dataset is None else dataset.columns.prompts
     examples = ", ".join(repr(prompt) for prompt in sorted(lines - {""})[:3])
     if "" not in lines and args.query_prompt is not None and lines != {args.query_prompt}:
         reason = f"every query has its own prompt, such as {examples}"

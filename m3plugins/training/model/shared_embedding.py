@@ -21,13 +21,13 @@ class SharedEmbedding(nn.Embedding):
 
     @classmethod
     def replace(cls, embedding: nn.Embedding) -> SharedEmbedding:
-        """An embedding with the weights of another."""
+        """Makes an embedding with the weights of another."""
         table, width = embedding.weight.shape
         return cls(table, width, padding_idx=embedding.padding_idx, _weight=embedding.weight.data)
 
     @contextmanager
     def shared(self, ids: Sequence[Tensor]) -> Iterator[None]:
-        """Lookups of these ids, or of some of them, inside the block are one."""
+        """Makes lookups of these ids, or of some of them, inside the block one."""
         self._found = self._lookup(ids)
         try:
             yield
@@ -36,7 +36,7 @@ class SharedEmbedding(nn.Embedding):
 
     @contextmanager
     def shared_by_passes(self, ids: Sequence[Tensor]) -> Iterator[None]:
-        """As `shared`, for several backward passes inside the block; the table gets its gradient at the end."""
+        """Does as `shared` for several backward passes inside the block; the table gets its gradient at the end."""
         if not self.weight.requires_grad:
             yield
             return
@@ -51,7 +51,7 @@ class SharedEmbedding(nn.Embedding):
             rows.backward(leaf.grad)  # type: ignore[no-untyped-call]
 
     def forward(self, input: Tensor) -> Tensor:
-        """The vectors of token ids."""
+        """Returns the vectors of token ids."""
         if self._found is None:
             return super().forward(input)
         distinct, rows = self._found

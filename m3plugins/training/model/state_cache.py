@@ -1,4 +1,4 @@
-"""Token states of a frozen encoder, kept in memory: from the second epoch on only the heads are computed."""
+"""A cache of a frozen encoder's token states: from the second epoch on only the heads are computed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from m3plugins.training.data.batch import TokenBatch
 
 
 class StateCache:
-    """States by token ids, as the encoder gave them, until `max_bytes` are full; later texts are encoded each time.
+    """Keeps states by token ids until `max_bytes` are full; later texts are encoded each time.
 
     Args:
-        max_bytes: Memory that the states may take.
+        max_bytes: Maximum number of bytes of the states.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -22,7 +22,7 @@ class StateCache:
         self._states: dict[bytes, Tensor] = {}
 
     def states(self, texts: TokenBatch, encode: Callable[[TokenBatch], Tensor]) -> Tensor:
-        """States (B, L, H) of these texts, zero on padding; `encode` gives those that are not kept."""
+        """Returns states (B, L, H) of texts, zero on padding; `encode` computes those that are not kept."""
         lengths: list[int] = texts.lengths.tolist()
         ids = texts.input_ids.cpu().numpy()
         keys = [row[:length].tobytes() for row, length in zip(ids, lengths, strict=True)]
@@ -38,7 +38,7 @@ class StateCache:
         return torch.nn.functional.pad(padded, (0, 0, 0, texts.mask.shape[1] - padded.shape[1]))
 
     def __deepcopy__(self, memo: object) -> StateCache:
-        """A copy of the model shares it: both have the same frozen encoder."""
+        """Returns the cache itself: a copy of the model has the same frozen encoder."""
         return self
 
     def _keep(self, key: bytes, states: Tensor) -> None:

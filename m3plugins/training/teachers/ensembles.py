@@ -19,15 +19,14 @@ from m3plugins.training.loss.options import LossOptions
 from m3plugins.training.loss.representations import Representations
 from m3plugins.training.loss.scores import m3_scores
 from m3plugins.training.model.m3_model import M3Model
-from m3plugins.training.model.memory import encoder_dropout
 from m3plugins.training.teachers.teacher import Teacher
 
 
 class LiveEnsemble(Teacher):
-    """M3's own (arXiv 2402.03216, section 3.3): the weighted sum of the student's scores, as they are."""
+    """M3's own teacher (arXiv 2402.03216, section 3.3): the weighted sum of the student's current scores."""
 
     def scores(self, student: Mapping[str, Tensor], representations: Pair | None, batch: Batch) -> Tensor | None:
-        """The ensemble's logits; None where one head is trained alone."""
+        """Returns the ensemble's logits; None where one head is trained alone."""
         return live_ensemble(student)
 
 
@@ -43,10 +42,10 @@ class _EncodingTeacher(Teacher):
 
 
 class FrozenEnsemble(_EncodingTeacher):
-    """The ensemble of all heads of a model that does not change: by default the student before the first step.
+    """The ensemble of all heads of a fixed model: by default the student before the first step.
 
     Args:
-        model: Another M3 model, with the student's tokenizer: a model, or what `M3Encoder.from_pretrained` takes.
+        model: Another M3 model with the student's tokenizer: a model, or a name for `M3Encoder.from_pretrained`.
 
     Raises:
         ValueError: At the start, if it has another tokenizer.
@@ -67,7 +66,7 @@ class FrozenEnsemble(_EncodingTeacher):
         self.teacher.to(next(model.parameters()).device).requires_grad_(False).eval()
 
     def encode(self, chunk: TokenBatch) -> Representations | None:
-        """The frozen model's representations.
+        """Returns the frozen model's representations.
 
         Raises:
             ValueError: A text is longer than it can read.
@@ -80,11 +79,11 @@ class FrozenEnsemble(_EncodingTeacher):
         return self.teacher.represent(chunk)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The frozen model, unless it was given: a resumed run starts from a student that has moved on."""
+        """Returns the frozen model, unless it was given: a resumed run starts from a student that has moved on."""
         return {} if self._given else _changing(self.teacher, self.model)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Puts the frozen model back."""
+        """Restores the frozen model."""
         self.teacher.load_state_dict(dict(state), strict=False)
 
     def _copied(self, model: M3Model) -> M3Model:
@@ -94,13 +93,13 @@ class FrozenEnsemble(_EncodingTeacher):
 
 
 class MovingAverage(FrozenEnsemble):
-    """The ensemble of an exponential moving average of the student (mean teacher, arXiv 1703.01780), of its heads.
+    """The ensemble of an exponential moving average of the student (mean teacher, arXiv 1703.01780).
 
     Args:
         decay: Share of the average that stays at each step.
 
     Raises:
-        ValueError: The decay is not between 0 and 1.
+        ValueError: The decay is below 0, or not below 1.
     """
 
     def __init__(self, decay: float = 0.99) -> None:
@@ -132,12 +131,12 @@ class NoisyEnsemble(_EncodingTeacher):
     def start(self, model: M3Model, options: LossOptions) -> None:
         """Checks that there is dropout."""
         super().start(model, options)
-        if model.frozen or not encoder_dropout(model.encoder):
+        if not model.dropout:
             msg = "NoisyEnsemble needs an encoder that is trained with dropout, this one has none; use LiveEnsemble"
             raise ValueError(msg)
 
     def encode(self, chunk: TokenBatch) -> Representations | None:
-        """The student's representations under fresh dropout."""
+        """Returns the student's representations under fresh dropout."""
         return self.model.represent(chunk)
 
 
@@ -153,6 +152,6 @@ def _check_tokenizers(teacher: M3Model, student: M3Model) -> None:
 
 
 def _changing(copied: M3Model, student: M3Model) -> dict[str, Tensor]:
-    """The copied parameters that training changes in the student."""
+    """Returns the copied parameters that training changes in the student."""
     copies = dict(copied.named_parameters())
     return {name: copies[name].detach() for name in student.trainable_state()}

@@ -1,4 +1,4 @@
-"""A teacher whose scores stand in the data."""
+"""A teacher whose scores are in the data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class StoredScores(Teacher):
     """The data's own `pos_scores` and `neg_scores`, of a cross-encoder or of BM25, over each query's group.
 
     Args:
-        temperature: Divides the scores.
+        temperature: Divisor of the scores.
     """
 
     reads_scores = True
@@ -26,7 +26,7 @@ class StoredScores(Teacher):
         self._temperature = temperature
 
     def scores(self, student: Mapping[str, Tensor], representations: Pair | None, batch: Batch) -> Tensor | None:
-        """The stored scores, -inf for the passages of other queries; None where the batch has none."""
+        """Returns the stored scores, -inf for the passages of other queries; None where the batch has none."""
         if batch.teacher_scores is None:
             return None
         nothing = torch.full_like(next(iter(student.values())), float("-inf"))

@@ -24,28 +24,33 @@ class Teacher:
     """Gives each query a distribution over the candidates of its batch. Every method but `scores` may be left out.
 
     Attributes:
-        reads_scores: `scores` reads `batch.teacher_scores`, so every example must have them.
+        reads_scores: True if `scores` reads `batch.teacher_scores`; every example must have them then.
     """
 
     reads_scores: bool = False
 
     def start(self, model: M3Model, options: LossOptions) -> None:
-        """Called once, before the first step or evaluation, with the model to be trained and its loss' settings."""
+        """Prepares for the run, once, before its first step or evaluation.
+
+        Args:
+            model: Model to be trained.
+            options: Settings of its loss.
+        """
         self.model, self.options = model, options
 
     def encode(self, chunk: TokenBatch) -> Representations | None:
-        """The teacher's own view of b texts, computed without gradient; None if it needs none."""
+        """Returns the teacher's own representations of texts, without gradient; None if it needs none."""
         return None
 
     def scores(self, student: Mapping[str, Tensor], representations: Pair | None, batch: Batch) -> Tensor | None:
-        """The teacher's logits (Q, C), whose softmax over the candidates is the target of every head.
+        """Returns the teacher's logits (Q, C), whose softmax over the candidates is the target of every head.
 
         Args:
             student: Logits (Q, C) of the heads and of their `ensemble`, temperature applied, -inf for what is no
                 candidate. The first P columns are the batch's own passages, in their order; those of other processes
                 follow.
-            representations: What `encode` gave for the queries and for the C candidates.
-            batch: The batch of this process.
+            representations: Representations that `encode` returned for the queries and for the C candidates.
+            batch: Batch of this process.
 
         Returns:
             Floating logits; -inf leaves a candidate out of this comparison. None: nothing to teach in this batch.
@@ -53,11 +58,11 @@ class Teacher:
         raise NotImplementedError
 
     def update(self, step: int) -> None:
-        """Called after every optimizer step."""
+        """Follows the model after every optimizer step."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint must keep of the teacher."""
+        """Returns the state that a checkpoint must keep."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores the state that `state_dict` returned."""

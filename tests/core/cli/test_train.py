@@ -103,7 +103,7 @@ def test_files_of_one_name_are_sources_of_their_own(data: Path, collection: Path
         file.parent.mkdir()
         file.write_text(data.read_text())
     found = _examples([files[0], collection, files[1]], "train")
-    assert found.sources.names == (*map(str, files), "collection")
+    assert found.columns.source_names == (*map(str, files), "collection")
     assert len(found) == 3 * len(SENTENCES)
 
 

@@ -151,7 +151,7 @@ def on_disk(tmp_path: Path) -> M3Dataset:
 
 
 def test_forked_workers_make_the_same_batches(checkpoint: Path, on_disk: M3Dataset) -> None:
-    batches = LengthGroupedBatches(on_disk.sizes.sum(1), on_disk.sources.rows, batch_size=4)
+    batches = LengthGroupedBatches(on_disk.columns.sizes.sum(1), on_disk.columns.source_of, batch_size=4)
     collator = M3Collator(Checkpoint(checkpoint), query_max_length=16, passage_max_length=16)
 
     def load(**workers: Any) -> list[Batch]:

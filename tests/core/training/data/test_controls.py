@@ -33,7 +33,7 @@ def test_a_group_size_counts_the_positive_and_does_not_exceed_the_runs() -> None
 
 
 def test_the_estimate_of_a_batchs_tokens_counts_the_negatives_that_are_drawn() -> None:
-    assert M3Dataset.from_examples([ROW, {**ROW, "type": "only_1neg"}]).sizes[:, 2].tolist() == [4, 1]
+    assert M3Dataset.from_examples([ROW, {**ROW, "type": "only_1neg"}]).columns.sizes[:, 2].tolist() == [4, 1]
 
 
 @pytest.mark.parametrize("kind", ["symmetric_sts", "symmetric_clustering"])
@@ -51,7 +51,7 @@ def test_symmetric_data_has_batches_of_half_the_size() -> None:
     rows = [{**ROW, "query": f"q{number}", "type": "symmetric_class"} for number in range(8)]
     data = M3Dataset.from_examples(rows, "a") + M3Dataset.from_examples([ROW] * 8, "b")
     lengths = np.ones(16, np.int64)
-    batches = LengthGroupedBatches(lengths, data.sources.rows, batch_size=4, halved=data.half_batches)
+    batches = LengthGroupedBatches(lengths, data.columns.source_of, batch_size=4, halved=data.columns.half_batches)
     sizes = sorted((data[batch[0].row].source, len(batch)) for batch in batches)
     assert sizes == [("a", 2)] * 4 + [("b", 4)] * 2
 

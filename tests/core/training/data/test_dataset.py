@@ -51,7 +51,7 @@ def test_files_of_one_name_are_two_sources(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         write(tmp_path / folder / "train.jsonl", row(0))
     dataset = M3Dataset.from_jsonl(tmp_path / "x", tmp_path / "y")
-    assert dataset.sources.names == tuple(str(tmp_path / folder / "train.jsonl") for folder in ("x", "y"))
+    assert dataset.columns.source_names == tuple(str(tmp_path / folder / "train.jsonl") for folder in ("x", "y"))
 
 
 def test_a_file_is_not_held_in_memory(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_datasets_join_and_sources_of_one_name_become_one(tmp_path: Path) -> Non
     memory = M3Dataset.from_examples([Example("q", ("p",), source="b"), Example("r", ("p",), source="a")])
     dataset = file + memory
     assert [example.query for example in dataset] == ["query 0", "query 1", "q", "r"]
-    assert (dataset.sources.names, dataset.sources.rows.tolist()) == (("a", "b"), [0, 0, 1, 0])
+    assert (dataset.columns.source_names, dataset.columns.source_of.tolist()) == (("a", "b"), [0, 0, 1, 0])
 
 
 def test_rows_count_from_either_end_and_no_further() -> None:
@@ -189,16 +189,16 @@ def test_rows_count_from_either_end_and_no_further() -> None:
 def test_sizes_are_those_of_the_examples(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", row(0, prompt="Q: "), row(1, pos=["日本語日本語"]))
     dataset = M3Dataset.from_jsonl(path) + M3Dataset.from_examples([row(0)])
-    assert dataset.sizes.dtype == np.int64
-    assert dataset.sizes.tolist() == [list(example.sizes) for example in dataset]
+    assert dataset.columns.sizes.dtype == np.int64
+    assert dataset.columns.sizes.tolist() == [list(example.sizes) for example in dataset]
 
 
 def test_has_scores_only_if_every_example_has(tmp_path: Path) -> None:
     with_scores = row(0, pos_scores=[1], neg_scores=[0])
     scored = M3Dataset.from_jsonl(write(tmp_path / "a.jsonl", with_scores))
-    assert scored.has_scores
-    assert not (scored + M3Dataset.from_examples([row(1)])).has_scores
-    assert not M3Dataset.from_jsonl(write(tmp_path / "b.jsonl", row(1), with_scores)).has_scores
+    assert scored.columns.has_scores
+    assert not (scored + M3Dataset.from_examples([row(1)])).columns.has_scores
+    assert not M3Dataset.from_jsonl(write(tmp_path / "b.jsonl", row(1), with_scores)).columns.has_scores
 
 
 @pytest.fixture

@@ -250,3 +250,8 @@ def test_a_text_that_another_begins_with_is_another_text() -> None:
 
     for _ in range(2):
         assert cache.states(texts, encode).squeeze(-1).tolist() == [[3.0, 3.0, 3.0, 0.0], [4.0] * 4]
+
+
+def test_the_largest_dropout_is_found(tiny: Path, tiny_with_dropout: Path) -> None:
+    assert M3Model(Checkpoint(tiny)).dropout == 0
+    assert M3Model(Checkpoint(tiny_with_dropout)).dropout == pytest.approx(0.1)

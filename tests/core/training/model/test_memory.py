@@ -10,7 +10,7 @@ import torch
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.training import M3Model, TokenBatch
 from m3plugins.training.model import memory
-from m3plugins.training.model.memory import chunk_tokens, encoder_dropout, free_bytes, saved_bytes
+from m3plugins.training.model.memory import chunk_tokens, free_bytes, saved_bytes
 
 CPU = torch.device("cpu")
 
@@ -82,8 +82,3 @@ def test_recomputed_activations_leave_room_for_more_tokens_but_those_of_one_laye
     chunk_tokens(model, max_length=64, device=CPU)
     assert none_kept < measured[-1] < measured[2]
     assert saved_bytes(model, texts(1, 64)) == none_kept  # it is recomputed again
-
-
-def test_the_largest_dropout_is_found(tiny: Path, tiny_with_dropout: Path) -> None:
-    assert encoder_dropout(M3Model(Checkpoint(tiny)).encoder) == 0
-    assert encoder_dropout(M3Model(Checkpoint(tiny_with_dropout)).encoder) == pytest.approx(0.1)
