@@ -142,9 +142,9 @@ def train(
         str, _option("Machine", "Loggers to report to: tensorboard, wandb, …, or none.", metavar="NAMES")
     ] = "none",
 ) -> int:
-    """Fine-tune dense, sparse and multi-vector together, with self-distillation.
+    """Fine-tune the dense, sparse and multi-vector heads together, with self-distillation.
 
-    A line of DATA is {"query": …, "pos": […], "neg": […]}; the guide is docs/training.md.
+    A line of DATA is {"query": …, "pos": […], "neg": […]}; docs/training.md is the guide.
 
     On several GPUs: accelerate launch -m m3plugins.cli train …
     """

@@ -152,7 +152,7 @@ class SelfDistillationArguments(TrainingArguments):
         """Returns the learning rate of one of the model's parameters.
 
         Args:
-            parameter: Its name in the checkpoint.
+            parameter: Name of the parameter in the checkpoint.
             width: The hidden size of the model.
         """
         part, given = _LINEAR_HEADS.get(parameter.partition(".")[0], "encoder"), self.head_learning_rate

@@ -204,7 +204,7 @@ class SelfDistillationTrainer(Trainer):
         """Returns the loss of this process' queries over the passages of all processes.
 
         Raises:
-            DivergedError: It is NaN or infinite.
+            DivergedError: The loss is NaN or infinite.
         """
         return self._objective.loss(chunks, pair, step=self.state.global_step, autocast=self.accelerator.autocast)
 

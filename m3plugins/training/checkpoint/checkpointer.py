@@ -57,7 +57,7 @@ class Checkpointer:
         """Seals the checkpoint that the block writes; without its manifest a checkpoint is never used.
 
         Raises:
-            OSError: It could not be saved; nothing is left of it.
+            OSError: The checkpoint could not be saved; nothing is left of it.
         """
         saves, limit = self.args.should_save, self.args.save_total_limit
         if saves:
@@ -94,7 +94,7 @@ class Checkpointer:
         """Returns the verified checkpoint to resume from: the one named, or for True the newest whole one, if any.
 
         Raises:
-            CheckpointError: It is incomplete or damaged.
+            CheckpointError: The checkpoint is incomplete or damaged.
         """
         if resume_from is True:
             return folders.last_checkpoint(Path(self.args.output_dir))
@@ -127,7 +127,7 @@ class Checkpointer:
         """Loads the weights and the temperatures of the best checkpoint.
 
         Raises:
-            CheckpointError: It is incomplete or damaged.
+            CheckpointError: The checkpoint is incomplete or damaged.
         """
         logger.info("the best model is that of %s", folder)
         manifest.verify(folder)

@@ -26,7 +26,7 @@ def last_checkpoint(output: Path) -> Path | None:
     """Returns the newest checkpoint of a run, as `newest` does, if it is unchanged since.
 
     Raises:
-        CheckpointError: It was damaged afterwards.
+        CheckpointError: The newest was damaged afterwards.
     """
     found = newest(output)
     if found is not None:
@@ -75,7 +75,7 @@ def written(folder: Path) -> Iterator[None]:
     """Removes the checkpoint that the block writes, if it raises an error.
 
     Raises:
-        OSError: It could not be saved; the message says what the disk has left.
+        OSError: The checkpoint could not be saved; the message says what space the disk has left.
     """
     try:
         yield

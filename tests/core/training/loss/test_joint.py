@@ -1,4 +1,4 @@
-"""The joint M3 loss: parity with FlagEmbedding, masking, memory, and what each option changes."""
+"""The joint M3 loss: parity with FlagEmbedding, masking, and what each option changes."""
 
 from __future__ import annotations
 
@@ -11,75 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from m3plugins.training.loss.joint import distillation, live_ensemble, m3_loss
-from m3plugins.training.loss.options import LossOptions, PerHead
-from m3plugins.training.loss.representations import Representations, TokenVectors, TokenWeights
-from m3plugins.training.loss.scores import lexical_vectors, max_sim
-
-CLS, PAD, EOS, UNK = 0, 1, 2, 3
-VOCABULARY = 250_002
-OPTIONS = LossOptions(special_ids=(CLS, PAD, EOS, UNK))
-
-
-class LargestTensor(TorchDispatchMode):
-    """Records the size of the largest tensor that any operation returns, in the backward pass too."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for item in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(item, Tensor):
-                self.numel = max(self.numel, item.numel())
-        return result
-
-
-def token_mask(lengths: list[int], width: int) -> Tensor:
-    return torch.arange(width) < torch.tensor(lengths).unsqueeze(1)
-
-
-def representations(
-    lengths: list[int], *, seed: int, dim: int = 8, dtype: torch.dtype = torch.float64
-) -> Representations:
-    """Random leaves for texts of these token counts (CLS and EOS included), right-padded, ids from a pool of 12."""
-    generator = torch.Generator().manual_seed(seed)
-    shape, width = (len(lengths), max(lengths)), max(lengths)
-    mask = token_mask(lengths, width)
-    ids = torch.randint(VOCABULARY - 12, VOCABULARY, shape, generator=generator) * mask + PAD * ~mask
-    ids[:, 0] = CLS
-    for row, length in enumerate(lengths):
-        if length:
-            ids[row, length - 1] = EOS
-    dense = F.normalize(torch.randn(len(lengths), dim, generator=generator, dtype=dtype), dim=-1)
-    vectors = F.normalize(torch.randn(len(lengths), width - 1, dim, generator=generator, dtype=dtype), dim=-1)
-    weights = torch.rand(shape, generator=generator, dtype=dtype) + 0.1
-    return Representations(
-        dense=dense.requires_grad_(),
-        sparse=TokenWeights(weights.requires_grad_(), ids, mask),
-        multi_vector=TokenVectors(vectors.requires_grad_(), mask[:, 1:]),
-    )
-
-
-def leaves(*sides: Representations) -> list[Tensor]:
-    found = []
-    for side in sides:
-        found += [side.dense] if side.dense is not None else []
-        found += [side.sparse.weights] if side.sparse is not None else []
-        found += [side.multi_vector.vectors] if side.multi_vector is not None else []
-    return found
-
-
-@pytest.fixture
-def queries() -> Representations:
-    return representations([4, 6, 5], seed=1)
-
-
-@pytest.fixture
-def passages() -> Representations:
-    return representations([7, 9, 6, 8, 9, 5], seed=2)
-
+from m3plugins.training import PerHead, Representations, TokenVectors, TokenWeights, m3_loss
+from m3plugins.training.loss.joint import distillation, live_ensemble
+from m3plugins.training.loss.scores import max_sim
+from tests.core.training.loss.sides import CLS, EOS, OPTIONS, PAD, UNK, leaves, representations, token_mask
 
 # --- parity with the reference ---------------------------------------------------------------------------------------
 
@@ -179,63 +115,6 @@ def test_own_group_loss_equals_the_reference_where_that_works(reference: Any) ->
     options = replace(OPTIONS, in_batch_negatives=False, loss_weights=PerHead(sparse=0.1, ensemble=0.0))
     ours = m3_loss(encode(model, QUERY_FEATURES), encode(model, PASSAGE_FEATURES), options).total
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
-
-
-# --- multi-vector ----------------------------------------------------------------------------------------------------
-
-
-def test_max_sim_by_hand() -> None:
-    queries = TokenVectors(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[1, 1]]))
-    passages = TokenVectors(
-        torch.tensor([[[0.6, 0.8], [1.0, 0.0]], [[0.0, -1.0], [0.0, 0.0]]]), torch.tensor([[1, 1], [1, 0]])
-    )
-    torch.testing.assert_close(max_sim(queries, passages), torch.tensor([[(1.0 + 0.8) / 2, (0.0 - 1.0) / 2]]))
-
-
-def test_padding_never_wins_over_negative_similarities() -> None:
-    queries = TokenVectors(torch.tensor([[[1.0, 0.0], [5.0, 5.0]]]), torch.tensor([[1, 0]]))
-    padded = TokenVectors(torch.tensor([[[-1.0, 0.0], [0.0, 0.0], [9.0, 9.0]]]), torch.tensor([[1, 0, 0]]))
-    assert max_sim(queries, padded).item() == -1.0
-
-
-@pytest.mark.parametrize("max_elements", [1, 150, 400])
-def test_blocks_equal_one_block(queries: Representations, passages: Representations, max_elements: int) -> None:
-    blockwise = m3_loss(queries, passages, replace(OPTIONS, max_elements=max_elements)).total
-    full = m3_loss(queries, passages, OPTIONS).total
-    torch.testing.assert_close(blockwise, full)
-    inputs = leaves(queries, passages)
-    torch.testing.assert_close(torch.autograd.grad(blockwise, inputs), torch.autograd.grad(full, inputs))
-
-
-def test_blocks_bound_memory_forward_and_backward() -> None:
-    queries, passages = representations([10] * 4, seed=1), representations([40] * 32, seed=2)
-    with LargestTensor() as largest:
-        scores = max_sim(queries.multi_vector, passages.multi_vector, max_elements=4_000)
-        scores.sum().backward()
-    similarities = scores.numel() * 9 * 39
-    assert largest.numel <= passages.multi_vector.vectors.numel() < similarities
-
-
-# --- sparse ----------------------------------------------------------------------------------------------------------
-
-
-def test_sparse_takes_the_largest_weight_of_an_id_and_drops_specials_and_padding() -> None:
-    queries = TokenWeights(
-        torch.tensor([[0.9, 0.2, 0.5, 0.9, 0.9]]), torch.tensor([[CLS, 7, 7, EOS, 9]]), torch.tensor([[1, 1, 1, 1, 0]])
-    )
-    passages = TokenWeights(
-        torch.tensor([[0.9, 0.4, 0.3, 0.9], [0.9, 0.9, 0.9, 0.9]]),
-        torch.tensor([[CLS, 7, 9, EOS], [CLS, UNK, EOS, PAD]]),
-        torch.ones(2, 4),
-    )
-    query_vectors, passage_vectors = lexical_vectors(queries, passages, OPTIONS.special_ids)
-    torch.testing.assert_close(query_vectors @ passage_vectors.T, torch.tensor([[0.5 * 0.4, 0.0]]))
-
-
-def test_no_tensor_has_the_size_of_the_vocabulary(queries: Representations, passages: Representations) -> None:
-    with LargestTensor() as largest:
-        m3_loss(queries, passages, OPTIONS, teacher=live_ensemble).total.backward()
-    assert largest.numel < 2_000
 
 
 # --- negatives and teachers ------------------------------------------------------------------------------------------
