@@ -25,7 +25,7 @@ def imported(path: Path) -> set[str]:
 
 def test_neither_modules_nor_packages_import_each_other_in_a_circle() -> None:
     modules = {name: imported(path) for name, path in MODULES.items() if name != "__init__"}
-    assert sum(map(len, modules.values())) > 100
+    assert sum(map(len, modules.values())) > 50
     packages: dict[str, set[str]] = {}
     for name, others in modules.items():
         package = name.partition(".")[0]
