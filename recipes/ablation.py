@@ -34,7 +34,7 @@ from m3plugins.training import (
     PerHead,
     Teacher,
 )
-from m3plugins.training.state_cache import StateCache
+from m3plugins.training.model.state_cache import StateCache
 
 JUDGED = {"scifact": "test", "cacm": "test"}
 COMMON = {"learning_rate": 1e-3, "head_learning_rate": None, "per_device_train_batch_size": 32, "temperature": 0.02}

@@ -22,7 +22,7 @@ from m3plugins import M3Encoder
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.evaluation.significance import bootstrap_interval
 from m3plugins.training import M3Model
-from m3plugins.training.state_cache import StateCache
+from m3plugins.training.model.state_cache import StateCache
 
 COMPARED = [
     ("All", "dense"),

@@ -18,7 +18,7 @@ from m3plugins.encoding.batching import token_budget_batches
 from m3plugins.encoding.tokenizing import Layout, TextTokenizer, load_tokenizer
 from m3plugins.evaluation import measure
 from m3plugins.training import LossOptions, M3Model, Representations, TokenBatch
-from m3plugins.training.losses import m3_scores
+from m3plugins.training.loss.scores import m3_scores
 
 MAX_LENGTH, SHORTLIST = 256, 200
 LUCENE_STOP_WORDS = (

@@ -35,7 +35,7 @@ from m3plugins.training import (
     SelfDistillationTrainer,
     Teacher,
 )
-from m3plugins.training.state_cache import StateCache
+from m3plugins.training.model.state_cache import StateCache
 
 WIDTH, QUERIES, SEEDS = 384, 400, (0, 1, 2)
 SETTINGS: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The folder of a training run: the model, and below it the checkpoints that the run goes on from."""
+"""The folder of a training run: the model, and below it the checkpoints from which the run continues."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CALL = "call.json"
 
 
 def check_output(output: Path, call: Mapping[str, Any], *, resume: bool) -> None:
-    """Nothing is written over; what is resumed was begun by the same call."""
+    """Refuses to overwrite anything, and to resume a run that another call began."""
     if output.exists() and not output.is_dir():
         msg = f"--output must be a folder, {output} is a file; name another"
         raise CallError(msg)
@@ -50,13 +50,13 @@ def _noted(begun: Path) -> dict[str, Any]:
 
 
 def note_call(output: Path, call: Mapping[str, Any]) -> None:
-    """Writes down what the run was begun with."""
+    """Records the call that began the run."""
     (output / CHECKPOINTS / _CALL).write_text(json.dumps(call, indent=2), encoding="utf-8")
 
 
 def run(trainer: SelfDistillationTrainer, output: Path, *, resume: bool, as_json: bool) -> int:
     """Trains, saves and reports."""
-    from m3plugins.training.checkpointing import newest
+    from m3plugins.training.checkpoint.folders import newest
     from m3plugins.training.progress import shown
 
     before: dict[str, float] = {}

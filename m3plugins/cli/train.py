@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from m3plugins.evaluation import Dataset
     from m3plugins.training import M3Dataset, SelfDistillationArguments, SelfDistillationTrainer, Teacher
 
-_MAX_LENGTH, _TEMPERATURE = 512, 0.02
 _SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
-"""Those of transformers that need neither arguments nor evaluations."""
+"""Schedules of transformers that need neither arguments nor evaluations."""
 _LINEAR_HEADS = ("sparse", "multi_vector")
 _TEMPERATURES = ("dense", *_LINEAR_HEADS, "ensemble")
 
@@ -32,85 +31,120 @@ def _option(panel: str, text: str, *names: str, metavar: str | None = "N", **lim
 
 
 def train(
-    data: Annotated[list[Path], typer.Argument(help="FlagEmbedding's jsonl files, folders of them, BEIR folders.")],
-    output: Annotated[Path, typer.Option(help="A new folder, for the model and, below, the checkpoints of the run.")],
+    data: Annotated[
+        list[Path], typer.Argument(help="FlagEmbedding's JSON lines files, folders of them, BEIR folders.")
+    ],
+    output: Annotated[Path, typer.Option(help="New folder for the model and, below it, the checkpoints of the run.")],
     model: Model = "m3-mini",
     query_prompt: Annotated[
         str | None,
         typer.Option(
-            help="Prompt ahead of queries that have none of their own; saved with the model (default: the model's)."
+            help="Prompt ahead of queries that have none of their own, saved with the model (default: the model's)."
         ),
     ] = None,
-    document_prompt: Annotated[str | None, typer.Option(help="Prompt ahead of passages (the model's own).")] = None,
-    split: Annotated[str, typer.Option(help="Which qrels of BEIR folders to train on.")] = "train",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output, called as before.")] = False,
-    as_json: Json = False,
-    epochs: Annotated[float | None, _option("Steps", "Times over the data (1).", min=0)] = None,
-    max_steps: Annotated[int | None, _option("Steps", "Steps, instead of --epochs.", min=1)] = None,
-    save_steps: Annotated[
-        int | None, _option("Steps", "Steps between checkpoints (500, or --eval-steps).", min=1)
+    document_prompt: Annotated[
+        str | None, typer.Option(help="Prompt ahead of passages, saved with the model (default: the model's).")
     ] = None,
-    log_steps: Annotated[int, _option("Steps", "Steps between logs.", min=1)] = 10,
+    split: Annotated[str, typer.Option(help="Split of BEIR folders, one of their qrels, to train on.")] = "train",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --output, which was begun by the same call.")
+    ] = False,
+    as_json: Json = False,
+    epochs: Annotated[float | None, _option("Steps", "Number of passes over the data (default: 1).", min=0)] = None,
+    max_steps: Annotated[int | None, _option("Steps", "Number of steps, in place of --epochs.", min=1)] = None,
+    save_steps: Annotated[
+        int | None, _option("Steps", "Number of steps between checkpoints (default: 500, or --eval-steps).", min=1)
+    ] = None,
+    log_steps: Annotated[int, _option("Steps", "Number of steps between logs.", min=1)] = 10,
     seed: Annotated[int, _option("Steps", "Random seed of shuffling, negatives and dropout.", min=0)] = 42,
-    warmup: Annotated[float, _option("Steps", "Warm-up steps; below 1, a share of all steps.", min=0)] = 0.1,
+    warmup: Annotated[
+        float, _option("Steps", "Number of warm-up steps; below 1, their share of all steps.", min=0)
+    ] = 0.1,
     scheduler: Annotated[
-        str, _option("Steps", f"Learning-rate schedule: {', '.join(_SCHEDULERS)}.", metavar="NAME")
+        str, _option("Steps", f"Schedule of the learning rate: {', '.join(_SCHEDULERS)}.", metavar="NAME")
     ] = "linear",
-    batch_size: Annotated[int, _option("Batch", "Queries a batch and device.", min=1)] = 32,
+    batch_size: Annotated[int, _option("Batch", "Number of queries per batch and device.", min=1)] = 32,
     accumulation: Annotated[
         int,
-        _option("Batch", "Batches per optimizer step; in-batch negatives are not shared between them.", min=1),
+        _option("Batch", "Number of batches per optimizer step; each has its own in-batch negatives.", min=1),
     ] = 1,
-    negatives: Annotated[int, _option("Batch", "Hard negatives per query, at most.", min=0)] = 7,
-    query_max_length: Annotated[int | None, _option("Batch", "Tokens (512, or the model's maximum).")] = None,
-    passage_max_length: Annotated[
-        int | None, _option("Batch", "Tokens per passage (512, or the model's maximum).")
+    negatives: Annotated[int, _option("Batch", "Maximum number of hard negatives per query.", min=0)] = 7,
+    query_max_length: Annotated[
+        int | None, _option("Batch", "Maximum number of tokens per query (default: 512, or the model's maximum).")
     ] = None,
-    batch_tokens: Annotated[int | None, _option("Batch", "Most tokens: of long texts fewer queries.", min=1)] = None,
-    chunk_tokens: Annotated[int | None, _option("Batch", "Tokens in memory at a time (as many as fit).")] = None,
-    encoder: Annotated[
-        str, _option("Model", "full, lora (merged at the end) or frozen (the heads alone).", metavar="NAME")
+    passage_max_length: Annotated[
+        int | None, _option("Batch", "Maximum number of tokens per passage (default: 512, or the model's maximum).")
+    ] = None,
+    batch_tokens: Annotated[
+        int | None, _option("Batch", "Maximum number of tokens per batch; long texts then get fewer queries.", min=1)
+    ] = None,
+    chunk_tokens: Annotated[
+        int | None, _option("Batch", "Number of tokens in memory at a time (default: as many as fit).")
+    ] = None,
+    train_encoder: Annotated[
+        str,
+        _option("Model", "Training of the encoder: full, lora (merged at the end) or frozen.", metavar="NAME"),
     ] = "full",
-    lora_rank: Annotated[int, _option("Model", "Of the matrices of --encoder lora.", min=1)] = 16,
-    heads: Annotated[str, _option("Model", "Which to train.", metavar="NAMES")] = "dense,sparse,multi_vector",
+    lora_rank: Annotated[int, _option("Model", "Rank of the matrices of --train-encoder lora.", min=1)] = 16,
+    heads: Annotated[str, _option("Model", "Heads to train.", metavar="NAMES")] = "dense,sparse,multi_vector",
     learning_rate: Annotated[
-        float | None, _option("Model", "Of encoder and heads (by the model's size).", min=0)
+        float | None,
+        _option("Model", "Learning rate of the encoder and the heads (default: by the model's size).", min=0),
     ] = None,
     head_learning_rate: Annotated[
-        str | None, _option("Model", "Of the heads, or by name: sparse=2e-3,multi_vector=2e-4.", metavar="RATES")
+        str | None,
+        _option("Model", "Learning rate of the heads, or by name: sparse=2e-3,multi_vector=2e-4.", metavar="RATES"),
     ] = None,
     temperature: Annotated[
-        str, _option("Loss", "Divides the scores; or by name: dense=0.02,sparse=0.05.", metavar="NUMBERS")
-    ] = str(_TEMPERATURE),
-    sparse_loss_weight: Annotated[float, _option("Loss", "Of the sparse losses; others have 1.", min=0)] = 0.1,
+        str, _option("Loss", "Divisor of the scores, or by name: dense=0.02,sparse=0.05.", metavar="NUMBERS")
+    ] = "0.02",
+    sparse_loss_weight: Annotated[
+        float, _option("Loss", "Weight of the sparse losses; the others have 1.", min=0)
+    ] = 0.1,
     no_self_distillation: Annotated[
-        bool, _option("Loss", "The labels alone, no --teacher.", "--no-self-distillation", metavar=None)
+        bool, _option("Loss", "Train on the labels alone, without --teacher.", "--no-self-distillation", metavar=None)
     ] = False,
-    distillation_start_step: Annotated[int, _option("Loss", "Steps without a teacher at the start.", min=0)] = 0,
+    distillation_start_step: Annotated[
+        int, _option("Loss", "Number of steps without a teacher at the start.", min=0)
+    ] = 0,
     teacher: Annotated[
-        str, _option("Loss", "live, frozen, ema, noisy, or stored (the data's scores).", metavar="NAME")
+        str,
+        _option(
+            "Loss", "Teacher of the heads: live, frozen, ema, noisy, or stored (the data's scores).", metavar="NAME"
+        ),
     ] = "live",
-    teacher_weight: Annotated[float, _option("Loss", "Of the data's scores in every loss.", min=0)] = 0,
+    teacher_weight: Annotated[float, _option("Loss", "Weight of the data's scores in every loss.", min=0)] = 0,
     false_negative_ratio: Annotated[
-        float | None, _option("Loss", "No negative scores above this share of the positive's score.")
+        float | None, _option("Loss", "Share of the positive's score above which no passage is a negative.")
     ] = None,
     dev: Annotated[
-        Path | None, _option("Development", "BEIR folder; the best checkpoint there is the result.", metavar="FOLDER")
+        Path | None,
+        _option(
+            "Development",
+            "BEIR folder to evaluate on; the checkpoint that is best there is the result.",
+            metavar="FOLDER",
+        ),
     ] = None,
-    dev_split: Annotated[str, _option("Development", "Which of its qrels.", metavar="NAME")] = "dev",
-    eval_steps: Annotated[int, _option("Development", "Steps between evaluations.", min=1)] = 500,
-    patience: Annotated[int | None, _option("Development", "Stop after so many without a better one.", min=1)] = None,
+    dev_split: Annotated[
+        str, _option("Development", "Split of that folder, one of its qrels.", metavar="NAME")
+    ] = "dev",
+    eval_steps: Annotated[int, _option("Development", "Number of steps between evaluations.", min=1)] = 500,
+    patience: Annotated[
+        int | None,
+        _option("Development", "Number of evaluations without a better one after which training stops.", min=1),
+    ] = None,
     bf16: Annotated[bool, _option("Machine", "Compute in bfloat16.", "--bf16", metavar=None)] = False,
     gradient_checkpointing: Annotated[
-        bool, _option("Machine", "Slower in less memory.", "--gradient-checkpointing", metavar=None)
+        bool,
+        _option("Machine", "Recompute activations: slower, in less memory.", "--gradient-checkpointing", metavar=None),
     ] = False,
     report_to: Annotated[
-        str, _option("Machine", "Loggers: tensorboard, wandb, … , or none.", metavar="NAMES")
+        str, _option("Machine", "Loggers to report to: tensorboard, wandb, …, or none.", metavar="NAMES")
     ] = "none",
 ) -> int:
-    """Fine-tune dense, sparse and multi-vector together, with self-distillation.
+    """Fine-tune the dense, sparse and multi-vector heads together, with self-distillation.
 
-    A line of DATA is {"query": …, "pos": […], "neg": […]}; the guide is docs/training.md.
+    A line of DATA is {"query": …, "pos": […], "neg": […]}; docs/training.md is the guide.
 
     On several GPUs: accelerate launch -m m3plugins.cli train …
     """
@@ -124,12 +158,16 @@ def train(
         raise CallError(msg)
     _check_one_of("--scheduler", scheduler, _SCHEDULERS)
     examples, start = _examples(data, split), load_encoder(model, weights=False)
-    longest = min(_MAX_LENGTH, start.checkpoint.max_length)
+    lengths = {
+        name: min(getattr(SelfDistillationArguments, name), start.checkpoint.max_length) if given is None else given
+        for name, given in {"query_max_length": query_max_length, "passage_max_length": passage_max_length}.items()
+    }
     weights = PerHead(sparse=sparse_loss_weight)
-    settings: dict[str, Any] = {
+    settings: dict[str, Any] = lengths | {
         "output_dir": str(output / runs.CHECKPOINTS),
-        "max_steps": max_steps or -1,
-        "save_steps": save_steps or (500 if dev is None else eval_steps),
+        "num_train_epochs": epochs,
+        "max_steps": max_steps,
+        "save_steps": eval_steps if save_steps is None and dev is not None else save_steps,
         "save_total_limit": 2,
         "logging_steps": log_steps,
         "report_to": _loggers(report_to),
@@ -141,11 +179,9 @@ def train(
         "document_prompt": document_prompt,
         "per_device_train_batch_size": batch_size,
         "negatives": negatives,
-        "query_max_length": longest if query_max_length is None else query_max_length,
-        "passage_max_length": longest if passage_max_length is None else passage_max_length,
         "batch_tokens": batch_tokens,
         "chunk_tokens": chunk_tokens,
-        "train_encoder": encoder,
+        "train_encoder": train_encoder,
         "lora_rank": lora_rank,
         "heads": tuple(head.strip() for head in heads.split(",")),
         "learning_rate": learning_rate,
@@ -157,20 +193,17 @@ def train(
         "teacher_weight": teacher_weight,
         "false_negative_ratio": false_negative_ratio,
         "bf16": bf16,
+        "gradient_checkpointing": gradient_checkpointing or None,
     }
     if head_learning_rate is not None:
         settings["head_learning_rate"] = per_head("--head-learning-rate", head_learning_rate, _LINEAR_HEADS)
-    if epochs is not None:
-        settings["num_train_epochs"] = epochs
-    if gradient_checkpointing:
-        settings["gradient_checkpointing"] = True
     if dev is not None:
         settings |= {"eval_strategy": "steps", "eval_steps": eval_steps, "load_best_model_at_end": True}
         settings |= {"metric_for_best_model": "all_ndcg@10", "greater_is_better": True}
     collection = None if dev is None else _collection(dev, dev_split)
     call = {"model": model, "data": [str(path.resolve()) for path in data], "split": split}
     try:
-        args = SelfDistillationArguments(**settings)
+        args = SelfDistillationArguments(**{name: value for name, value in settings.items() if value is not None})
         if args.process_index == 0:
             runs.check_output(output, call, resume=resume)
         trainer = _trainer(start, args, examples, collection, teacher=_teacher(teacher), patience=patience)
@@ -182,13 +215,15 @@ def train(
 
 
 def _temperatures(text: str) -> float | dict[str, float]:
-    """Those by name leave the default to the others."""
-    given = per_head("--temperature", text, _TEMPERATURES)
-    return dict.fromkeys(_TEMPERATURES, _TEMPERATURE) | given if isinstance(given, dict) else given
+    """The temperature, or the temperatures by name; what is not named has the default."""
+    from m3plugins.training import LossOptions
+
+    given, defaults = per_head("--temperature", text, _TEMPERATURES), LossOptions(special_ids=())
+    return {name: defaults.temperature_of(name) for name in _TEMPERATURES} | given if isinstance(given, dict) else given
 
 
 def _loggers(text: str) -> list[str]:
-    """The loggers to report to; transformers would find out that one is not installed when the model is in memory."""
+    """The loggers to report to; transformers would miss one that is not installed only when the model is in memory."""
     from transformers.integrations import get_available_reporting_integrations
 
     names, installed = [name.strip() for name in text.split(",")], get_available_reporting_integrations()

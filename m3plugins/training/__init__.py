@@ -8,24 +8,21 @@ if find_spec("accelerate") is None or find_spec("peft") is None:
 
 from m3plugins.evaluation.dataset import DatasetError
 from m3plugins.training.arguments import SelfDistillationArguments
-from m3plugins.training.batch import Batch, TokenBatch
 from m3plugins.training.callbacks import Drift, Probe, SparseCollapseAlarm
-from m3plugins.training.checkpointing import CheckpointError
-from m3plugins.training.collator import M3Collator
-from m3plugins.training.dataset import M3Dataset
-from m3plugins.training.examples import Example
-from m3plugins.training.losses import LossOptions, M3Loss, PerHead, m3_loss
-from m3plugins.training.model import M3Model
-from m3plugins.training.representations import Representations, TokenVectors, TokenWeights
-from m3plugins.training.teachers import (
-    FrozenEnsemble,
-    LiveEnsemble,
-    MovingAverage,
-    NoisyEnsemble,
-    StoredScores,
-    Teacher,
-)
-from m3plugins.training.trainer import DivergedError, SelfDistillationTrainer
+from m3plugins.training.checkpoint.manifest import CheckpointError
+from m3plugins.training.data.batch import Batch, TokenBatch
+from m3plugins.training.data.collator import M3Collator
+from m3plugins.training.data.dataset import M3Dataset
+from m3plugins.training.data.examples import Example
+from m3plugins.training.loss.joint import M3Loss, m3_loss
+from m3plugins.training.loss.options import LossOptions, PerHead
+from m3plugins.training.loss.representations import Representations, TokenVectors, TokenWeights
+from m3plugins.training.model.m3_model import M3Model
+from m3plugins.training.objective import DivergedError
+from m3plugins.training.teachers.ensembles import FrozenEnsemble, LiveEnsemble, MovingAverage, NoisyEnsemble
+from m3plugins.training.teachers.stored_scores import StoredScores
+from m3plugins.training.teachers.teacher import Teacher
+from m3plugins.training.trainer import SelfDistillationTrainer
 
 __all__ = [
     "Batch",

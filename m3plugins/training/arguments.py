@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD
 from m3plugins.encoding.output import HEADS, check_heads
-from m3plugins.training.losses import LossOptions, PerHead
+from m3plugins.training.loss.options import LossOptions, PerHead
 
 EncoderTraining = Literal["full", "lora", "frozen"]
 
@@ -38,11 +38,11 @@ _WIDE = 768
 
 
 def default_rates(width: int) -> dict[str, float]:
-    """Learning rates of the `encoder` and of the linear heads of a model that is `width` wide.
+    """Returns the learning rates of the `encoder` and of the linear heads for a hidden size of `width`.
 
-    They are the reference's, for BGE-M3 (1,024), but for the heads of small models: there they are about a third of
-    those that m3-mini's heads were made with (`recipes/train_m3_mini.py`), since heads that are trained already
-    forget at the full rates.
+    They are the reference's, for BGE-M3 (1,024), except for the heads of small models: there they are about a third
+    of the rates that m3-mini's heads were trained with (`recipes/train_m3_mini.py`), since heads that are trained
+    already forget at the full rates.
     """
     if width >= _WIDE:
         return {"encoder": 1e-5, "sparse": 1e-5, "multi_vector": 1e-5}
@@ -51,47 +51,47 @@ def default_rates(width: int) -> dict[str, float]:
 
 @dataclass
 class SelfDistillationArguments(TrainingArguments):
-    """Settings of `SelfDistillationTrainer`, beside those of transformers' `TrainingArguments`.
+    """Settings of `SelfDistillationTrainer`, in addition to those of transformers' `TrainingArguments`.
 
     `per_device_train_batch_size` counts queries. The defaults of the loss are M3's.
 
     Attributes:
-        heads: Which heads are trained; the others are saved as they were.
-        train_encoder: "full", "lora" (merged when saved) or "frozen" (the two linear heads alone).
-        learning_rate: Learning rate of the encoder, and of heads without one of their own. None: by the size of the
-            model, as `default_rates` has them.
+        heads: Heads to train; the others are saved as they were.
+        train_encoder: Training of the encoder: "full", "lora" (merged when saved) or "frozen" (the linear heads alone).
+        learning_rate: Learning rate of the encoder, and of heads without one of their own. None: that of
+            `default_rates`, by the size of the model.
         head_learning_rate: Learning rate of the two linear heads, one for both or by name (`{"sparse": 2e-3}`); a
             head that is not named, and None: `learning_rate`.
         temperature_learning_rate: Learning rate of the logarithms of learned temperatures.
         lora_rank: Rank of the LoRA matrices.
-        lora_alpha: Their scale is alpha / rank.
-        lora_dropout: Dropout ahead of them.
-        query_prompt: What the model reads ahead of every query that has no `prompt` of its own, and what is saved in
-            the checkpoint; None: the encoder's.
-        document_prompt: The same for passages.
-        query_max_length: Tokens a query is cut to, special tokens included.
-        passage_max_length: Tokens a passage is cut to.
-        negatives: Hard negatives drawn per query and epoch, at most.
+        lora_alpha: Numerator of their scale, alpha / rank.
+        lora_dropout: Dropout probability ahead of them.
+        query_prompt: Prompt ahead of every query that has no `prompt` of its own, saved in the checkpoint; None: the
+            encoder's.
+        document_prompt: Prompt ahead of every passage, saved in the checkpoint; None: the encoder's.
+        query_max_length: Maximum number of tokens of a query, special tokens included; longer ones are cut.
+        passage_max_length: Maximum number of tokens of a passage.
+        negatives: Maximum number of hard negatives drawn per query and epoch.
         in_batch_negatives: Compare a query with all passages of the batch, not with its own only.
-        cross_device_negatives: The batch is that of all processes together.
-        same_source: The queries of a batch come from one source (a file, a collection).
-        mask_known_positives: A passage that equals a positive of the query is no negative of it.
-        false_negative_ratio: Nor is one whose ensemble score is above this share of the positive's; None: off.
-        batch_tokens: Most tokens of a batch, as estimated from the texts' sizes: batches of long texts get fewer
-            queries. None: every batch has the same number of queries.
-        chunk_tokens: Tokens whose activations are held at a time. A larger batch is encoded in chunks, twice
+        cross_device_negatives: Count the passages of all processes as those of the batch.
+        same_source: Draw the queries of a batch from one source (a file, a collection).
+        mask_known_positives: Never count a passage that equals a positive of the query as its negative.
+        false_negative_ratio: Share of the positive's ensemble score above which a passage is no negative; None: off.
+        batch_tokens: Maximum number of tokens of a batch, as estimated from the texts' sizes: batches of long texts
+            get fewer queries. None: every batch has the same number of queries.
+        chunk_tokens: Number of tokens whose activations are held at a time. A larger batch is encoded in chunks, twice
             (GradCache, arXiv 2101.06983): the gradient is the same. None: what the free memory allows.
-        temperature: τ, one for all or one per head.
+        temperature: Temperature τ, one for all or one per head.
         learn_temperature: Train τ of each head, from these values on.
         score_weights: Weights of the heads in the ensemble.
         loss_weights: Weights of the contrastive losses.
         distillation_weights: Weights of the self-distillation losses.
         self_distillation: Distil the teacher into each head.
-        distillation_start_step: Optimizer steps without it at the start (about 6,000 in the paper). The count is the
+        distillation_start_step: Number of optimizer steps at the start without it (about 6,000 in the paper), by the
             trainer's `global_step`, which a checkpoint keeps.
         teacher_weight: Weight of FlagEmbedding's `knowledge_distillation`: the divergence from the data's `pos_scores`
             and `neg_scores`, added to every contrastive loss. 0: off.
-        state_cache_bytes: Memory for the token states of a frozen encoder, so that later epochs do not encode again.
+        state_cache_bytes: Bytes for the token states of a frozen encoder, which later epochs then need not compute.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -117,18 +117,18 @@ class SelfDistillationArguments(TrainingArguments):
     query_max_length: int = 512
     passage_max_length: int = 512
     negatives: int = 7
-    in_batch_negatives: bool = True
+    in_batch_negatives: bool = LossOptions.in_batch_negatives
     cross_device_negatives: bool = True
     same_source: bool = True
     mask_known_positives: bool = True
-    false_negative_ratio: float | None = None
+    false_negative_ratio: float | None = LossOptions.false_negative_ratio
     batch_tokens: int | None = None
     chunk_tokens: int | None = None
-    temperature: float | PerHead = 0.02
+    temperature: float | PerHead = LossOptions.temperature
     learn_temperature: bool = False
-    score_weights: PerHead = field(default_factory=lambda: PerHead(sparse=0.3))
-    loss_weights: PerHead = field(default_factory=lambda: PerHead(sparse=0.1))
-    distillation_weights: PerHead = field(default_factory=lambda: PerHead(sparse=0.1))
+    score_weights: PerHead = LossOptions.score_weights
+    loss_weights: PerHead = LossOptions.loss_weights
+    distillation_weights: PerHead = LossOptions.distillation_weights
     self_distillation: bool = True
     distillation_start_step: int = 0
     teacher_weight: float = 0.0
@@ -149,10 +149,10 @@ class SelfDistillationArguments(TrainingArguments):
                 raise ValueError(msg)
 
     def rate_of(self, parameter: str, width: int) -> float:
-        """The learning rate of one of the model's parameters.
+        """Returns the learning rate of one of the model's parameters.
 
         Args:
-            parameter: Its name in the checkpoint.
+            parameter: Name of the parameter in the checkpoint.
             width: The hidden size of the model.
         """
         part, given = _LINEAR_HEADS.get(parameter.partition(".")[0], "encoder"), self.head_learning_rate
@@ -161,7 +161,7 @@ class SelfDistillationArguments(TrainingArguments):
         return default_rates(width)[part] if rate is None else float(rate)
 
     def loss_options(self, special_ids: tuple[int, ...]) -> LossOptions:
-        """The settings of `m3_loss`."""
+        """Returns the settings of `m3_loss`."""
         return LossOptions(
             special_ids=special_ids,
             temperature=self.temperature,
@@ -174,7 +174,7 @@ class SelfDistillationArguments(TrainingArguments):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON can hold them."""
+        """Returns the settings in types that JSON has."""
         plain: dict[str, Any] = super().to_dict()
         return {name: asdict(value) if is_dataclass(value) else value for name, value in plain.items()}  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""What a training run watches on fixed texts: whether the sparse head collapses, how far the heads move."""
+"""Callbacks that measure a model in training on fixed texts: collapse of the sparse head, drift of all heads."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.encoding.sparse import SparseVector
 from m3plugins.encoding.tokenizing import Layout, TextTokenizer, load_tokenizer
 from m3plugins.training.arguments import SelfDistillationArguments
-from m3plugins.training.development import live_encoder
-from m3plugins.training.model import M3Model
-from m3plugins.training.sampling import Draw
+from m3plugins.training.data.sampling import Draw
+from m3plugins.training.model.live_encoder import live_encoder
+from m3plugins.training.model.m3_model import M3Model
 
 logger = logging.getLogger(__name__)
 
 PASSAGES = 64
-"""Passages of the training data that are measured where no texts are given."""
+"""Number of passages of the training data that are measured where no texts are given."""
 
 
 class Probe(TrainerCallback):
-    """Measures the model in training on fixed texts and adds what it finds to the logs. Subclasses say what.
+    """Measures the model in training on fixed texts and adds the figures to the logs. Subclasses define them.
 
     It measures with the first log, with the first one after every further `every` steps, and with that of the last
-    step. Training goes on as if it had not: the model runs without dropout, its mode and the random numbers
-    are put back. Every process measures the same model, so that all of them stop or none does.
+    step. Training continues as if it had not: the model runs without dropout, and its mode and the random numbers
+    are restored. Every process measures the same model, so that all of them stop or none does.
 
     Args:
-        texts: What to encode, as passages; None takes positives from all over the training data.
-        every: Steps between two measurements.
+        texts: Texts to encode, as passages; None takes positives from all over the training data.
+        every: Number of steps between two measurements.
 
     Attributes:
-        texts: What is encoded.
+        texts: Texts to encode.
 
     Raises:
         TypeError: If `texts` is a single string.
@@ -60,18 +60,18 @@ class Probe(TrainerCallback):
         self._every, self._due = every, 0
 
     def start(self, encoder: M3Encoder) -> None:
-        """Called before the first step; `M3Encoder(encoder.model, encoder.options)` is the model before any training.
+        """Prepares for the first step; `M3Encoder(encoder.model, encoder.options)` is the model before any training.
 
         Args:
-            encoder: Runs the model in training, as it is at each call.
+            encoder: Encoder that runs the model in training, as it is at each call.
         """
 
     def measure(self, encoder: M3Encoder) -> dict[str, float]:
-        """The figures to log, by name."""
+        """Returns the figures to log, by name."""
         raise NotImplementedError
 
     def judge(self, found: Mapping[str, float], state: TrainerState, control: TrainerControl) -> None:
-        """Called with what was measured; `control.should_training_stop = True` ends the training."""
+        """Acts on the figures measured; `control.should_training_stop = True` ends the training."""
 
     def on_train_begin(
         self, args: SelfDistillationArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -118,15 +118,15 @@ class SparseCollapseAlarm(Probe):
     weights of a text's distinct tokens over its maximum, on average; 1 is all tokens alike, 0 is one token alone.
 
     Args:
-        texts: As for `Probe`.
-        max_empty: A larger share of empty texts is a collapse,
-        min_entropy: so is a lower entropy,
-        max_entropy: and a higher one.
-        every: Steps between two measurements.
-        stop: End the training too.
+        texts: Texts to encode, as for `Probe`.
+        max_empty: Share of empty texts above which the head has collapsed.
+        min_entropy: Entropy below which it has collapsed.
+        max_entropy: Entropy above which it has collapsed.
+        every: Number of steps between two measurements.
+        stop: End the training at a collapse.
 
     Raises:
-        ValueError: If a limit is not from 0 to 1; and as `Probe`.
+        ValueError: If a limit is not from 0 to 1, or as for `Probe`.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class SparseCollapseAlarm(Probe):
         self._tokens = [len(set(text.ids.tolist()) - special.ids) for text in texts]
 
     def measure(self, encoder: M3Encoder) -> dict[str, float]:
-        """`sparse_empty` and `sparse_entropy`."""
+        """Returns `sparse_empty` and `sparse_entropy`."""
         rows = list(_encode(encoder, self.texts, ("sparse",)).sparse or ())
         pairs = [(row, tokens) for row, tokens in zip(rows, self._tokens, strict=True) if len(row) and tokens > 1]
         entropies = [_entropy(row.values) / np.log(tokens) for row, tokens in pairs]
@@ -183,11 +183,11 @@ class Drift(Probe):
     """
 
     def start(self, encoder: M3Encoder) -> None:
-        """Encodes the texts with the model as it was; it is in memory for that long."""
+        """Encodes the texts with the model before any training, which is in memory only meanwhile."""
         self._then = _encode(M3Encoder(encoder.model, encoder.options), self.texts)
 
     def measure(self, encoder: M3Encoder) -> dict[str, float]:
-        """The three drifts."""
+        """Returns the drift of each head."""
         then, now = self._then, _encode(encoder, self.texts)
         similarity = {}
         if then.dense is not None and now.dense is not None:
@@ -201,7 +201,7 @@ class Drift(Probe):
 
 @contextmanager
 def _undisturbed(model: M3Model, device: torch.device) -> Iterator[None]:
-    """The model without dropout; its mode and the random numbers to come are afterwards what they were."""
+    """Runs the block with the model in evaluation mode; restores its mode and the random state afterwards."""
     training = model.training
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # loading a model draws some
         model.eval()
@@ -212,7 +212,7 @@ def _undisturbed(model: M3Model, device: torch.device) -> Iterator[None]:
 
 
 def _encode(encoder: M3Encoder, texts: Sequence[str], heads: Sequence[Head] = HEADS) -> M3Output:
-    """The texts' embeddings; unlike `encode_documents`, without a warning for each time that texts are cut."""
+    """Encodes texts; unlike `encode_documents`, it does not warn each time that texts are cut."""
     return M3Output.concatenate(list(encoder.iter_documents(texts, heads=heads)))
 
 

@@ -1,17 +1,17 @@
-"""What of settings, model, data and teacher does not fit together."""
+"""Checks that the settings, the model, the data and the teacher of a run fit together."""
 
 from __future__ import annotations
 
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.training.arguments import SelfDistillationArguments
-from m3plugins.training.dataset import M3Dataset
-from m3plugins.training.teachers import Teacher
+from m3plugins.training.data.dataset import M3Dataset
+from m3plugins.training.teachers.teacher import Teacher
 
 
 def check_run(
     args: SelfDistillationArguments, checkpoint: Checkpoint, dataset: M3Dataset | None, teacher: Teacher
 ) -> None:
-    """Refuses a run that cannot be, before anything is loaded.
+    """Refuses an impossible run before anything is loaded.
 
     Raises:
         TypeError: The data is no `M3Dataset`.
@@ -33,7 +33,7 @@ def check_run(
         remedy = "start one for each with `accelerate launch`, or set CUDA_VISIBLE_DEVICES=0"
         msg = f"one process cannot train on {args.n_gpu} GPUs; {remedy}"
         raise ValueError(msg)
-    if dataset is not None and not dataset.has_scores and (args.teacher_weight or teacher.reads_scores):
+    if dataset is not None and not dataset.columns.has_scores and (args.teacher_weight or teacher.reads_scores):
         reader = (
             f"teacher_weight={args.teacher_weight}" if args.teacher_weight else f"{type(teacher).__name__} as teacher"
         )

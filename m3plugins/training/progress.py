@@ -1,4 +1,4 @@
-"""How training goes, told on stderr: a bar to who watches, a line for each log to a file."""
+"""Progress of training on stderr: a bar on a terminal, a line for each log in a file."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _NOT_SHOWN = {"epoch", "grad_norm", "total_flos"}
 
 @contextmanager
 def shown(trainer: Trainer, console: Console | None = None) -> Iterator[None]:
-    """Inside the block, training is shown by `TrainingProgress` instead of transformers' own bar or printing.
+    """Shows training inside the block by `TrainingProgress` instead of transformers' own bar or printing.
 
     Example:
         with shown(trainer):
             trainer.train()
 
     Args:
-        trainer: Any trainer.
-        console: Where to; None is stderr.
+        trainer: Any trainer of transformers.
+        console: Console to write to; None is stderr.
     """
     before = [trainer.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback)]
     progress = TrainingProgress(console)
@@ -58,12 +58,12 @@ def shown(trainer: Trainer, console: Console | None = None) -> Iterator[None]:
 
 
 class TrainingProgress(TrainerCallback):
-    """Shows steps, the loss and its terms, queries a second, the time left, and every evaluation.
+    """Shows steps, the loss and its terms, queries per second, the time left, and every evaluation.
 
-    Queries a second are those of the training steps since the last log; a batch counts as an epoch's mean.
+    Queries per second are those of the training steps since the last log; a batch counts as an epoch's mean.
 
     Args:
-        console: Where to; None is stderr. On a terminal there is a bar, else a line for each log.
+        console: Console to write to; None is stderr. A terminal gets a bar, a file a line for each log.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -82,13 +82,13 @@ class TrainingProgress(TrainerCallback):
             self._bar = _Bar(self._console, state.global_step, state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Moves the bar; the last step is told whatever `logging_steps` is."""
+        """Moves the bar; the last step is logged whatever `logging_steps` is."""
         control.should_log |= state.global_step >= state.max_steps
         if self._bar:
             self._bar.move(state.global_step)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Tells the losses, or what an evaluation found."""
+        """Shows the losses, or the metrics of an evaluation."""
         logs: Mapping[str, float] = kwargs["logs"]
         if not state.is_world_process_zero or "train_runtime" in logs:
             return
@@ -119,7 +119,7 @@ class TrainingProgress(TrainerCallback):
         self.close()
 
     def close(self) -> None:
-        """Gives the terminal back; also needed where training ended in an error."""
+        """Releases the terminal, also after training ended in an error."""
         if self._bar:
             self._bar.stop()
             self._bar = None
@@ -151,10 +151,10 @@ class _Bar(Progress):
         yield Text(self._said)
 
     def move(self, step: int) -> None:
-        """To this step."""
+        """Moves the bar to a step."""
         self.update(self._task, completed=step)
 
     def tell(self, rate: str, said: str) -> None:
-        """What a log said."""
+        """Shows the figures of a log."""
         self._said = said
         self.update(self._task, rate=rate)

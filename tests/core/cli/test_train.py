@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,8 +18,8 @@ import pytest
 from m3plugins import M3Encoder
 from m3plugins.cli.app import run
 from m3plugins.cli.train import _examples, train
-from m3plugins.training import SelfDistillationArguments
-from m3plugins.training.checkpointing import newest
+from m3plugins.training import PerHead, SelfDistillationArguments
+from m3plugins.training.checkpoint.folders import newest
 from tests.tiny import SENTENCES
 
 
@@ -92,7 +93,7 @@ def test_the_result_is_the_checkpoint_that_is_best_on_the_development_set(
 def test_other_ways_to_train_the_encoder_save_the_same_kind_of_folder(
     collection: Path, call, tmp_path: Path, mode: str
 ) -> None:
-    assert run(call(collection, encoder=mode, heads="sparse,multi_vector", teacher="frozen")) == 0
+    assert run(call(collection, **{"train-encoder": mode}, heads="sparse,multi_vector", teacher="frozen")) == 0
     assert len(M3Encoder.from_pretrained(tmp_path / "tuned").encode_queries(SENTENCES)) == len(SENTENCES)
 
 
@@ -102,7 +103,7 @@ def test_files_of_one_name_are_sources_of_their_own(data: Path, collection: Path
         file.parent.mkdir()
         file.write_text(data.read_text())
     found = _examples([files[0], collection, files[1]], "train")
-    assert found.sources.names == (*map(str, files), "collection")
+    assert found.columns.source_names == (*map(str, files), "collection")
     assert len(found) == 3 * len(SENTENCES)
 
 
@@ -158,7 +159,7 @@ def test_every_option_is_named_whole_at_80_columns(monkeypatch: pytest.MonkeyPat
 
 def test_the_settings_of_the_shipped_heads_can_be_said(data: Path, call, tmp_path: Path) -> None:
     said = {
-        "encoder": "frozen",
+        "train-encoder": "frozen",
         "learning-rate": None,
         "head-learning-rate": "sparse=2e-3,multi_vector=2e-4",
         "temperature": "sparse=0.05",
@@ -194,7 +195,7 @@ def test_the_settings_of_the_shipped_heads_can_be_said(data: Path, call, tmp_pat
         ({"epochs": 1}, "--epochs 1 and --max-steps 2 are two ends; give one"),
         ({"patience": 2}, "--patience 2 needs --dev"),
         ({"heads": "dense,colbert"}, "heads must be one or more of dense, sparse, multi_vector"),
-        ({"encoder": "half"}, "train_encoder must be one of full, lora, frozen, got 'half'"),
+        ({"train-encoder": "half"}, "train_encoder must be one of full, lora, frozen, got 'half'"),
         ({"teacher": "me"}, "--teacher must be one of live, frozen, ema, noisy, stored, got 'me'"),
         ({"teacher": "stored"}, "needs pos_scores and neg_scores in every line"),
         ({"passage-max-length": 9000}, "passage_max_length must be at most 8192"),
@@ -267,15 +268,23 @@ def test_without_the_extra_it_says_what_to_install(data: Path, call) -> None:
 
 
 def test_the_defaults_are_those_of_python() -> None:
-    same = {"encoder": "train_encoder", "batch_size": "per_device_train_batch_size", "log_steps": "logging_steps"}
+    """Those of the options, and those that a help text tells."""
+    same = {"batch_size": "per_device_train_batch_size", "log_steps": "logging_steps", "epochs": "num_train_epochs"}
     same |= {"warmup": "warmup_steps", "accumulation": "gradient_accumulation_steps", "scheduler": "lr_scheduler_type"}
-    ours = {same.get(name, name): option.default for name, option in inspect.signature(train).parameters.items()}
+    options = {
+        same.get(name, name): option for name, option in inspect.signature(train, eval_str=True).parameters.items()
+    }
+    ours = {name: option.default for name, option in options.items()}
     theirs = {field.name: field.default for field in fields(SelfDistillationArguments) if field.default is not MISSING}
     ours |= {"heads": tuple(ours["heads"].split(",")), "temperature": float(ours["temperature"])}
     ours["self_distillation"] = not ours.pop("no_self_distillation")
-    shared = {name for name in ours.keys() & theirs.keys() if ours[name] is not None}
-    no_settings = {"eval_steps", "gradient_checkpointing"}  # of --dev; None is off
-    assert len(shared) > 9
-    assert theirs["num_train_epochs"] == 1  # what the help of --epochs says
-    for name in shared - no_settings:
-        assert ours[name] == theirs[name], name
+    ours["loss_weights"] = ours["distillation_weights"] = PerHead(sparse=ours.pop("sparse_loss_weight"))
+    texts = {name: option.annotation.__metadata__[0].help for name, option in options.items()}
+    told = {name: int(found[1]) for name, text in texts.items() if (found := re.search(r"\(default: (\d+)", text))}
+    assert told.keys() == {"num_train_epochs", "save_steps", "query_max_length", "passage_max_length"}
+    ours |= told
+    no_settings = {"data", "output", "model", "split", "resume", "as_json", "teacher", "dev", "dev_split", "patience"}
+    differ = {"eval_steps", "gradient_checkpointing"}  # of --dev; None is off
+    assert ours.keys() - no_settings <= theirs.keys()
+    for name in ours.keys() - no_settings - differ:
+        assert ours[name] is None or ours[name] == theirs[name], name  # None leaves it to Python

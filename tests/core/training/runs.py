@@ -32,8 +32,8 @@ from m3plugins.training import (
     SelfDistillationArguments,
     SelfDistillationTrainer,
 )
-from m3plugins.training.collator import Draws, M3Collator
-from m3plugins.training.sampling import Draw
+from m3plugins.training.data.collator import Draws, M3Collator
+from m3plugins.training.data.sampling import Draw
 from tests.tiny import SENTENCES, save_checkpoint
 
 # A child is forked, with all its imports, from a process that has no threads.

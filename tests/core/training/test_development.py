@@ -13,8 +13,9 @@ from transformers import EarlyStoppingCallback
 from m3plugins import M3Encoder
 from m3plugins.evaluation import Dataset, evaluate
 from m3plugins.retrieval.memory import InMemoryHybridIndex
-from m3plugins.training import CheckpointError, M3Dataset, StoredScores, checkpointing
-from m3plugins.training.development import live_encoder
+from m3plugins.training import CheckpointError, M3Dataset, StoredScores
+from m3plugins.training.checkpoint import manifest
+from m3plugins.training.model.live_encoder import live_encoder
 from tests.core.training.runs import curve, examples, trainer, weights
 from tests.tiny import SENTENCES
 
@@ -183,7 +184,7 @@ def test_the_best_model_is_kept_and_loaded_when_training_stops_early(
     losses = [entry["eval_loss"] for entry in curve(run) if "eval_loss" in entry]
     assert len(losses) == 3 and losses[0] == max(losses)
     assert run.state.best_model_checkpoint == str(tmp_path / "checkpoint-1")
-    checkpointing.verify(tmp_path / "checkpoint-1")
+    manifest.verify(tmp_path / "checkpoint-1")
     assert run.evaluate()["eval_loss"] == pytest.approx(losses[0], rel=1e-4)
 
 

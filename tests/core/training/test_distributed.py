@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from m3plugins.training import M3Dataset, checkpointing
+from m3plugins.training import M3Dataset
+from m3plugins.training.checkpoint import manifest
 from tests.core.training.runs import Run, Trained, examples, in_process, in_world, perform, trainer
 
 pytestmark = pytest.mark.slow
@@ -102,7 +103,7 @@ def test_they_save_evaluate_and_resume_as_one(tiny_with_dropout: Path, tmp_path:
     halves = Run(tiny_with_dropout, tmp_path / "halves", settings)
     in_world(2, perform, Run(halves.checkpoint, halves.output, settings | {"max_steps": 2}))
     resumed = in_world(2, perform, halves)
-    checkpointing.verify(tmp_path / "halves" / "checkpoint-4")
+    manifest.verify(tmp_path / "halves" / "checkpoint-4")
     assert json.loads((tmp_path / "halves" / "checkpoint-4" / "run.json").read_text())["arguments"]["processes"] == 2
     for found, expected in zip(resumed, whole, strict=True):
         assert all(torch.equal(found.weights[name], weight) for name, weight in expected.weights.items())

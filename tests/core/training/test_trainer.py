@@ -14,7 +14,7 @@ from torch import Tensor
 from m3plugins import M3Encoder
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, Checkpoint
 from m3plugins.training import M3Dataset, PerHead, Teacher
-from m3plugins.training.grad_cache import Chunks, Pair
+from m3plugins.training.loss.grad_cache import Chunks, Pair
 from tests.core.training.runs import assert_same_gradients, batch, curve, examples, gradients, trainer, weights
 
 HEADS = ("dense", "sparse", "multi_vector")
@@ -249,8 +249,8 @@ def test_missing_negatives_cost_no_tokens(tiny: Path, tmp_path: Path) -> None:
 
 
 def collated(checkpoint: Path, rows: list[dict[str, Any]]) -> Any:
-    from m3plugins.training.collator import Draws, M3Collator
-    from m3plugins.training.sampling import Draw
+    from m3plugins.training.data.collator import Draws, M3Collator
+    from m3plugins.training.data.sampling import Draw
 
     draws = Draws(M3Dataset.from_examples(rows), negatives=1)
     collator = M3Collator(Checkpoint(checkpoint), query_max_length=16, passage_max_length=40)

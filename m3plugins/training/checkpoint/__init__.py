@@ -1,0 +1,1 @@
+"""Checkpoints of a training run, which are whole or not used."""

@@ -1,0 +1,1 @@
+"""Training data: examples, and the batches made of them."""
