@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -102,8 +103,17 @@ class M3Model(nn.Module):
         """Writes a standard M3 checkpoint folder, adapters merged."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.detach().contiguous() for name, tensor in adapters.merged_state(self.encoder).items()}
-        with quiet():
-            self.encoder.save_pretrained(folder, state_dict=state)
+        with tempfile.TemporaryDirectory(dir=folder) as fresh, quiet():
+            self.encoder.save_pretrained(fresh, state_dict=state)
+            saved = {file.name: file for file in Path(fresh).iterdir()}
+            for (
+                name,
+                file,
+            ) in saved.items():  # a file that these weights are mapped from is left as it is, and renamed over
+                file.replace(folder / name)
+        for weights in folder.glob("model*.safetensors*"):
+            if weights.name not in saved:  # shards of another size
+                weights.unlink()
         save_head(folder, SPARSE_HEAD, self.sparse_linear.state_dict())
         save_head(folder, MULTI_VECTOR_HEAD, self.colbert_linear.state_dict())
         for pattern in _COPIED:

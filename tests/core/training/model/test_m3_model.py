@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +138,22 @@ def test_saving_into_the_folder_it_came_from_keeps_its_files(tiny: Path, tmp_pat
     model = changed(M3Model(Checkpoint(base)))
     model.save(base)
     assert_encodes_as(base, model)
+
+
+def test_saving_writes_no_file_anew_that_weights_may_be_mapped_from(tiny: Path, tmp_path: Path) -> None:
+    base = copy_of(tiny, tmp_path / "base")
+    weights = base / "model.safetensors"
+    os.link(weights, tmp_path / "mapped")
+    before = weights.read_bytes()
+    changed(M3Model(Checkpoint(base))).save(base)
+    assert (tmp_path / "mapped").read_bytes() == before != weights.read_bytes()
+
+
+def test_shards_of_what_was_there_before_do_not_stay(tiny: Path, tmp_path: Path) -> None:
+    base = copy_of(tiny, tmp_path / "base")
+    shutil.copyfile(base / "model.safetensors", base / "model-00001-of-00001.safetensors")
+    M3Model(Checkpoint(tiny)).save(base)
+    assert [file.name for file in Checkpoint(base).weight_files()] == ["model.safetensors"]
 
 
 def test_padding_changes_nothing(tiny: Path) -> None:
