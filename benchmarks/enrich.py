@@ -1,6 +1,6 @@
 """The enricher of Elasticsearch under fire, and its lag: what it does while others write, and somebody kills things.
 
-    M3_TEST_ES_ZIP=… python benchmarks/enrich.py [--documents 20000] [--edits 40000] [--model m3-mini]
+    M3_TEST_ES_ZIP=… python -m benchmarks.enrich [--documents 20000] [--edits 40000] [--model m3-mini]
 
 A process writes documents and edits them (whole and in part) at full speed, while two processes of `m3 enrich
 --watch` follow. One of these is killed with -9 and started again, and so is the node (not where M3_TEST_ES_URL names a
@@ -32,11 +32,10 @@ from elasticsearch.helpers import streaming_bulk
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.fixtures import Node, running
 from m3plugins import M3Encoder
 from m3plugins_elasticsearch import AttachedIndex
 from m3plugins_elasticsearch.enricher import Enricher
-from tests.elasticsearch.node import Node, running
 
 WORDS = "fox river bank lazy dog brown quick jumps answer question passage night morning city train".split()
 PROPERTIES = {
@@ -159,7 +158,7 @@ def restart(node: Node) -> None:
 
 
 def child(*arguments: object, **options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, __file__, *map(str, arguments)]
+    command = [sys.executable, "-m", "benchmarks.enrich", *map(str, arguments)]
     return subprocess.Popen(command, text=True, **options)  # type: ignore[call-overload,no-any-return]
 
 

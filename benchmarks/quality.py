@@ -1,6 +1,6 @@
 """Retrieval quality of m3-mini on collections in the BEIR layout, beside BM25 and MiniLM's own dense vectors.
 
-    python benchmarks/quality.py DIR/scifact DIR/cacm
+    python -m benchmarks.quality DIR/scifact DIR/cacm
 
 The five rows of M3 are searched through Milvus Lite (200 candidates a head, int8 token vectors) and, over the whole
 collection in float32, in memory ("brute force"); "untrained" is the latter with the heads that training starts from.

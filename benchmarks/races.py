@@ -1,6 +1,6 @@
 """Races: two writers of one document at the same moment, again and again, on every engine.
 
-    python benchmarks/races.py [--rounds 1000] [--documents 1] [--engines memory milvus elasticsearch processes]
+    python -m benchmarks.races [--rounds 1000] [--documents 1] [--engines memory milvus elasticsearch processes]
 
 Two races, each of so many rounds, which are counted by document: of several documents a call, each is a round.
 
@@ -33,10 +33,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.fixtures import SENTENCES, save_checkpoint
 from m3plugins import Document, HybridIndex, InMemoryHybridIndex, M3Encoder
 from m3plugins.encoding import Passages
-from tests.tiny import SENTENCES, save_checkpoint
 
 CUT = Passages(size=40, overlap=8)
 WORDS = " ".join(SENTENCES).split()
@@ -243,7 +242,7 @@ def node(engines: list[str]) -> Iterator[str]:
     if not {"elasticsearch", "processes"} & {*engines}:
         yield ""
         return
-    from tests.elasticsearch.node import running
+    from benchmarks.fixtures import running
 
     with running() as (url, _):
         yield url

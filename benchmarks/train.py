@@ -1,6 +1,6 @@
 """Training against FlagEmbedding's own M3 trainer: one random checkpoint of BGE-M3's width, the same data, one run.
 
-    .parity/bin/python benchmarks/train.py [--layers 6] [--queries 8] [--steps 4] [--rate TRAINER ...]
+    .parity/bin/python -m benchmarks.train [--layers 6] [--queries 8] [--steps 4] [--rate TRAINER ...]
         [--search TRAINER ...]
 
 Dense, sparse and multi-vector heads with self-distillation, a positive and a hard negative a query, each run in a
@@ -35,9 +35,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, Trainer
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.children import need_reference, peak_mib, report, run
-from tests.tiny import save_checkpoint
+from benchmarks.fixtures import save_checkpoint
 
 QUERY_MAX_LENGTH, PASSAGE_MAX_LENGTH = 32, 256
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -234,7 +233,7 @@ class Bench:
         options["threads"] = self.threads
         words = [word for option, value in options.items() for word in (f"--{option}", value)]
         try:
-            result = Result(**run(__file__, *words))
+            result = Result(**run("benchmarks.train", *words))
         except subprocess.CalledProcessError as error:
             result = Result(error=f"exit status {error.returncode}")
         print(f"  {name}, {queries} queries, {steps} steps: {result}", file=sys.stderr, flush=True)

@@ -117,7 +117,7 @@ def _hardest(scores: NDArray[np.float32], positives: Sequence[int]) -> list[int]
     return [int(position) for position in best if np.isfinite(allowed[position])]
 
 
-class bm25:  # noqa: N801
+class bm25:
     """BM25 over a model's word pieces, k1 0.9 and b 0.4: neither stems nor stop words."""
 
     def __init__(self, encoder: M3Encoder, documents: Sequence[str]) -> None:

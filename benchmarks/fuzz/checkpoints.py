@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from transformers import AutoModel
 
+from benchmarks.fixtures import SENTENCES, save_checkpoint
 from benchmarks.fuzz import children, folders
 from benchmarks.fuzz.edits import Case, Edit, to_json
 from benchmarks.fuzz.failures import Failure, failure, refused, require
 from m3plugins import M3Encoder, M3Output
-from tests.tiny import SENTENCES, save_checkpoint
 
 SECONDS = 10.0
 MEMORY = 2 << 30

@@ -31,7 +31,7 @@ class Record:
     words: frozenset[str] = frozenset()
 
 
-def records(path: Path, place: str, id: str) -> list[Record]:  # noqa: A002
+def records(path: Path, place: str, id: str) -> list[Record]:
     """The records of a file.
 
     Args:

@@ -15,6 +15,7 @@ import numpy as np
 from hypothesis import strategies as st
 from llama_index.retrievers.m3plugins import M3Retriever as LlamaIndexRetriever
 
+from benchmarks.fixtures import SENTENCES, save_checkpoint
 from benchmarks.fuzz import codecs
 from benchmarks.fuzz.children import limit_memory
 from benchmarks.fuzz.edits import Case, Edit, splices, tree_edits
@@ -24,7 +25,6 @@ from langchain_m3plugins import M3Retriever as LangChainRetriever
 from m3plugins import Document, HybridIndex, HybridRetriever, M3Encoder, M3Output
 from m3plugins_elasticsearch import ElasticsearchIndexError
 from m3plugins_milvus import MilvusIndexError
-from tests.tiny import SENTENCES, save_checkpoint
 
 Result = TypeVar("Result")
 

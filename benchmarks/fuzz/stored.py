@@ -13,6 +13,7 @@ from elasticsearch import ApiError, Elasticsearch
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
+from benchmarks.fixtures import running
 from benchmarks.fuzz.edits import Edit
 from m3plugins import Document, HybridIndex, M3Encoder
 from m3plugins.compression import get_codec
@@ -20,7 +21,6 @@ from m3plugins_elasticsearch import ElasticsearchHybridIndex
 from m3plugins_elasticsearch.rows import our_fields
 from m3plugins_milvus import MilvusHybridIndex
 from m3plugins_milvus.schema import BLOCKS_SUFFIX, KEY
-from tests.elasticsearch.node import running
 
 Row = dict[str, Any]
 

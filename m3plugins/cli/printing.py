@@ -116,7 +116,7 @@ def show_traceback(kind: type[BaseException], err: BaseException, trace: Traceba
 
 
 class _Record(logging.LogRecord):
-    def getMessage(self) -> str:  # noqa: N802
+    def getMessage(self) -> str:
         return message(super().getMessage())
 
 

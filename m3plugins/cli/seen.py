@@ -18,14 +18,14 @@ class Seen:
         self._ids.execute("CREATE TABLE ids (id TEXT PRIMARY KEY, place TEXT) WITHOUT ROWID")
         self._ids.execute("BEGIN")
 
-    def add(self, id: str, place: str = "") -> str | None:  # noqa: A002
+    def add(self, id: str, place: str = "") -> str | None:
         """Notes an id; returns where it was seen before, or None."""
         if self._ids.execute("INSERT OR IGNORE INTO ids VALUES (?, ?)", (id, place)).rowcount:
             return None
         found: tuple[str] = self._ids.execute("SELECT place FROM ids WHERE id = ?", (id,)).fetchone()
         return found[0]
 
-    def __contains__(self, id: str) -> bool:  # noqa: A002
+    def __contains__(self, id: str) -> bool:
         """Whether the id was seen."""
         return self._ids.execute("SELECT 1 FROM ids WHERE id = ?", (id,)).fetchone() is not None
 

@@ -186,7 +186,7 @@ class HybridIndex(Protocol):
     def delete(
         self,
         ids: Sequence[str] | None = None,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         parent_id: str | None = None,
     ) -> int:
@@ -209,7 +209,7 @@ class HybridIndex(Protocol):
             ValueError: If a head is unknown.
         """
 
-    def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
+    def count(self, filter: AnyFilter | None = None) -> int:
         """How many documents there are, or match."""
 
     @overload
@@ -220,7 +220,7 @@ class HybridIndex(Protocol):
     ) -> Iterator[tuple[Document, M3Output]]: ...
     def scan(
         self,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         with_embeddings: bool = False,
     ) -> Iterator[Document] | Iterator[tuple[Document, M3Output]]:
         """Every document that matches, in no particular order, in bounded memory.
@@ -235,7 +235,7 @@ class HybridIndex(Protocol):
         self,
         query: M3Output,
         k: int,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         text: str | None = None,
     ) -> dict[Leg, list[Candidate]]:
@@ -289,7 +289,7 @@ class HybridIndex(Protocol):
     async def adelete(
         self,
         ids: Sequence[str] | None = None,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         parent_id: str | None = None,
     ) -> int:
@@ -304,11 +304,11 @@ class HybridIndex(Protocol):
         """`embeddings` in a thread."""
         return await asyncio.to_thread(self.embeddings, ids, heads)
 
-    async def acount(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
+    async def acount(self, filter: AnyFilter | None = None) -> int:
         """`count` in a thread."""
         return await asyncio.to_thread(self.count, filter)
 
-    async def ascan(self, filter: AnyFilter | None = None) -> AsyncIterator[Document]:  # noqa: A002
+    async def ascan(self, filter: AnyFilter | None = None) -> AsyncIterator[Document]:
         """`scan`, page by page in a thread."""
         documents = await asyncio.to_thread(self.scan, filter)
         while page := await asyncio.to_thread(lambda: list(islice(documents, _ASYNC_PAGE))):
@@ -319,7 +319,7 @@ class HybridIndex(Protocol):
         self,
         query: M3Output,
         k: int,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         text: str | None = None,
     ) -> dict[Leg, list[Candidate]]:

@@ -77,7 +77,7 @@ class InMemoryHybridIndex(WritableIndex):
             return {}
         return {i: self._output(item, columns).select(kept) for i, item in found.items()}
 
-    def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
+    def count(self, filter: AnyFilter | None = None) -> int:
         """How many documents there are, or match."""
         self._check_open()
         with self._store.lock:
@@ -91,7 +91,7 @@ class InMemoryHybridIndex(WritableIndex):
     ) -> Iterator[tuple[Document, M3Output]]: ...
     def scan(
         self,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         with_embeddings: bool = False,
     ) -> Iterator[Document] | Iterator[tuple[Document, M3Output]]:
         """Every document that matches, as they are at the time of the call."""
@@ -107,7 +107,7 @@ class InMemoryHybridIndex(WritableIndex):
         self,
         query: M3Output,
         k: int,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         text: str | None = None,
     ) -> dict[Leg, list[Candidate]]:
@@ -167,7 +167,7 @@ class InMemoryHybridIndex(WritableIndex):
     def _deleting(self) -> threading.RLock:
         return self._store.lock
 
-    def _remove_matching(self, filter: AnyFilter) -> int:  # noqa: A002
+    def _remove_matching(self, filter: AnyFilter) -> int:
         return self._store.remove(self._store.matching(filter))
 
 
@@ -284,7 +284,7 @@ class _Store:
             self.items = {i: replace(item, row=row) for row, (i, item) in enumerate(self.items.items())}
         return self._parts[0]
 
-    def matching(self, filter: AnyFilter | None) -> list[str]:  # noqa: A002
+    def matching(self, filter: AnyFilter | None) -> list[str]:
         if filter is None:
             return list(self.items)
         if not isinstance(filter, Comparison | And | Or | Not):

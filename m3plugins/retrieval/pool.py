@@ -48,7 +48,7 @@ class Pool:
         legs: Iterable[Leg],
         *,
         text: str | None = None,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
     ) -> None:
         legs = tuple(legs)
         self.scores: dict[str, HeadScores] = {}

@@ -104,7 +104,7 @@ class HybridRetriever:
         query: str,
         k: int = 10,
         *,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         weights: HybridWeights | None = None,
         min_score: float | None = None,
         offset: int = 0,
@@ -140,7 +140,7 @@ class HybridRetriever:
         queries: Iterable[str],
         k: int = 10,
         *,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         weights: HybridWeights | None = None,
         min_score: float | None = None,
         offset: int = 0,
@@ -158,7 +158,7 @@ class HybridRetriever:
         query: str,
         k: int = 10,
         *,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         weights: HybridWeights | None = None,
         min_score: float | None = None,
         offset: int = 0,
@@ -173,7 +173,7 @@ class HybridRetriever:
         queries: Iterable[str],
         k: int = 10,
         *,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         weights: HybridWeights | None = None,
         min_score: float | None = None,
         offset: int = 0,
@@ -197,7 +197,7 @@ class HybridRetriever:
         embedding: M3Output,
         k: int = 10,
         *,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         weights: HybridWeights | None = None,
         min_score: float | None = None,
         offset: int = 0,
@@ -221,7 +221,7 @@ class HybridRetriever:
     def _options(
         self,
         k: int,
-        filter: AnyFilter | None,  # noqa: A002
+        filter: AnyFilter | None,
         weights: HybridWeights | None,
         min_score: float | None,
         offset: int,

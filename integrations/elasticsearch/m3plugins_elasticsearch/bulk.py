@@ -75,7 +75,7 @@ class Outcome:
     seq_no: int = -1
 
 
-def index(id: str, document: Any, **condition: int | str) -> Action:  # noqa: A002
+def index(id: str, document: Any, **condition: int | str) -> Action:
     """Stores a whole document.
 
     Args:
@@ -87,7 +87,7 @@ def index(id: str, document: Any, **condition: int | str) -> Action:  # noqa: A0
     return Action(id, (_line({"index": {"_id": id, **condition}}), _line(document)))
 
 
-def update(id: str, fields: Any, **condition: int | str) -> Action:  # noqa: A002
+def update(id: str, fields: Any, **condition: int | str) -> Action:
     """Merges fields into a document that is there.
 
     Args:
@@ -98,7 +98,7 @@ def update(id: str, fields: Any, **condition: int | str) -> Action:  # noqa: A00
     return Action(id, (_line({"update": {"_id": id, **condition}}), _line({"doc": fields})))
 
 
-def delete(id: str, **condition: int) -> Action:  # noqa: A002
+def delete(id: str, **condition: int) -> Action:
     """Deletes a document.
 
     Args:
@@ -173,7 +173,7 @@ class _Sender:
         outcomes: list[Outcome] = []
         try:
             for outcome in self._send(chunk):
-                outcomes.append(outcome)  # noqa: PERF402 - what came before a fault is kept
+                outcomes.append(outcome)  # one by one: what came before a fault is kept
         except Exception as err:
             self.ended.set()
             return outcomes, err

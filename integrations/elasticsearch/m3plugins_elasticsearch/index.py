@@ -316,5 +316,5 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
     def _drop(self) -> None:
         lifecycle.drop(self._connection, self.name)
 
-    def _remove_matching(self, filter: AnyFilter) -> int:  # noqa: A002
+    def _remove_matching(self, filter: AnyFilter) -> int:
         return self._store.remove_matching(self._plan(filter))

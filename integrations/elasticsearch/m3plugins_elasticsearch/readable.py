@@ -57,7 +57,7 @@ class ReadableIndex(EngineIndex):
         self._check_open()
         return self._reader.embeddings(check_ids(ids), check_heads(heads))
 
-    def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
+    def count(self, filter: AnyFilter | None = None) -> int:
         """How many documents there are, or match."""
         self._check_open()
         plan = self._plan(filter)
@@ -73,7 +73,7 @@ class ReadableIndex(EngineIndex):
     ) -> Iterator[tuple[Document, M3Output]]: ...
     def scan(
         self,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         with_embeddings: bool = False,
     ) -> Iterator[Document] | Iterator[tuple[Document, M3Output]]:
         """Every document that matches, in no particular order, in bounded memory.
@@ -89,7 +89,7 @@ class ReadableIndex(EngineIndex):
         self,
         query: M3Output,
         k: int,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         text: str | None = None,
     ) -> dict[Leg, list[Candidate]]:
@@ -122,7 +122,7 @@ class ReadableIndex(EngineIndex):
         lifecycle.record(self._connection, self.name, identity)
         self._reader = replace(self._reader, identity=identity)
 
-    def _plan(self, filter: AnyFilter | None) -> Plan:  # noqa: A002
+    def _plan(self, filter: AnyFilter | None) -> Plan:
         """The filter compiled; a native one names only fields that there are: Elasticsearch takes any."""
         plan = compile_filter(filter, self._reader.layout.field("facets"))
         if isinstance(filter, dict):

@@ -361,12 +361,12 @@ class Reader:
             bm25=matched.get("bm25", 0.0) if text is not None else None,
         )
 
-    def _output(self, id: str, row: Fields, heads: Sequence[Head]) -> M3Output:  # noqa: A002
+    def _output(self, id: str, row: Fields, heads: Sequence[Head]) -> M3Output:
         identity = self.identity
         with self._reading(id):
             return to_output([row], heads, identity.codec, identity.vocab_size, identity.multi_vector_dim)
 
-    def _document(self, id: str, source: Mapping[str, Any]) -> Document:  # noqa: A002
+    def _document(self, id: str, source: Mapping[str, Any]) -> Document:
         with self._reading(id):
             return self.layout.document(id, source)
 
@@ -391,7 +391,7 @@ class Reader:
         hits = [hit for hit in answer["hits"]["hits"] if hit.get("fields", {}).get(field) != [hit["_id"]]]
         return self._damaged(", ".join(hit["_id"] for hit in hits)[:200], "its field id must be its own id")
 
-    def _is_whole(self, id: str, row: Fields, fields: Sequence[str]) -> bool:  # noqa: A002
+    def _is_whole(self, id: str, row: Fields, fields: Sequence[str]) -> bool:
         """Whether a document has these fields: another's may have none yet, or have been robbed of some.
 
         Raises:
@@ -403,14 +403,14 @@ class Reader:
         return not lacking
 
     @contextmanager
-    def _reading(self, id: str) -> Iterator[None]:  # noqa: A002
+    def _reading(self, id: str) -> Iterator[None]:
         """Names the document whose stored values cannot be read."""
         try:
             yield
         except ValueError as err:
             raise self._damaged(id, str(err)) from err
 
-    def _damaged(self, id: str, reason: str) -> LostEmbeddingsError:  # noqa: A002
+    def _damaged(self, id: str, reason: str) -> LostEmbeddingsError:
         fix = (
             "take its m3 object out for m3 enrich to make anew"
             if self.layout.prefix

@@ -32,7 +32,7 @@ def search(
     query: str,
     k: int,
     *,
-    filter: AnyFilter | None = None,  # noqa: A002
+    filter: AnyFilter | None = None,
     weights: HybridWeights | None = None,
     rerank: Rerank = None,
     min_score: float | None = None,
@@ -58,7 +58,7 @@ def search_dense(
     vector: Sequence[float],
     k: int,
     *,
-    filter: AnyFilter | None = None,  # noqa: A002
+    filter: AnyFilter | None = None,
     min_score: float | None = None,
     per_parent: int | None = None,
 ) -> list[Hit]:

@@ -130,7 +130,7 @@ class M3VectorStore(VectorStore):
         self,
         ids: Sequence[str] | None = None,
         *,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         **kwargs: Any,
     ) -> bool:
         """Deletes by ids or by filter; unknown ids are passed over.

@@ -270,7 +270,7 @@ class MilvusHybridIndex(NamedIndex):
         self._check_open()
         return reading.embeddings(self._store, check_ids(ids), check_heads(heads))
 
-    def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
+    def count(self, filter: AnyFilter | None = None) -> int:
         """How many documents there are, or match."""
         self._check_open()
         plan = self._plan(filter)
@@ -286,7 +286,7 @@ class MilvusHybridIndex(NamedIndex):
     ) -> Iterator[tuple[Document, M3Output]]: ...
     def scan(
         self,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         with_embeddings: bool = False,
     ) -> Iterator[Document] | Iterator[tuple[Document, M3Output]]:
         """Every document that matches, in no particular order, in bounded memory.
@@ -304,7 +304,7 @@ class MilvusHybridIndex(NamedIndex):
         self,
         query: M3Output,
         k: int,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         text: str | None = None,
     ) -> dict[Leg, list[Candidate]]:
@@ -400,7 +400,7 @@ class MilvusHybridIndex(NamedIndex):
     def _deleting(self) -> RLock:
         return self._lock
 
-    def _remove_matching(self, filter: AnyFilter) -> int:  # noqa: A002
+    def _remove_matching(self, filter: AnyFilter) -> int:
         pages = reading.matching(self._store, self._plan(filter), POINTER)
         return sum(self._store.remove_rows(rows.values()) for rows in pages)
 
@@ -411,7 +411,7 @@ class MilvusHybridIndex(NamedIndex):
             self._check_open()  # another thread may have closed it
             raise
 
-    def _plan(self, filter: AnyFilter | None) -> Plan:  # noqa: A002
+    def _plan(self, filter: AnyFilter | None) -> Plan:
         """The filter compiled; a native one names only fields that there are: Milvus takes any for a dynamic one."""
         if isinstance(filter, str):
             for name in sorted(field_names(filter) - self._store.identity.fields):

@@ -86,7 +86,7 @@ def _wait(documents: Collection, blocks: Collection) -> None:
         time.sleep(_PAUSE_S)
 
 
-def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A001
+def open(connection: Connection, name: str) -> tuple[str, Identity]:
     """The true name of an index (`name` may be an alias) and what it holds, ready to be searched.
 
     Raises:

@@ -28,7 +28,7 @@ SENTINEL_WEIGHT = 1e-6
 """Milvus takes no empty sparse vector: a document without a token gets one dimension beyond the vocabulary."""
 
 
-def key_of(id: str) -> str:  # noqa: A002
+def key_of(id: str) -> str:
     """The primary key of a document: 32 hexadecimal digits."""
     return hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 

@@ -290,7 +290,7 @@ def letters(articles: Owner, attach) -> DeadLetters:
     return DeadLetters(attach().writer.reader.connection, articles.name, "w1")
 
 
-def letter(shard: Shard, id: str = "0", seq_no: int = 0, reason: str = "old") -> Letter:  # noqa: A002
+def letter(shard: Shard, id: str = "0", seq_no: int = 0, reason: str = "old") -> Letter:
     return Letter(id, None, shard.number, shard.history, seq_no, reason)
 
 

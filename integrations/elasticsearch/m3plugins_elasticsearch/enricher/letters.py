@@ -195,6 +195,6 @@ def _is_void(letter: Letter, document: Mapping[str, Any], shards: Mapping[int, S
     return shard.history != letter.history or document.get("_seq_no") != letter.seq_no
 
 
-def _key(history: str, id: str) -> str:  # noqa: A002
+def _key(history: str, id: str) -> str:
     """Of a letter: documents in several shards may have one id, and a later index of the name has other changes."""
     return hashlib.blake2b(f"{history}\0{id}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

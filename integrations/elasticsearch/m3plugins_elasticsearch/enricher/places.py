@@ -55,7 +55,7 @@ class Place:
                 persist(make, connection.patience)
                 add_write_alias(connection, self.name)  # that of a restored snapshot may be without
 
-    def write(self, id: str, document: Mapping[str, Any], **condition: Any) -> bool:  # noqa: A002
+    def write(self, id: str, document: Mapping[str, Any], **condition: Any) -> bool:
         """Stores a document; returns whether the condition held.
 
         Raises:

@@ -130,7 +130,7 @@ class AttachedIndex(WritableIndex):
         self._check_open()
         return reading.embeddings(self._table, self._computed, check_ids(ids), check_heads(heads))
 
-    def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
+    def count(self, filter: AnyFilter | None = None) -> int:
         """How many documents there are, or match."""
         self._check_open()
         plan = self._plan(filter)
@@ -146,7 +146,7 @@ class AttachedIndex(WritableIndex):
     ) -> Iterator[tuple[Document, M3Output]]: ...
     def scan(
         self,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         with_embeddings: bool = False,
     ) -> Iterator[Document] | Iterator[tuple[Document, M3Output]]:
         """Every document that matches, in no particular order, in bounded memory.
@@ -164,7 +164,7 @@ class AttachedIndex(WritableIndex):
         self,
         query: M3Output,
         k: int,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         text: str | None = None,
     ) -> dict[Leg, list[Candidate]]:
@@ -223,10 +223,10 @@ class AttachedIndex(WritableIndex):
     def _deleting(self) -> RLock:
         return self._lock
 
-    def _remove_matching(self, filter: AnyFilter) -> int:  # noqa: A002
+    def _remove_matching(self, filter: AnyFilter) -> int:
         return sum(self._writer.remove(list(rows)) for rows in self._table.matching(self._plan(filter), []))
 
-    def _plan(self, filter: AnyFilter | None) -> Plan:  # noqa: A002
+    def _plan(self, filter: AnyFilter | None) -> Plan:
         if isinstance(filter, str):
             self._check_fields(filter)
         return plan(filter, {} if self._table.layout.fields.metadata else self._kinds)
