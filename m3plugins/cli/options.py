@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m3plugins.cli.errors import CallError
-from m3plugins.retrieval.document import check_unicode
+from m3plugins.encoding.text import check_unicode
 
 if TYPE_CHECKING:
     from m3plugins.encoding.encoder import M3Encoder

@@ -25,8 +25,8 @@ from m3plugins.cli.options import (
 from m3plugins.cli.printing import print_json
 from m3plugins.cli.rendering import Found, as_object, show
 from m3plugins.cli.snippets import snippet
+from m3plugins.encoding.text import check_unicode
 from m3plugins.retrieval.agreement import agreement
-from m3plugins.retrieval.document import check_unicode
 from m3plugins.retrieval.explanation import explain
 from m3plugins.retrieval.retriever import HybridRetriever
 

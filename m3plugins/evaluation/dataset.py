@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from m3plugins.encoding.text import check_unicode
 from m3plugins.retrieval.corpus import Rejected, read_corpus, read_jsonl
-from m3plugins.retrieval.document import Document, check_unicode
+from m3plugins.retrieval.document import Document
 
 _SCORE_BITS = 31
 """Those of the integers that measures compute with."""
