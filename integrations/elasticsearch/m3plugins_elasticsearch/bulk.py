@@ -17,9 +17,9 @@ from typing import Any
 import orjson
 from elasticsearch import ApiError, TransportError
 
-from m3plugins_elasticsearch.ahead import ahead
 from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors, is_passing, pauses, with_fix
 from m3plugins_elasticsearch.mapping import WRITE_ALIAS
+from m3plugins_elasticsearch.ordered_map import ordered_map
 
 CHUNK_BYTES = 5 << 20
 CHUNK_ITEMS = 500
@@ -133,7 +133,7 @@ def bulk(
     sender = _Sender(connection, target, require_alias)
     chunks = takewhile(lambda _: not sender.ended.is_set(), _chunks(actions))
     fault: Exception | None = None
-    with closing(ahead(sender.fate, chunks, AT_ONCE)) as fates:
+    with closing(ordered_map(sender.fate, chunks, AT_ONCE)) as fates:
         try:
             for outcomes, problem in fates:
                 yield from outcomes

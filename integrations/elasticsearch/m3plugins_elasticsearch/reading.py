@@ -21,12 +21,12 @@ from m3plugins.retrieval.index import BrokenDocumentsError, FailedDocument
 from m3plugins.scoring.heads import HeadScores, Leg
 from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins_elasticsearch import requests
-from m3plugins_elasticsearch.ahead import ahead
 from m3plugins_elasticsearch.answers import check_whole, item_error
 from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors
 from m3plugins_elasticsearch.filters import Plan
 from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import Layout
+from m3plugins_elasticsearch.ordered_map import ordered_map
 from m3plugins_elasticsearch.rows import Fields, to_output, token_bytes
 
 DOCUMENTS_PER_PAGE = 100
@@ -269,7 +269,7 @@ class Reader:
         codec, vectors = get_codec(self.identity.codec), query.multi_vector.vectors
 
         scores: dict[str, float] = {}
-        for rows in ahead(partial(self._doc_values, fields=["token_vectors"]), portions, _READERS):
+        for rows in ordered_map(partial(self._doc_values, fields=["token_vectors"]), portions, _READERS):
             for i, row in rows.items():
                 with self._reading(i):
                     scores[i] = mean_of_maxima(codec.products(token_bytes(row), vectors))

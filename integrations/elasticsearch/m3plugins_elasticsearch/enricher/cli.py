@@ -15,7 +15,7 @@ import typer
 from m3plugins.cli.errors import CallError, Interrupted
 from m3plugins.cli.options import Collection, Dtype, Model, Token, load_encoder
 from m3plugins.cli.printing import complain, print_json, say
-from m3plugins_elasticsearch.enricher.showing import Lines, Progress, summary, verdict
+from m3plugins_elasticsearch.enricher.console import Lines, Progress, summary, verdict
 
 if TYPE_CHECKING:
     from m3plugins_elasticsearch.attached import AttachedIndex
