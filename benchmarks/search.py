@@ -114,7 +114,7 @@ class Bare:
         return [row["id"] for row in sorted(hits, key=lambda row: best.index(row["key"]))]
 
     def propose(self, field: str, vector: object) -> list[str]:
-        """The keys of one leg's candidates."""
+        """The keys of one signal's candidates."""
         hits = self.client.search(
             self.name,
             data=[vector],

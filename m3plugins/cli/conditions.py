@@ -11,7 +11,7 @@ from m3plugins.cli.errors import CallError
 from m3plugins.cli.per_head import named_numbers
 from m3plugins.fusion import HybridWeights
 from m3plugins.retrieval.filters import Filter, Scalar, and_, eq, from_dict, gt, gte, lt, lte, ne
-from m3plugins.scoring.heads import LEGS
+from m3plugins.scoring.heads import SIGNALS
 
 _EXAMPLE = """for example --filter 'year>=2020,lang!=en' or --filter '{"eq": {"lang": "en"}}'"""
 
@@ -100,9 +100,9 @@ def parse_weights(text: str) -> HybridWeights | None:
     """
     if not text:
         return None
-    weights: dict[str, float] = {leg: 0.0 for leg in LEGS}
+    weights: dict[str, float] = {signal: 0.0 for signal in SIGNALS}
     try:
-        return HybridWeights(**(weights | named_numbers(text, LEGS)))
+        return HybridWeights(**(weights | named_numbers(text, SIGNALS)))
     except ValueError as err:
         msg = f"--weights: {err}; for example --weights dense=1,sparse=0.3,multi_vector=1"
         raise CallError(msg) from err

@@ -160,7 +160,7 @@ def _mini() -> Iterator[Check]:
 
 def _engines(asked: str, look: Callable[[], Iterator[Check]] | None) -> Iterator[Check]:
     """Whether each engine can be imported, and what it finds wrong itself; of the one that is asked for, by `look`."""
-    from m3plugins.retrieval.engines import engines
+    from m3plugins.retrieval.registry import engines
 
     found = engines()
     if not found:

@@ -17,7 +17,7 @@ from m3plugins.retrieval.agreement import Agreement
 from m3plugins.retrieval.corpus import shortened
 from m3plugins.retrieval.document import Document, Hit
 from m3plugins.retrieval.explanation import Explanation
-from m3plugins.scoring.heads import LEGS
+from m3plugins.scoring.heads import SIGNALS
 
 _PLAIN_WIDTH = 120
 _TOKENS = 6
@@ -62,7 +62,7 @@ def _row(rank: int, hit: Hit, found: Found) -> dict[str, Any]:
         "rank": rank,
         "id": hit.id,
         "score": hit.score,
-        "scores": {leg: getattr(hit.scores, leg) for leg in LEGS},
+        "scores": {signal: getattr(hit.scores, signal) for signal in SIGNALS},
         "title": hit.document.title,
         "parent_id": hit.document.parent_id,
         "text": hit.text,

@@ -15,7 +15,7 @@ from m3plugins.encoding.output import HEADS, M3Output
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate, Document
 from m3plugins.retrieval.filters import Filter
-from m3plugins.scoring.heads import HeadScores, Leg
+from m3plugins.scoring.heads import HeadScores, Signal
 
 if TYPE_CHECKING:
     from m3plugins.retrieval.identity import Identity
@@ -139,7 +139,7 @@ class HybridIndex(Protocol):
     """Documents with their three representations, in some engine.
 
     Engines derive from it, which gives them the async twins. Those whose indexes have names register a class
-    that is an `m3plugins.retrieval.engines.Engine`, too: it makes, opens, lists, describes and drops them. All
+    that is an `m3plugins.retrieval.registry.Engine`, too: it makes, opens, lists, describes and drops them. All
     methods are safe to call from several threads: of two that write one document at the same time, one is later, and
     what it wrote is there as a whole. What is read is the caller's own: changing it changes no index.
 
@@ -238,12 +238,12 @@ class HybridIndex(Protocol):
         filter: AnyFilter | None = None,
         *,
         text: str | None = None,
-    ) -> dict[Leg, list[Candidate]]:
+    ) -> dict[Signal, list[Candidate]]:
         """The best k documents of the dense and of the sparse head (those that `query`, of length 1, has).
 
         Args:
             query: The query's embeddings.
-            k: Documents a leg.
+            k: Documents a signal.
             filter: Only documents that match.
             text: The query itself, for a list "bm25" as well.
 
@@ -322,7 +322,7 @@ class HybridIndex(Protocol):
         filter: AnyFilter | None = None,
         *,
         text: str | None = None,
-    ) -> dict[Leg, list[Candidate]]:
+    ) -> dict[Signal, list[Candidate]]:
         """`candidates` in a thread."""
         return await asyncio.to_thread(self.candidates, query, k, filter, text=text)
 

@@ -9,9 +9,9 @@ from typing import Literal, overload
 from m3plugins import Document, M3Encoder
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.retrieval.document import Candidate
-from m3plugins.retrieval.engine import EngineIndex, check_bm25
 from m3plugins.retrieval.index import AnyFilter, check_ids
-from m3plugins.scoring.heads import HeadScores, Leg, check_query
+from m3plugins.retrieval.named_index import EngineIndex, check_bm25
+from m3plugins.scoring.heads import HeadScores, Signal, check_query
 from m3plugins_elasticsearch import lifecycle
 from m3plugins_elasticsearch.capabilities import Capabilities, probe
 from m3plugins_elasticsearch.filters import Plan, check_fields, compile_filter
@@ -92,8 +92,8 @@ class ReadableIndex(EngineIndex):
         filter: AnyFilter | None = None,
         *,
         text: str | None = None,
-    ) -> dict[Leg, list[Candidate]]:
-        """The best k documents of each leg, in one request; see `HybridIndex.candidates`.
+    ) -> dict[Signal, list[Candidate]]:
+        """The best k documents of each signal, in one request; see `HybridIndex.candidates`.
 
         Raises:
             ValueError: If `k` is over 10,000, or a native filter names a field that the index has not.

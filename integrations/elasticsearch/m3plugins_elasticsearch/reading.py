@@ -18,7 +18,7 @@ from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.retrieval.document import Candidate
 from m3plugins.retrieval.index import BrokenDocumentsError, FailedDocument
-from m3plugins.scoring.heads import HeadScores, Leg
+from m3plugins.scoring.heads import HeadScores, Signal
 from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins_elasticsearch import requests
 from m3plugins_elasticsearch.answers import check_whole, item_error
@@ -229,21 +229,21 @@ class Reader:
             found |= {i: self._output(i, row, heads) for i, row in rows.items()}
         return {i: found[i] for i in ids if i in found}
 
-    def candidates(self, query: M3Output, k: int, plan: Plan, text: str | None) -> dict[Leg, list[Candidate]]:
-        """The best k documents of each leg, in one request."""
-        found: dict[Leg, list[Candidate]] = {"dense": []} if query.dense is not None else {}
+    def candidates(self, query: M3Output, k: int, plan: Plan, text: str | None) -> dict[Signal, list[Candidate]]:
+        """The best k documents of each signal, in one request."""
+        found: dict[Signal, list[Candidate]] = {"dense": []} if query.dense is not None else {}
         found |= {"sparse": []} if query.sparse is not None else {}
         where = self._where(plan)
         bodies = requests.searches(query, text, requests.check_k(k), where, self.identity, self.layout)
         if not bodies:
             return found
         answers = self._msearch(list(bodies.values()), statistics=text is not None)
-        for leg, answer in zip(bodies, answers, strict=True):
+        for signal, answer in zip(bodies, answers, strict=True):
             best: dict[str, Candidate] = {}  # a copy of a document proposes the document
             for hit in answer["hits"]["hits"]:
-                candidate = self._candidate(leg, hit)
+                candidate = self._candidate(signal, hit)
                 best.setdefault(candidate.id, candidate)
-            found[leg] = list(best.values())
+            found[signal] = list(best.values())
         return found
 
     def score(self, query: M3Output, ids: Sequence[str], text: str | None) -> dict[str, HeadScores]:
@@ -346,8 +346,8 @@ class Reader:
     def _fields(self, hit: dict[str, Any]) -> dict[str, list[Any]]:
         return {name.removeprefix(self.layout.prefix): values for name, values in hit.get("fields", {}).items()}
 
-    def _candidate(self, leg: Leg, hit: dict[str, Any]) -> Candidate:
-        score = 2 * hit["_score"] - 1 if leg == "dense" else hit["_score"]
+    def _candidate(self, signal: Signal, hit: dict[str, Any]) -> Candidate:
+        score = 2 * hit["_score"] - 1 if signal == "dense" else hit["_score"]
         named = self._fields(hit).get("id")
         if named is None:
             raise self._misnamed({"bool": {"must_not": [{"exists": {"field": self.layout.field("id")}}]}})

@@ -14,7 +14,7 @@ def relevance_of(retriever: HybridRetriever, weights: HybridWeights | None = Non
 
     - Weighted fusion, and M3 as a reranker: score / sum of the weights of M3's heads, cut to [0, 1]. A text has
       about 1 with itself; the sparse head and BM25 have no upper bound.
-    - "rrf": score / (sum of all weights / 61); 1 is the first rank in every leg that counts.
+    - "rrf": score / (sum of all weights / 61); 1 is the first rank in every signal that counts.
     - Any other reranker: the logistic function of its score, 1 / (1 + exp(-score)); of a cross-encoder that
       returns it already, the score itself.
 

@@ -11,10 +11,10 @@ from typing import Literal, overload
 from m3plugins import Document, HeadScores, M3Encoder, M3Output
 from m3plugins.encoding.output import HEADS, check_heads
 from m3plugins.retrieval.document import Candidate
-from m3plugins.retrieval.engine import WritableIndex
 from m3plugins.retrieval.identity import Identity
 from m3plugins.retrieval.index import AnyFilter, IndexNotFoundError, check_ids
-from m3plugins.scoring.heads import Leg
+from m3plugins.retrieval.named_index import WritableIndex
+from m3plugins.scoring.heads import Signal
 from m3plugins_milvus.address import is_server
 from m3plugins_milvus.attached import reading
 from m3plugins_milvus.attached.computed import ComputedHeads
@@ -167,7 +167,7 @@ class AttachedIndex(WritableIndex):
         filter: AnyFilter | None = None,
         *,
         text: str | None = None,
-    ) -> dict[Leg, list[Candidate]]:
+    ) -> dict[Signal, list[Candidate]]:
         """The best k documents of each head that is stored and that `query`, of length 1, has.
 
         Raises:
@@ -180,7 +180,7 @@ class AttachedIndex(WritableIndex):
             stored, asked = ", ".join(indexes), ", ".join(query.heads)
             msg = f"one of the stored heads must propose documents, these are {stored}, the query has {asked}"
             raise ValueError(msg)
-        found: dict[Leg, list[Candidate]] = {}
+        found: dict[Signal, list[Candidate]] = {}
         if query.dense is not None and (index := indexes.get("dense")):
             found["dense"] = self._table.search(index, to_vector(query.dense[0], index), k, plan)
         if query.sparse is not None and (index := indexes.get("sparse")):
