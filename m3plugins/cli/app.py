@@ -45,10 +45,10 @@ _AFTER_INTERRUPT = {
     "evaluate": "run the same command again: what is in an engine by now is kept",
     "delete": "run the same command again: it deletes the rest",
 }
-"""By verb, what to do after Ctrl-C."""
+"""Advice after Ctrl-C, by verb."""
 
 _INTERRUPTED = 130
-"""What typer makes of Ctrl-C."""
+"""The exit code that typer gives to Ctrl-C."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

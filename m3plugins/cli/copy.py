@@ -49,13 +49,13 @@ def copy(
             metavar="ADDRESS",
             rich_help_panel=_SOURCE,
             show_default=False,
-            help="Its address; by default the engine's own.",
+            help="The address of that engine, as --uri.",
         ),
     ] = "",
     uri: Uri = "",
     source_collection: Annotated[
         str,
-        typer.Option("--from-collection", metavar="NAME", rich_help_panel=_SOURCE, help="Name of the index there."),
+        typer.Option("--from-collection", metavar="NAME", rich_help_panel=_SOURCE, help="Name of the index to copy."),
     ] = "docs",
     collection: Collection = "docs",
     model: Model = "m3-mini",
@@ -67,7 +67,7 @@ def copy(
             metavar="KEY",
             rich_help_panel=_SOURCE,
             show_default=False,
-            help="As --token, of the source.",
+            help="The key of the source, as --token.",
         ),
     ] = "",
     token: Token = "",
@@ -126,7 +126,7 @@ def copy(
 
 
 def _is_there(engine: Engine, collection: str, uri: str, token: str) -> bool:
-    """Whether the target is there before it is copied to."""
+    """Tells whether the target is there before it is copied to."""
     with calls(), suppress(IndexNotFoundError):
         engine.describe_index(collection, uri=uri, token=token or None)
         return True

@@ -108,14 +108,14 @@ def delete(
 
 @dataclass(frozen=True)
 class Deleted:
-    """What was deleted, or would be.
+    """The result of deleting, or of a dry run.
 
     Attributes:
-        documents: How many; None of passages that a filter chose.
-        passages: How many of an index with passages; None of one without.
-        missing: Ids of which there was no document.
-        dropped: Whether the index itself.
-        dry_run: Whether it only would be.
+        documents: Number of documents; None of passages that a filter chose.
+        passages: Number of passages; None of an index without them.
+        missing: Ids without a document.
+        dropped: Whether the index itself was deleted.
+        dry_run: Whether nothing was really deleted.
     """
 
     documents: int | None

@@ -23,7 +23,7 @@ _LONGEST = 128
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="Holds corpus.jsonl, queries.jsonl and qrels/.")],
     model: Model = "m3-mini",
-    split: Annotated[str, typer.Option(help="Which qrels: test, dev or train.")] = "test",
+    split: Annotated[str, typer.Option(help="The qrels to judge by: test, dev or train.")] = "test",
     engine: Annotated[str, typer.Option(help="Index into this engine first; without it, in memory.")] = "",
     uri: Uri = "",
     collection: Annotated[str, typer.Option(help="Index to use; by default one of the collection's own.")] = "",

@@ -41,12 +41,12 @@ _LISTED = 10
 
 @dataclass(frozen=True)
 class Ingested:
-    """What became of a source.
+    """The result of indexing a source.
 
     Attributes:
         written: Documents encoded, or given new metadata, and stored.
         unchanged: Documents that were there already.
-        failed: What could not be read and what could not be stored.
+        failed: Places that could not be read, and documents that could not be stored.
         truncated: Texts that are longer than the model reads.
         pruned: Documents that were removed, since the source has them no more; None if that was not asked for.
         skipped: Files that were passed over, by ending.

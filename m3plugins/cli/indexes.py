@@ -95,7 +95,7 @@ def info(
 
 
 def contents(info: IndexInfo) -> str:
-    """How many documents an index holds, in how many passages."""
+    """Says how many documents an index holds, in how many passages."""
     passages = "" if info.passage_count is None else f" in {info.passage_count} passages"
     return f"{info.documents} documents{passages}"
 

@@ -25,7 +25,7 @@ EngineName = Annotated[
         "--engine",
         metavar="NAME",
         rich_help_panel=_INDEX,
-        help="Where the vectors live; `m3 doctor` lists the engines.",
+        help="The engine that holds the index; `m3 doctor` lists the engines.",
     ),
 ]
 Uri = Annotated[
@@ -45,7 +45,7 @@ Token = Annotated[
         show_default=False,
         metavar="KEY",
         rich_help_panel=_INDEX,
-        help="The server's API key, or user:password; better in the variable.",
+        help="The server's API key, or user:password; the variable is safer.",
     ),
 ]
 

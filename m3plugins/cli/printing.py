@@ -1,4 +1,4 @@
-"""What verbs print: text of documents and errors reaches a terminal as text, never as commands to it."""
+"""Output of the verbs: text of documents and errors reaches a terminal as text, never as commands to it."""
 
 from __future__ import annotations
 

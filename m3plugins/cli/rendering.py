@@ -27,15 +27,15 @@ _MATCH = "bold yellow"
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found.
+    """The results of a search.
 
     Attributes:
         query: The question.
         hits: The documents, best first.
-        snippets: By id, the part of each that matches.
-        explanations: By id, what each score is made of; empty unless asked for.
-        heads: How the heads agree, if that was asked for.
-        first_choices: By id, the documents that a head puts first.
+        snippets: The part of each document that matches, by id.
+        explanations: The parts of each score, by id; empty unless asked for.
+        heads: The agreement of the heads, if it was asked for.
+        first_choices: The documents that a head puts first, by id.
     """
 
     query: str

@@ -45,10 +45,10 @@ def search(
     token: Token = "",
     dtype: Dtype = "auto",
     where: Where = None,
-    k: Annotated[int, typer.Option("-k", min=1, metavar="N", help="How many hits.")] = 10,
-    offset: Annotated[int, typer.Option(min=0, metavar="N", help="How many of the best to pass over.")] = 0,
+    k: Annotated[int, typer.Option("-k", min=1, metavar="N", help="Number of hits.")] = 10,
+    offset: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the best hits to pass over.")] = 0,
     per_parent: Annotated[
-        int, typer.Option(min=0, metavar="N", help="At most this many passages of one document; 0: all.")
+        int, typer.Option(min=0, metavar="N", help="Most passages of one document to show; 0 shows all.")
     ] = 0,
     why: Annotated[bool, typer.Option("--explain", metavar="", help="Show what the scores are made of.")] = False,
     weights: Annotated[
@@ -57,7 +57,7 @@ def search(
             rich_help_panel=_RANKING,
             metavar="WEIGHTS",
             show_default=False,
-            help="How much each head's score counts; a head that is not named gets weight 0. By default "
+            help="Weight of each head's score; a head that is not named gets 0. By default "
             "dense=1,sparse=0.3,multi_vector=1.",
         ),
     ] = "",
@@ -78,7 +78,7 @@ def search(
     ] = "",
     rerank_depth: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=_RANKING, metavar="N", help="How many hits it reads, by default 20."),
+        typer.Option(min=1, rich_help_panel=_RANKING, metavar="N", help="Number of hits that it reads (20)."),
     ] = None,
     as_json: Json = False,
 ) -> int:

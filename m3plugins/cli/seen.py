@@ -26,24 +26,24 @@ class Seen:
         return found[0]
 
     def __contains__(self, id: str) -> bool:
-        """Whether the id was seen."""
+        """Tells whether the id was seen."""
         return self._ids.execute("SELECT 1 FROM ids WHERE id = ?", (id,)).fetchone() is not None
 
     def __iter__(self) -> Iterator[str]:
-        """The ids, in no particular order."""
+        """Yields the ids, in no particular order."""
         return (row[0] for row in self._ids.execute("SELECT id FROM ids"))
 
     def __len__(self) -> int:
-        """How many ids were seen."""
+        """Counts the ids that were seen."""
         count: tuple[int] = self._ids.execute("SELECT count(*) FROM ids").fetchone()
         return count[0]
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Returns itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Forgets them."""
+        """Forgets the ids."""
         self._ids.close()

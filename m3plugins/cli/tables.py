@@ -20,7 +20,7 @@ Rows = Iterator[tuple[str, Document | Rejected]]
 
 
 def reader(path: Path) -> Callable[[], Rows]:
-    """What reads the rows of a file, tabs between the cells of a .tsv.
+    """Returns a reader of the rows of a file, with tabs between the cells of a .tsv.
 
     Raises:
         CallError: If the first line does not name the columns.

@@ -11,7 +11,7 @@ from m3plugins.retrieval.corpus import Rejected, read_corpus, read_jsonl
 from m3plugins.retrieval.document import Document
 
 _SCORE_BITS = 31
-"""Those of the integers that measures compute with."""
+"""Bits of the integers that measures compute with."""
 
 
 class DatasetError(ValueError):
@@ -24,7 +24,7 @@ class Dataset:
 
     Attributes:
         folder: Holds `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`.
-        split: Which judgements.
+        split: Name of the judgements.
         queries: Text by query id, of the queries that are judged.
         qrels: Relevance by document id (0: judged and not relevant), by query id.
     """

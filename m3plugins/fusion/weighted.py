@@ -13,15 +13,15 @@ from m3plugins.scoring.heads import SIGNALS, HeadScores, Signal
 
 @dataclass(frozen=True, kw_only=True)
 class HybridWeights:
-    """How much each head counts. The defaults are the paper's for MIRACL and MKQA (1 / 0.3 / 1).
+    """The weights of the heads' scores. The defaults are the paper's for MIRACL and MKQA (1 / 0.3 / 1).
 
     For long documents the paper uses 0.15 / 0.5 / 0.35. A head of weight 0 is not computed.
 
     Attributes:
-        dense: Of the dense score, in [-1, 1].
-        sparse: Of the sparse score, >= 0.
-        multi_vector: Of the multi-vector score, in [-1, 1].
-        bm25: Of the engine's BM25 score, of an index made with it; it has no upper bound (10 to 30 is
+        dense: Weight of the dense score, in [-1, 1].
+        sparse: Weight of the sparse score, >= 0.
+        multi_vector: Weight of the multi-vector score, in [-1, 1].
+        bm25: Weight of the engine's BM25 score, where the index has it; the score has no upper bound (10 to 30 is
             usual), so a weight that suits is small, about 0.02.
 
     Raises:

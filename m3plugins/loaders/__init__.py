@@ -27,7 +27,7 @@ SUFFIXES = tuple(_FORMATS)
 
 
 def installed(suffix: str) -> bool:
-    """Whether files of this ending can be read with the packages that are there, or need the extra `loaders`."""
+    """Tells whether files of this ending can be read with the packages that are there, or need the extra `loaders`."""
     package = _PACKAGES.get(_FORMATS[suffix.lower()])
     return package is None or find_spec(package) is not None
 

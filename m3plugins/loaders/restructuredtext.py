@@ -55,7 +55,7 @@ def parse(data: bytes) -> Page:
 
 
 def _blocks(tree: nodes.document) -> Iterator[nodes.TextElement]:
-    """What holds text, each once."""
+    """Yields the elements that hold text, each once."""
     for node in tree.findall(nodes.TextElement):
         if isinstance(node, nodes.Inline | nodes.Invisible) or _inside_text(node):
             continue

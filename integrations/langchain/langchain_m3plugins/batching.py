@@ -1,4 +1,4 @@
-"""Batches of queries: encoded together, searched as single runs."""
+"""Batches of queries, encoded together and searched as single runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BatchedQueries(BaseRetriever):
 
     @abstractmethod
     def _encoder(self) -> M3Encoder:
-        """What encodes the queries."""
+        """Returns the encoder of the queries."""
 
     def batch(
         self, inputs: list[str], config: Configs = None, *, return_exceptions: bool = False, **kwargs: Any

@@ -1,4 +1,4 @@
-"""What searches the store that `M3VectorStore.from_texts` makes."""
+"""Construction of the retriever behind `M3VectorStore.from_texts`."""
 
 from __future__ import annotations
 

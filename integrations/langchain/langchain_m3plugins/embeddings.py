@@ -20,7 +20,7 @@ class M3Embeddings(EncoderFields, Embeddings):
     """
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """One vector a document, in order.
+        """Encodes documents, one vector each, in order.
 
         Raises:
             TypeError: If `texts` is one string or holds something else than strings.

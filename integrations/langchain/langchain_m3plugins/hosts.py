@@ -62,7 +62,7 @@ def elasticsearch_params(*, index_type: Literal["flat", "hnsw"] = "flat", asynch
 
     Args:
         index_type: "flat" is exact; "hnsw" is approximate, for many documents.
-        asynchronous: For `AsyncElasticsearchStore`.
+        asynchronous: Whether the parameters are for `AsyncElasticsearchStore`.
 
     Raises:
         ImportError: If the Elasticsearch client is not installed.
@@ -98,10 +98,10 @@ def elasticsearch_hybrid_params(
 
     Args:
         embeddings: The model.
-        weights: How much each head counts; that of the multi-vector head is not used.
+        weights: Weight of each head; that of the multi-vector head is not used.
         dense_index: A type of dense index, or `index_options` of one; "flat" is exact for few documents.
         window: Documents a shard that are scored by both heads at least.
-        asynchronous: For `AsyncElasticsearchStore`.
+        asynchronous: Whether the parameters are for `AsyncElasticsearchStore`.
 
     Raises:
         ImportError: If m3plugins-elasticsearch is not installed.

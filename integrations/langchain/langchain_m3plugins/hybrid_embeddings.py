@@ -1,4 +1,4 @@
-"""What Elasticsearch's store writes of a document where it keeps both the dense and the sparse head."""
+"""Embeddings for Elasticsearch's store where it keeps both the dense and the sparse head."""
 
 from __future__ import annotations
 

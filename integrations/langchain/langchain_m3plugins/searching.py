@@ -1,4 +1,4 @@
-"""One search, for the retriever and the store: the query is encoded once, whoever asks."""
+"""The search that the retriever and the store share: the query is encoded once, whoever asks."""
 
 from __future__ import annotations
 

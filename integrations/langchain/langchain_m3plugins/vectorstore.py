@@ -58,16 +58,16 @@ class M3VectorStore(VectorStore):
         retriever: HybridRetriever | None = None,
         **kwargs: Any,
     ) -> Self:
-        """A store with these texts.
+        """Makes a store of texts.
 
         Args:
-            texts: What to add.
+            texts: The texts to add.
             embedding: `M3Embeddings`, whose encoder the default index has; an index that is given has its own.
-            metadatas: One for each text.
-            ids: One for each text; None makes one.
-            index: Where to store; None makes an `InMemoryHybridIndex`.
-            retriever: What is to search, in place of `index`.
-            **kwargs: Those of `add_texts`.
+            metadatas: The metadata of each text.
+            ids: The id of each text; None makes one.
+            index: The index to store in; None makes an `InMemoryHybridIndex`.
+            retriever: The retriever of the store, in place of `index`.
+            **kwargs: Arguments of `add_texts`.
 
         Raises:
             TypeError: If `embedding` is something else.
@@ -80,12 +80,12 @@ class M3VectorStore(VectorStore):
 
     @property
     def index(self) -> HybridIndex:
-        """Where the documents are."""
+        """The index of the documents."""
         return self.retriever.index
 
     @property
     def embeddings(self) -> M3Embeddings:
-        """The dense head of what encodes documents and queries."""
+        """The dense head of the encoder of documents and queries."""
         return M3Embeddings(encoder=self.index.encoder)
 
     def add_texts(
@@ -99,9 +99,9 @@ class M3VectorStore(VectorStore):
         """Stores texts; one of a known id replaces the old one.
 
         Args:
-            texts: What to add.
-            metadatas: One for each text: JSON values.
-            ids: One for each text; None makes one.
+            texts: The texts to add.
+            metadatas: The metadata of each text: JSON values.
+            ids: The id of each text; None makes one.
             **kwargs: `batch_size` is accepted and not needed: texts are encoded and written as a stream anyway.
 
         Returns:
@@ -167,14 +167,14 @@ class M3VectorStore(VectorStore):
     def max_marginal_relevance_search(
         self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
-        """Of the best documents for a query, k that also differ from each other.
+        """Chooses, of the best documents for a query, k that also differ from each other.
 
         Args:
             query: The question.
-            k: How many documents to return at most.
-            fetch_k: How many of the hybrid ranking to choose from, or k if that is more.
+            k: Most documents to return.
+            fetch_k: Documents of the hybrid ranking to choose from; k if that is more.
             lambda_mult: 1 goes by the dense similarity to the query alone, 0 by the dissimilarity to each other.
-            **kwargs: Those of `similarity_search`.
+            **kwargs: Arguments of `similarity_search`.
         """
         check_positive("k", k)
         hits = search(self.retriever, query, max(fetch_k, k), **kwargs)

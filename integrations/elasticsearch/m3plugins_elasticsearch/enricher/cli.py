@@ -40,7 +40,7 @@ def enrich(
     once: Annotated[bool, typer.Option("--once", help="Enrich what is there, and end.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Enrich what is there and what comes, as a service.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Compare every document with its vectors.")] = False,
-    anew: Annotated[bool, typer.Option("--anew", help="With --once: look at every document once more.")] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Look at every document once more, with --once.")] = False,
     worker: Annotated[str, typer.Option(help="A name for this worker, for people.")] = "",
     lease: Annotated[float, typer.Option(min=1, help="Seconds of silence after which others take over.")] = 30.0,
     poll: Annotated[float, typer.Option(min=0.05, help="Seconds between looks for changes.")] = 1.0,

@@ -25,7 +25,7 @@ def enrich(
         claim: The changes.
         without: Changes that are our own.
         progressed: Called after each batch.
-        fault: Why the documents are dead letters, unread, if they are.
+        fault: The reason for dead letters of all the documents, unread, if there is one.
 
     Raises:
         LeaseLostError: If the claim is another's by now.

@@ -24,7 +24,7 @@ class Counts:
             newer change is in the feed. (A write-back whose answer was lost looks the same.)
         gone: Documents that were deleted meanwhile.
         dead: Documents that cannot be enriched; each has a dead letter with the reason.
-        truncated: Of the enriched ones, those whose text is longer than the model reads.
+        truncated: Enriched documents whose text is longer than the model reads.
     """
 
     enriched: int = 0

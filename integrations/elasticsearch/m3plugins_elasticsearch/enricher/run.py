@@ -1,4 +1,4 @@
-"""One run of an enricher, round by round: it looks where the index is, claims changes and works them off."""
+"""The run of an enricher, round by round: it looks where the index is, claims changes and works them off."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _ASKED = ("uuid", "shards.*.routing.primary", "shards.*.seq_no", "shards.*.commi
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard, as its primary sees it.
+    """A shard, as its primary sees it.
 
     Attributes:
         number: Number of the shard, from 0.

@@ -33,7 +33,7 @@ class WatchedIndex:
         uuid: Tells it from other indexes of its name.
         shards: Number of its shards.
         model: The model that its vectors are to be made by, as it is stored with them.
-        models: That, and what it was stored as before the index was brought up to date.
+        models: The stamps of the model, now and before the index was brought up to date.
         feed: The feed of its changes.
         leases: The ledgers of its changes.
         dead_letters: The dead letters of its documents.

@@ -1,4 +1,4 @@
-"""One forward pass a node for the stock stores that keep a dense and a sparse vector."""
+"""A transformation for the stock stores that keep two vectors: a node costs one forward pass."""
 
 from __future__ import annotations
 

@@ -25,12 +25,12 @@ _RESERVED = (NODE, NODE_ID, REF_DOC_ID)
 _TEXT = "text"
 _TYPES: Mapping[str, type[BaseNode]] = {kind.get_type(): kind for kind in (TextNode, LlamaDocument, IndexNode, Node)}
 _MORE = ("image_resource", "audio_resource", "video_resource", "image", "image_path", "image_url", "obj")
-"""What nodes may hold besides text: files, addresses and other nodes, which nobody is to be given by a stored text."""
+"""Fields of nodes besides text: files, addresses and other nodes, which nobody is to be given by a stored text."""
 _TEMPLATES = {"text_template": {"content", "metadata_str"}, "metadata_template": {"key", "value"}}
 
 
 def to_document(node: BaseNode) -> Document:
-    """What is indexed of a node. Its content, which is encoded, is the node's EMBED text, stripped.
+    """Makes the document that is indexed of a node; its content, which is encoded, is the EMBED text, stripped.
 
     Raises:
         ValueError: If the metadata have a reserved field, or the node cannot be written as JSON, or is not text alone.
@@ -100,7 +100,7 @@ def _stored_node(document: Document, metadata: dict[str, Any]) -> BaseNode | Non
 
 
 def _fault(kind: str, data: Mapping[str, Any]) -> str:
-    """Why a node is not kept; "" if it is: it is text, and its templates only say where that and its metadata go."""
+    """Says why a node is not kept; "" for text whose templates only say where that and its metadata go."""
     more = [name for name in _MORE if data.get(name)]
     more += [f"text_resource.{name}" for name in ("data", "path", "url") if (data.get("text_resource") or {}).get(name)]
     if kind not in _TYPES or more:

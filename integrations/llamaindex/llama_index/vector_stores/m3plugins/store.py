@@ -77,7 +77,7 @@ class M3VectorStore(BasePydanticVectorStore):
 
     @property
     def retriever(self) -> HybridRetriever:
-        """What ranks."""
+        """The retriever that ranks."""
         return self._retriever
 
     def as_index(self, **kwargs: Any) -> VectorStoreIndex:
