@@ -19,12 +19,12 @@ def peak_mib() -> float:
 
 
 def report(**figures: float) -> None:
-    """What the child found, for the parent."""
+    """Reports what a child process found to its parent."""
     print(_MARK + json.dumps(figures))
 
 
 def need_reference() -> None:
-    """Exits where FlagEmbedding is missing, with where it is."""
+    """Exits where FlagEmbedding is missing, and says where it is."""
     if importlib.util.find_spec("FlagEmbedding") is None:
         command = f".parity/bin/python -m benchmarks.{Path(sys.argv[0]).stem}"
         sys.exit(f"FlagEmbedding is not installed here; `make parity` installs it: {command}")

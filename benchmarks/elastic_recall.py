@@ -1,4 +1,4 @@
-"""How much of the exact dense ranking each of Elasticsearch's dense indexes finds, on real collections.
+"""Recall of Elasticsearch's dense indexes: how much of the exact dense ranking each finds, on real collections.
 
     M3_TEST_ES_URL=http://localhost:9200 python -m benchmarks.elastic_recall DIR/scifact DIR/cacm
 

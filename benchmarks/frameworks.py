@@ -1,4 +1,4 @@
-"""What LangChain and LlamaIndex add to a search and to indexing, and how often a text goes through the model.
+"""Costs of LangChain and LlamaIndex beside the core's, and how often a text goes through the model.
 
     python -m benchmarks.frameworks [--documents 1000] [--queries 50] [--rounds 5]
 

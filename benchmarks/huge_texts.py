@@ -1,4 +1,4 @@
-"""What one huge text takes: peak memory over the process that holds it, and seconds, to tokenise and to cut it.
+"""Costs of one huge text: peak memory over the process that holds it, and seconds, to tokenise and to cut it.
 
     python -m benchmarks.huge_texts [--megabytes 100] [--passages 20] [--whole] [--tokenizer NAME=tokenizer.json]
 
@@ -59,7 +59,7 @@ MAKE: dict[str, Callable[[], Tokenizer]] = {
 
 
 class Counter:
-    """Of an encoder, what `Passages` asks for."""
+    """The part of an encoder that `Passages` asks for."""
 
     model = "a tokenizer"
     document_layout = Layout(8192)

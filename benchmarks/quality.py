@@ -63,7 +63,7 @@ def bm25(dataset: Dataset) -> Run:
 
 
 def bm25_over_word_pieces(dataset: Dataset, encoder: M3Encoder) -> Run:
-    """What the sparse head sees: neither stems nor stop words."""
+    """Ranks by BM25 over what the sparse head sees: word pieces, without stems or stop words."""
     documents = list(dataset.documents())
     texts = [document.content for document in documents], list(dataset.queries.values())
     corpus, queries = ([encoder.tokenizer.encode(t, add_special_tokens=False).tokens for t in part] for part in texts)

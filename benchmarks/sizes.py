@@ -1,4 +1,4 @@
-"""What an index weighs: bytes a token and a document, by model and codec, measured on disk.
+"""Sizes of an index: bytes a token and a document, by model and codec, measured on disk.
 
     python -m benchmarks.sizes [--elasticsearch URL]
 

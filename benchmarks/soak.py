@@ -42,7 +42,7 @@ class Tally:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def row(self, operation: str) -> list[str]:
-        """Of the table."""
+        """Returns the row of the table."""
         hit = {outcome.trial.point for outcome in self.outcomes if outcome.trial.point and outcome.killed}
         findings = [outcome.findings for outcome in self.outcomes]
         return [

@@ -63,7 +63,7 @@ LOSS_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Result:
-    """What one training run found, or the error that ended it."""
+    """The figures of one training run, or the error that ended it."""
 
     loss: float | None = None
     gradient_norm: float | None = None
@@ -128,7 +128,7 @@ def write_examples(path: Path, count: int, vocabulary: int) -> None:
 
 
 def flagembedding_trainer(checkpoint: str, data: Path, common: dict[str, Any], settings: dict[str, Any]) -> Trainer:
-    """As its command line does: `FlagEmbedding.finetune.embedder.encoder_only.m3`."""
+    """Makes a trainer as the command line of `FlagEmbedding.finetune.embedder.encoder_only.m3` does."""
     import datasets
     from FlagEmbedding.finetune.embedder.encoder_only import m3
 
@@ -228,7 +228,7 @@ class Bench:
     threads: int
 
     def run(self, name: str, queries: int, steps: int) -> Result:
-        """What `train` finds."""
+        """Returns the figures of `train`."""
         options = {"child": name, "checkpoint": self.checkpoint, "queries": queries, "steps": steps}
         options["threads"] = self.threads
         words = [word for option, value in options.items() for word in (f"--{option}", value)]

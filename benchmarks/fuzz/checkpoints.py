@@ -74,7 +74,7 @@ _ADAPTER = '{"peft_type": "LORA", "base_model_name_or_path": "../outside", "r": 
 
 @dataclass(frozen=True)
 class _Encoded:
-    """What a checkpoint gave."""
+    """The embeddings that a checkpoint gave."""
 
     fingerprint: str
     dense: NDArray[np.float32]
@@ -82,7 +82,7 @@ class _Encoded:
     multi_vector: list[NDArray[np.float32]]
 
     def same(self, other: _Encoded) -> bool:
-        """Whether the vectors are the other's, to the last digits."""
+        """Tells whether the vectors are the other's, to the last digits."""
         if any(mine.keys() != theirs.keys() for mine, theirs in zip(self.sparse, other.sparse, strict=True)):
             return False
         pairs = [
@@ -152,7 +152,7 @@ def _make(folder: Path) -> None:
 
 
 def _tried(folder: Path, case: Case) -> _Encoded | Failure | None:
-    """What the folder gives, None if it was refused as it should be, or what is wrong."""
+    """Returns what a folder gives, None if it was refused as it should be, or the failure."""
     try:
         try:
             return _encode(folder)

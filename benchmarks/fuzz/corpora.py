@@ -66,12 +66,12 @@ _FILES = {
     "training/train.jsonl": "".join(f"{json.dumps(row)}\n" for row in _TRAINING),
 }
 _FOLDERS = ("beir", "texts")
-"""What is indexed as a folder, not by the name of a file."""
+"""Inputs that are indexed as a folder, not by the name of a file."""
 
 
 @dataclass
 class _Ran:
-    """What `m3 index --json` did; `documents` are those in the index afterwards."""
+    """The outcome of `m3 index --json`; `documents` are those in the index afterwards."""
 
     code: int
     out: str
