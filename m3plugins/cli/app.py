@@ -115,7 +115,7 @@ def _global(
             metavar="",
             callback=_show_versions,
             is_eager=True,
-            help="Versions of m3plugins and its integrations.",
+            help="Show the versions of m3plugins and its integrations.",
         ),
     ] = False,
 ) -> None:

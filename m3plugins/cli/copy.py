@@ -81,7 +81,7 @@ def copy(
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> int:
-    """Copy an index into another engine, or another collection, without encoding anything; run again, it goes on.
+    """Copy an index into another engine or collection, and encode nothing; run again, it goes on.
 
     The target is made if it is not there; one that is there must have the codec that --codec names, or else the
     source's. Both hold the vectors of one model, which --model names.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def delete(
-    ids: Annotated[list[str] | None, typer.Argument(help="IDs of the documents to delete.", metavar="ID")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of the documents to delete.", metavar="ID")] = None,
     engine: EngineName = "milvus",
     uri: Uri = "",
     collection: Collection = "docs",
@@ -47,17 +47,17 @@ def delete(
     ] = "",
     token: Token = "",
     where: Where = None,
-    everything: Annotated[bool, typer.Option("--all", metavar="", help="Every document; the index stays.")] = False,
-    drop: Annotated[bool, typer.Option("--drop", metavar="", help="The index with all in it; needs no model.")] = False,
+    everything: Annotated[bool, typer.Option("--all", metavar="", help="Delete all documents, not the index.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", metavar="", help="Delete the index itself; needs no model.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", metavar="", help="Say how many it would be, and delete nothing.")
+        bool, typer.Option("--dry-run", metavar="", help="Say how many documents it would be, and delete nothing.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Do not ask before --all and --drop.")] = False,
     as_json: Json = False,
 ) -> int:
     """Delete documents by id or by filter, all of them, or the index.
 
-    An id of an index with passages is that of a document: its passages go with it.
+    In an index with passages an id is that of a document: its passages go with it.
 
     For example:
 

@@ -81,13 +81,14 @@ def index(
         ),
     ] = "",
     passages: Annotated[
-        int, typer.Option(min=0, help="Cut documents into passages of this many tokens, in a new index; 0: do not.")
+        int,
+        typer.Option(min=0, help="Tokens of the passages of a new index; 0 leaves documents whole."),
     ] = 0,
     follow_symlinks: Annotated[
         bool,
-        typer.Option("--follow-symlinks", help="Follow links in a folder, wherever they lead; else they are skipped."),
+        typer.Option("--follow-symlinks", help="Follow links in a folder, wherever they lead, and do not skip them."),
     ] = False,
-    overlap: Annotated[int, typer.Option(min=0, help="Tokens that a passage repeats of the one before.")] = 0,
+    overlap: Annotated[int, typer.Option(min=0, help="Tokens that a passage repeats of the one before it.")] = 0,
     pruning: Annotated[
         bool,
         typer.Option("--prune", help="After indexing, remove documents that are no longer in PATH (see above)."),

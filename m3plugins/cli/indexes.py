@@ -19,7 +19,7 @@ def list_indexes(
     uri: Uri = "",
     token: Token = "",
     names: Annotated[
-        bool, typer.Option("--names", metavar="", help="Names alone, one a line, without opening any.")
+        bool, typer.Option("--names", metavar="", help="Print names alone, one a line, without opening any index.")
     ] = False,
     as_json: Json = False,
 ) -> int:
@@ -64,7 +64,7 @@ def info(
     token: Token = "",
     as_json: Json = False,
 ) -> int:
-    """Say what an index holds, and what made its vectors; needs no model.
+    """Describe an index and the model that made its vectors; needs no model.
 
     For example:
 

@@ -80,7 +80,7 @@ Where = Annotated[
     typer.Option(
         "--filter",
         metavar="CONDITIONS",
-        help="Documents whose metadata match: 'year>=2020,lang!=en', or JSON; of several options all must hold.",
+        help="Take documents whose metadata match 'year>=2020,lang!=en', or JSON; given several times, all must hold.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object and nothing else on stdout.")]

@@ -50,7 +50,7 @@ def search(
     per_parent: Annotated[
         int, typer.Option(min=0, metavar="N", help="Most passages of one document to show; 0 shows all.")
     ] = 0,
-    why: Annotated[bool, typer.Option("--explain", metavar="", help="Show what the scores are made of.")] = False,
+    why: Annotated[bool, typer.Option("--explain", metavar="", help="Show the parts of each score.")] = False,
     weights: Annotated[
         str,
         typer.Option(
@@ -64,7 +64,7 @@ def search(
     fusion: Annotated[
         str,
         typer.Option(
-            rich_help_panel=_RANKING, metavar="METHOD", help="weighted: a sum of scores; rrf: of reciprocal ranks."
+            rich_help_panel=_RANKING, metavar="METHOD", help="Sum the scores (weighted) or the reciprocal ranks (rrf)."
         ),
     ] = "weighted",
     rerank: Annotated[

@@ -27,7 +27,7 @@ def enrich(
     collection: Collection = "docs",
     text: Annotated[
         list[str] | None,
-        typer.Option(help="Path of the text in a document; several are joined. Needed the first time."),
+        typer.Option(help="Path of the text in a document, needed the first time; several are joined."),
     ] = None,
     title: Annotated[str, typer.Option(help="Path of the title, if there is one.")] = "",
     model: Model = "m3-mini",
@@ -48,10 +48,10 @@ def enrich(
     dtype: Dtype = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON objects, one a line, and nothing else.")] = False,
 ) -> int:
-    """Keep the M3 vectors of an Elasticsearch index that others write to.
+    """Keep M3 vectors up to date in an Elasticsearch index that others write to.
 
     Any number of workers may run side by side, --once and --watch alike. SIGTERM and Ctrl-C end one after its current
-    batch. What cannot be enriched is in the index m3-dead-letters.NAME, with the reason.
+    batch. The index m3-dead-letters.NAME lists the documents that cannot be enriched, with the reasons.
     """
     if once + watch + verify != 1 or (anew and not once):
         msg = "say one of --once, --watch and --verify; --anew goes with --once"
