@@ -30,7 +30,7 @@ _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 def parse_filter(texts: Sequence[str]) -> Filter | None:
-    """The filter that all of the texts say together; None where there is none.
+    """Joins the conditions of all texts into one filter; None if there are none.
 
     A text is JSON, as `filters.to_dict` writes it, or conditions with commas between them: a field, one of
     `= != > >= < <=`, and a value. Numbers, true and false are what they look like; anything else is a string, and so
@@ -89,7 +89,7 @@ def _value(typed: str) -> Scalar:
 
 
 def parse_weights(text: str) -> HybridWeights | None:
-    """Weights by head; a head that is not named has weight 0. None where nothing is said.
+    """Parses weights by head; a head that is not named has weight 0. None for an empty text.
 
     Raises:
         CallError: If a head is unknown or named twice, or a weight is none.

@@ -1,4 +1,4 @@
-"""`m3 copy`: an index into another engine, with its embeddings."""
+"""`m3 copy`: copies an index into another engine, with its embeddings."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _is_there(engine: Engine, collection: str, uri: str, token: str) -> bool:
 
 @contextmanager
 def dropped_if_empty(target: NamedIndex, *, made: bool, wanted: int) -> Iterator[None]:
-    """Leaves no empty index behind where there was none before and none of the wanted documents could be written."""
+    """Drops an index that is new, if none of the wanted documents could be written into it."""
     try:
         yield
     finally:

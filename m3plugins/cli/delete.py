@@ -1,4 +1,4 @@
-"""`m3 delete`: documents of an index, or the index."""
+"""`m3 delete`: deletes documents of an index, or the index."""
 
 from __future__ import annotations
 
@@ -126,14 +126,14 @@ class Deleted:
 
 
 def _owners(index: HybridIndex, ids: list[str]) -> dict[str, str]:
-    """The stored ids that belong to these documents, each with the document's."""
+    """Finds the stored ids that belong to documents, each with the document's."""
     if index.passages is None:
         return {document.id: document.id for document in index.get(ids)}
     return index.writer.passages_of(ids)
 
 
 def _encoder(model: str, held: IndexInfo) -> M3Encoder:
-    """The index's model, without its weights: to delete, only its name and its hash are looked at."""
+    """Opens the index's model without its weights: deleting needs only its name and its hash."""
     if not (model or held.model):
         msg = f"the index {held.name!r} does not say by which model it was made; name it by --model"
         raise CallError(msg)

@@ -1,4 +1,4 @@
-"""`m3 doctor`: whether what is installed works, and what to do where it does not."""
+"""`m3 doctor`: checks what is installed, with advice where something does not work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`m3 index`: documents into an engine."""
+"""`m3 index`: stores documents in an engine."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Ingested:
 
     @property
     def rate(self) -> float:
-        """Documents written a second."""
+        """Computes the documents written a second."""
         return self.written / self.seconds
 
 
@@ -172,7 +172,7 @@ def _passages(size: int, overlap: int) -> Passages | None:
 
 
 def ingest(index: HybridIndex, documents: Source, *, pruning: bool = False) -> Ingested:
-    """Streams a source into an index, under a progress bar if someone is watching stderr."""
+    """Streams a source into an index, under a progress bar if stderr is a terminal."""
     started = time.monotonic()
     rejected: list[Rejected] = []
     with Seen() as seen:
@@ -203,7 +203,7 @@ def ingest(index: HybridIndex, documents: Source, *, pruning: bool = False) -> I
 
 
 def report_failed(failed: list[Rejected]) -> None:
-    """The failures on stderr, the first few of them by name."""
+    """Prints the failures on stderr, the first few of them by name."""
     for item in failed[:_LISTED]:
         complain(f"{item.place}: {item.reason}")
     if len(failed) > _LISTED:

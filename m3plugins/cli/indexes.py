@@ -1,4 +1,4 @@
-"""`m3 list` and `m3 info`: the indexes of an engine, and one of them."""
+"""`m3 list` and `m3 info`: describe the indexes of an engine, and one of them."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def _count_lines(path: Path) -> int:
 
 
 def _distinct(items: Iterable[tuple[str, Item]]) -> Iterator[Item]:
-    """Documents with their places, less those of an id that came before."""
+    """Yields documents with their places, and rejects those of an id that came before."""
     with Seen() as seen:
         for place, item in items:
             if isinstance(item, Document) and (before := seen.add(item.id, place)) is not None:
@@ -181,7 +181,7 @@ class _Listing:
 
 
 def _load(file: Path, folder: Path) -> Item:
-    """The document of a file: its id is the path within the folder."""
+    """Loads the document of a file; its id is the path within the folder."""
     place, path = str(file), file.relative_to(folder)
     try:
         page = loaders.load(file)

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and what they open."""
+"""Options that several verbs share, and the engines, models and indexes that they open."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON o
 
 
 def find_engine(name: str) -> Engine:
-    """The engine of that name; an unknown one is a wrong call."""
+    """Finds an engine by name; an unknown one is a wrong call."""
     from m3plugins.retrieval.registry import load_engine
 
     try:
@@ -98,7 +98,7 @@ def find_engine(name: str) -> Engine:
 
 @contextmanager
 def calls(*others: type[Exception]) -> Iterator[None]:
-    """A `ValueError`, or an error of the other kinds, is that of a wrong call."""
+    """Turns a `ValueError`, or an error of the other kinds, into that of a wrong call."""
     kinds: tuple[type[Exception], ...] = (ValueError, *others)
     try:
         yield
@@ -109,7 +109,7 @@ def calls(*others: type[Exception]) -> Iterator[None]:
 def load_encoder(
     model: str, dtype: str = "auto", *, document_max_length: int | None = None, weights: bool = True
 ) -> M3Encoder:
-    """The encoder, with its weights loaded now unless told; an unknown model or precision is a wrong call."""
+    """Opens an encoder, with its weights unless told; an unknown model or precision is a wrong call."""
     from m3plugins.encoding.encoder import M3Encoder
 
     with calls(FileNotFoundError):
@@ -132,7 +132,7 @@ def opened(
     codec: str | None = None,
     passages: Passages | None = None,
 ) -> Iterator[NamedIndex]:
-    """The index, closed at the end; made first, with this codec and these passages, if there is none and `create`."""
+    """Opens an index and closes it at the end; with `create`, makes one of this codec and these passages if need be."""
     where: dict[str, Any] = {"encoder": encoder, "uri": uri, "token": token or None}
     with calls():
         if create:

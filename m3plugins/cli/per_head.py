@@ -31,7 +31,7 @@ def per_head(option: str, text: str, names: Collection[str]) -> float | dict[str
 
 
 def named_numbers(text: str, names: Collection[str]) -> dict[str, float]:
-    """The numbers of `a=1,b=2`, by name.
+    """Parses the numbers of `a=1,b=2`, by name.
 
     Raises:
         ValueError: If a name is none of `names` or comes twice, or has no number.

@@ -23,7 +23,7 @@ def bfloat16() -> str:
 
 
 def _seconds(dtype: object, device: object) -> float:
-    """The fastest of a few runs."""
+    """Times a few runs, and returns the fastest."""
     import torch
 
     rows, inner, columns = _SHAPE

@@ -15,7 +15,7 @@ Advance = Callable[[int], None]
 
 @contextmanager
 def progress(doing: str, count: Callable[[], int]) -> Iterator[Advance]:
-    """A bar on stderr, if someone is watching it.
+    """Shows a bar on stderr, if that is a terminal.
 
     Args:
         doing: The verb, as in "indexing".

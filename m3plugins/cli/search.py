@@ -1,4 +1,4 @@
-"""`m3 search`: one query, its hits, and why."""
+"""`m3 search`: searches for one query, and explains its hits."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def search(
 
 
 def _reranker(model: str, depth: int | None, dtype: str) -> Reranker | None:
-    """The cross-encoder, loaded now; one that is not there is a wrong call."""
+    """Loads the cross-encoder; one that is not there is a wrong call."""
     if not model:
         if depth is not None:
             msg = f"--rerank-depth {depth} needs --rerank, the model that reads the hits"

@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 
 class Seen:
-    """Ids, and where each was seen first; gone when it is closed."""
+    """Remembers ids, and where each was seen first, until it is closed."""
 
     def __init__(self) -> None:
         self._ids = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # "": a temporary file

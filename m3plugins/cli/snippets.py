@@ -127,7 +127,7 @@ def _nearest(
 
 
 def _window(columns: NDArray[np.float32], tokens: int) -> tuple[int, int]:
-    """First and last + 1 of the tokens of the best window, moved so that what it is chosen for is in its middle."""
+    """Finds the first and last + 1 token of the best window, moved so that what it is chosen for is in its middle."""
     count = len(columns)
     if count <= tokens:
         return 0, count
@@ -156,7 +156,7 @@ def _matching(window: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def _cut(text: str, start: int, end: int, matches: Sequence[Sequence[int]]) -> Snippet:
-    """The window with its words whole; matches that touch become one."""
+    """Cuts the window with its words whole; matches that touch become one."""
     start, end = _whole(text, start, end)
     end = min(end, start + _CHARACTERS)
     joined: list[tuple[int, int]] = []
@@ -170,7 +170,7 @@ def _cut(text: str, start: int, end: int, matches: Sequence[Sequence[int]]) -> S
 
 
 def _whole(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span with the rest of the words at its ends, in scripts that have letter case: they put spaces between words.
+    """Extends a span to whole words, in scripts that have letter case: they put spaces between words.
 
     Example:
         >>> _whole("a hedgehog ran", 2, 6)

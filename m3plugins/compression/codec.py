@@ -47,7 +47,7 @@ DEFAULT_CODEC = BinaryCodec.name
 
 
 def get_codec(name: str) -> Codec:
-    """The codec of that name.
+    """Returns the codec of a name.
 
     Raises:
         ValueError: If there is none.

@@ -57,7 +57,7 @@ class Dataset:
         return cls(folder, split, {query_id: texts[query_id] for query_id in qrels}, qrels)
 
     def documents(self) -> Iterator[Document]:
-        """The corpus, streamed.
+        """Reads the corpus as a stream.
 
         Raises:
             DatasetError: At a line that holds no document.

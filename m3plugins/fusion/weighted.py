@@ -59,7 +59,7 @@ class HybridWeights:
 
 
 def check_weights(weights: HybridWeights | None) -> HybridWeights:
-    """The weights themselves, or the default ones for None.
+    """Returns the weights, or the default ones for None.
 
     Raises:
         TypeError: If they are anything else.

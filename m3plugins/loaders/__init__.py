@@ -33,7 +33,7 @@ def installed(suffix: str) -> bool:
 
 
 def load(path: Path) -> Page:
-    """The text of a file, by the ending of its name. Nothing that the file says is executed, included or fetched.
+    """Loads the text of a file, by the ending of its name; nothing in it is executed, included or fetched.
 
     Raises:
         OSError: If the file cannot be read.

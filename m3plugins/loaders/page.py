@@ -1,4 +1,4 @@
-"""The content that every format comes to, and bytes as text."""
+"""The content that every format comes to, and the decoding of bytes."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _ERROR = 3
 
 
 def parse(data: bytes) -> Page:
-    """The text; no file is included and nothing raw. The title is the first section's.
+    """Parses the text; no file is included, and nothing raw. The title is the first section's.
 
     What docutils does not know, such as directives of Sphinx, is kept as it is written.
     """
