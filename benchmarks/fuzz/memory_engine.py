@@ -31,7 +31,7 @@ class MemoryEngine(InMemoryHybridIndex):
         )
 
     def close(self) -> None:
-        """Nothing: it is looked at afterwards."""
+        """Stays open, to be looked at afterwards."""
 
 
 def register(folder: Path) -> None:

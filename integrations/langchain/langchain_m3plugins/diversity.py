@@ -29,7 +29,7 @@ def diverse(hits: Sequence[Hit], index: HybridIndex, query: Sequence[float], k: 
 
 
 def check_positive(name: str, value: int) -> None:
-    """Refuses a number of documents that is none.
+    """Refuses a number of documents below 1.
 
     Raises:
         ValueError: If so.

@@ -1,4 +1,4 @@
-"""The fields that classes share: which M3 model, and which reranker."""
+"""Fields that classes share: the M3 model and the reranker."""
 
 from __future__ import annotations
 

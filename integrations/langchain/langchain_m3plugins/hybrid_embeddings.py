@@ -17,7 +17,7 @@ class M3HybridEmbeddings(M3Embeddings):
     """`M3Embeddings` whose documents have the fields "dense" and "sparse"; see `elasticsearch_hybrid_params`."""
 
     def embed_documents(self, texts: list[str]) -> list[Any]:
-        """The two fields of each document's vector, in order.
+        """Encodes documents, with two fields for each, in order.
 
         Raises:
             TypeError: If `texts` is one string or holds something else than strings.

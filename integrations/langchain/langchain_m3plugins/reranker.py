@@ -30,7 +30,7 @@ class M3Reranker(RerankerFields, BaseDocumentCompressor):
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
-        """The best `top_n` documents.
+        """Returns the best `top_n` documents.
 
         Args:
             documents: Any LangChain documents; `page_content` is what is scored.

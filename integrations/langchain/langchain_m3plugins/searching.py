@@ -38,7 +38,7 @@ def search(
     min_score: float | None = None,
     per_parent: int | None = None,
 ) -> list[Hit]:
-    """`HybridRetriever.search` with the remembered embedding of the query, and maybe another reranker.
+    """Runs `HybridRetriever.search` with the remembered embedding of the query, and maybe another reranker.
 
     Raises:
         TypeError: If `weights` or `rerank` is something else.
@@ -62,7 +62,7 @@ def search_dense(
     min_score: float | None = None,
     per_parent: int | None = None,
 ) -> list[Hit]:
-    """The best documents by the exact dense score with a vector; nothing is reranked, as there is no query.
+    """Finds the best documents by the exact dense score with a vector; nothing is reranked, as there is no query.
 
     Raises:
         ValueError: If the vector is not of the model's width, or `k` or `per_parent` is not positive.
@@ -74,7 +74,7 @@ def search_dense(
 
 
 def reranked_by(retriever: HybridRetriever, rerank: Rerank) -> HybridRetriever:
-    """The retriever, or one like it with another reranker or none.
+    """Returns the retriever, or one like it with another reranker or none.
 
     Raises:
         TypeError: If `rerank` is no reranker of m3plugins.
@@ -90,7 +90,7 @@ def reranked_by(retriever: HybridRetriever, rerank: Rerank) -> HybridRetriever:
 
 
 def dense_output(vector: Sequence[float], encoder: M3Encoder) -> M3Output:
-    """A dense vector as the output of one text.
+    """Makes of a dense vector the output of one text.
 
     Raises:
         ValueError: If it is not of the model's width.

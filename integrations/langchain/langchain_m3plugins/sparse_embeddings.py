@@ -25,7 +25,7 @@ class M3SparseEmbeddings(EncoderFields, BaseSparseEmbedding):
     """
 
     def embed_documents(self, texts: list[str]) -> list[dict[int, float]]:
-        """The weights of each document, in order; none is empty.
+        """Encodes documents, in order; the weights of none are empty.
 
         Raises:
             TypeError: If `texts` is one string or holds something else than strings.
@@ -35,7 +35,7 @@ class M3SparseEmbeddings(EncoderFields, BaseSparseEmbedding):
         return sparse.to_dicts(sentinel=True)
 
     def embed_query(self, query: str) -> dict[int, float]:
-        """The weights of a query; empty if it has no token."""
+        """Encodes a query; its weights are empty if it has no token."""
         sparse = self.encoder.memo.encode_queries([query], heads=["sparse"]).sparse
         assert sparse is not None
         return sparse[0].to_dict()

@@ -119,7 +119,7 @@ class M3VectorStore(VectorStore):
     def add_documents(
         self, documents: Iterable[Document], *, ids: Sequence[str | None] | None = None, **kwargs: Any
     ) -> list[str]:
-        """`add_texts` for documents; `ids` go before the ids that the documents have."""
+        """Stores documents as `add_texts` does; `ids` go before the ids that the documents have."""
         documents = list(documents)
         texts = [document.page_content for document in documents]
         metadatas = [document.metadata for document in documents]
@@ -143,11 +143,11 @@ class M3VectorStore(VectorStore):
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """The documents of these ids, in this order; unknown ids are left out."""
+        """Returns the documents of these ids, in this order; unknown ids are left out."""
         return [to_langchain(document) for document in self.index.get(ids)]
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
-        """The best k documents for a query, best first."""
+        """Searches for the best k documents for a query, best first."""
         return to_documents(search(self.retriever, query, k, **kwargs))
 
     def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> list[tuple[Document, float]]:
@@ -155,7 +155,7 @@ class M3VectorStore(VectorStore):
         return to_scored(search(self.retriever, query, k, **kwargs))
 
     def similarity_search_by_vector(self, embedding: Sequence[float], k: int = 4, **kwargs: Any) -> list[Document]:
-        """The best k documents by the dense score alone, which is all that a dense vector has; nothing is reranked."""
+        """Searches for the best k documents by the dense score alone, all that a vector gives; nothing is reranked."""
         return to_documents(search_dense(self.retriever, embedding, k, **kwargs))
 
     def similarity_search_with_score_by_vector(
@@ -204,7 +204,7 @@ class M3VectorStore(VectorStore):
         return await super().asearch(query, search_type, **kwargs)
 
     def as_retriever(self, **kwargs: Any) -> M3VectorStoreRetriever:
-        """A retriever over this store.
+        """Makes a retriever over this store.
 
         Args:
             **kwargs: `search_type`, one of those of `search`; `search_kwargs`, the keywords of that search, such

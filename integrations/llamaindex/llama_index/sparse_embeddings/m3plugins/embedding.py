@@ -30,7 +30,7 @@ class M3SparseEmbedding(EncoderFields, BaseSparseEmbedding):
         return "M3SparseEmbedding"
 
     def for_milvus(self) -> M3MilvusSparseFunction:
-        """The same for the stock store: `MilvusVectorStore(enable_sparse=True, sparse_embedding_function=…)`.
+        """Makes the `sparse_embedding_function` of the stock store, `MilvusVectorStore(enable_sparse=True, …)`.
 
         Raises:
             ImportError: If llama-index-vector-stores-milvus is not installed.
@@ -43,7 +43,7 @@ class M3SparseEmbedding(EncoderFields, BaseSparseEmbedding):
         return M3MilvusSparseFunction(self.encoder)
 
     def similarity(self, embedding1: dict[int, float], embedding2: dict[int, float]) -> float:
-        """The dot product, which is M3's sparse score; the base class would take the cosine."""
+        """Computes the dot product, which is M3's sparse score; the base class would take the cosine."""
         return sum((weight * embedding2.get(token, 0.0) for token, weight in embedding1.items()), 0.0)
 
     def _get_query_embedding(self, query: str) -> dict[int, float]:

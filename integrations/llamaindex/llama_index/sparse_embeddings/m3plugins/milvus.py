@@ -20,13 +20,13 @@ class M3MilvusSparseFunction(BaseSparseEmbeddingFunction):
         self.encoder = encoder
 
     def encode_queries(self, queries: list[str]) -> list[dict[int, float]]:
-        """Token weights of each query."""
+        """Encodes queries, as token weights."""
         sparse = self.encoder.memo.encode_queries(queries, heads=["sparse"]).sparse
         assert sparse is not None
         return sparse.to_dicts()
 
     def encode_documents(self, documents: list[str]) -> list[dict[int, float]]:
-        """Token weights of each text; one without a token gets a dimension beyond the vocabulary."""
+        """Encodes texts, as token weights; one without a token gets an id beyond the vocabulary."""
         sparse = self.encoder.memo.encode_documents(documents, heads=["sparse"]).sparse
         assert sparse is not None
         return sparse.to_dicts(sentinel=True)

@@ -62,7 +62,7 @@ def to_document(node: BaseNode) -> Document:
 
 
 def to_node(document: Document) -> BaseNode:
-    """The node of a document: all of it but its embedding, in copies.
+    """Restores the node of a document, all of it but its embedding, in copies.
 
     A document that came to the index another way, or whose stored node is not one that `to_document` makes of this
     document, becomes a `TextNode` whose EMBED text is the document's content.
@@ -116,7 +116,7 @@ def _fault(kind: str, data: Mapping[str, Any]) -> str:
 
 
 def annotated(node: BaseNode, name: str, value: object) -> BaseNode:
-    """A copy with one more metadata field, which neither the embedding model nor the LLM gets to read."""
+    """Copies a node, with one more metadata field, which neither the embedding model nor the LLM gets to read."""
     own = copied(node)
     own.metadata[name] = value
     own.excluded_embed_metadata_keys.append(name)
