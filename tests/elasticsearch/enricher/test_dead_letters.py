@@ -191,9 +191,9 @@ def mortal(articles, attach, witness, monkeypatch):
             raise KilledError
 
     def leave(self):
-        if self._session is not None:
-            self._session._ended.set()
-            self._session._thread.join()
+        if self._heartbeat is not None:
+            self._heartbeat._ended.set()
+            self._heartbeat._thread.join()
 
     witness.hook = kill
     monkeypatch.setattr(run.Run, "leave", leave)
@@ -328,8 +328,8 @@ def test_a_letter_that_is_written_while_void_ones_are_looked_for_stays(shard, le
 @pytest.mark.parametrize("there", [True, False])
 def test_two_workers_that_write_one_letter_at_a_time_leave_the_newer_one(shard, letters, articles, attach, there):
     class Slow(DeadLetters):
-        def _filed(self, keys):
-            found = super()._filed(keys)
+        def _stored(self, keys):
+            found = super()._stored(keys)
             letters.write([letter(shard, seq_no=9, reason="new")])
             return found
 
