@@ -69,6 +69,7 @@ compat: $(BIN)/.dev  ## the tests on every version that we claim; ROWS="a b" for
 	$(BIN)/python -m benchmarks.compat $(ROWS)
 
 soak: $(BIN)/.dev  ## kill -9 in the middle of every write, again and again
+	$(BIN)/python -m pytest -m soak
 	$(BIN)/python -m benchmarks.soak
 
 fuzz: $(BIN)/.dev  ## hostile checkpoints, corpora and rows, for SECONDS=1200; writes benchmarks/results/DATE-fuzz.md

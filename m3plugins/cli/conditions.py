@@ -88,8 +88,8 @@ def _value(typed: str) -> Scalar:
     return _text(typed)
 
 
-def parse_weights(text: str) -> HybridWeights | None:
-    """Parses weights by head; a head that is not named has weight 0. None for an empty text.
+def parse_weights(text: str) -> HybridWeights:
+    """Parses weights by head; a head that is not named has weight 0. An empty text gives the default ones.
 
     Raises:
         CallError: If a head is unknown or named twice, or a weight is none.
@@ -99,7 +99,7 @@ def parse_weights(text: str) -> HybridWeights | None:
         HybridWeights(dense=1.0, sparse=0.3, multi_vector=0.0, bm25=0.0)
     """
     if not text:
-        return None
+        return HybridWeights()
     weights: dict[str, float] = {signal: 0.0 for signal in SIGNALS}
     try:
         return HybridWeights(**(weights | named_numbers(text, SIGNALS)))

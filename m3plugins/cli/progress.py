@@ -22,9 +22,12 @@ def progress(doing: str, count: Callable[[], int]) -> Iterator[Advance]:
         count: Tells how many there are; asked only for the bar.
     """
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(doing, total=count() if console.is_terminal else None)
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(doing, total=count())
         yield lambda documents: bar.advance(task, documents)
 
 

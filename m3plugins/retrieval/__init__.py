@@ -17,7 +17,7 @@ from m3plugins.retrieval.info import IndexInfo
 from m3plugins.retrieval.memory import InMemoryHybridIndex
 from m3plugins.retrieval.named_index import Reembedding
 from m3plugins.retrieval.reembedding import ReembedError, ReembedReport
-from m3plugins.retrieval.retriever import HybridRetriever
+from m3plugins.retrieval.retriever import HybridRetriever, SearchOptions
 
 __all__ = [
     "BrokenDocumentsError",
@@ -38,6 +38,7 @@ __all__ = [
     "ReembedError",
     "ReembedReport",
     "Reembedding",
+    "SearchOptions",
     "TokenMatch",
     "UpsertError",
     "UpsertReport",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from numbers import Real
-from typing import get_args
+from typing import TypedDict, get_args
 
 import numpy as np
+from typing_extensions import Unpack
 
 from m3plugins.encoding.output import M3Output
 from m3plugins.fusion import HybridWeights, best_first
@@ -21,11 +22,23 @@ from m3plugins.retrieval.pool import Documents, Pool, rank
 from m3plugins.retrieval.ranking import Fusion, proposing
 
 
-@dataclass(frozen=True)
-class _Options:
-    k: int
+class SearchOptions(TypedDict, total=False):
+    """Options that every search takes; `HybridRetriever.search` says what they mean."""
+
     filter: AnyFilter | None
+    weights: HybridWeights | None
+    min_score: float | None
+    offset: int
+    per_parent: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Search:
+    """A search that was checked, with the retriever's own weights where none are given."""
+
+    k: int
     weights: HybridWeights
+    filter: AnyFilter | None
     min_score: float | None
     offset: int
     per_parent: int | None
@@ -42,6 +55,7 @@ class _Options:
             raise TypeError(msg)
 
 
+@dataclass(frozen=True, eq=False)
 class HybridRetriever:
     """Searches a `HybridIndex` with the three heads of M3.
 
@@ -51,7 +65,9 @@ class HybridRetriever:
     heads still propose, and what has no weight counts by its default one in that choice: dense 1, sparse 0.3.)
     Where `candidates` and `multi_vector_depth` reach the size of the corpus, this is brute force.
 
-    Args:
+    A retriever never changes; `dataclasses.replace(retriever, fusion="rrf")` makes another one.
+
+    Attributes:
         index: Where to search.
         weights: How much each head counts; a head of weight 0 is not used.
         fusion: "weighted" (the raw weighted sum) or "rrf" (weighted reciprocal ranks: the sum over the signals of
@@ -68,36 +84,28 @@ class HybridRetriever:
         ValueError: If an option is out of its range.
     """
 
-    def __init__(
-        self,
-        index: HybridIndex,
-        *,
-        weights: HybridWeights | None = None,
-        fusion: Fusion = "weighted",
-        candidates: int = 100,
-        multi_vector_depth: int = 100,
-        reranker: Reranker | None = None,
-        rerank_depth: int = 20,
-    ) -> None:
-        if not isinstance(index, HybridIndex):
-            msg = f"index must be a HybridIndex, such as InMemoryHybridIndex(encoder=encoder), got {index!r}"
+    index: HybridIndex
+    _: KW_ONLY
+    weights: HybridWeights = HybridWeights()
+    fusion: Fusion = "weighted"
+    candidates: int = 100
+    multi_vector_depth: int = 100
+    reranker: Reranker | None = None
+    rerank_depth: int = 20
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.index, HybridIndex):
+            msg = f"index must be a HybridIndex, such as InMemoryHybridIndex(encoder=encoder), got {self.index!r}"
             raise TypeError(msg)
-        if reranker is not None and (isinstance(reranker, type) or not isinstance(reranker, Reranker)):
-            msg = f"reranker must have score(query, texts), as M3Reranker(encoder) has, got {reranker!r}"
+        check_weights(self.weights)
+        if self.reranker is not None and (isinstance(self.reranker, type) or not isinstance(self.reranker, Reranker)):
+            msg = f"reranker must have score(query, texts), as M3Reranker(encoder) has, got {self.reranker!r}"
             raise TypeError(msg)
-        if fusion not in get_args(Fusion):
-            msg = f'fusion must be "weighted" or "rrf", got {fusion!r}'
+        if self.fusion not in get_args(Fusion):
+            msg = f'fusion must be "weighted" or "rrf", got {self.fusion!r}'
             raise ValueError(msg)
-        options = {"candidates": candidates, "multi_vector_depth": multi_vector_depth, "rerank_depth": rerank_depth}
-        for name, value in options.items():
-            _check_positive(name, value)
-        self.index = index
-        self.weights = check_weights(weights)
-        self.fusion = fusion
-        self.candidates = candidates
-        self.multi_vector_depth = multi_vector_depth
-        self.reranker = reranker
-        self.rerank_depth = rerank_depth
+        for name in ("candidates", "multi_vector_depth", "rerank_depth"):
+            _check_positive(name, getattr(self, name))
 
     def search(
         self,
@@ -132,132 +140,89 @@ class HybridRetriever:
             ValueError: If `k` or `per_parent` is not positive, `offset` is negative, or a page is beyond
                 what is reranked.
         """
-        options = self._options(k, filter, weights, min_score, offset, per_parent)
-        return self._search_many([_check_query("query", query)], options)[0]
+        options: SearchOptions = {
+            "filter": filter,
+            "weights": weights,
+            "min_score": min_score,
+            "offset": offset,
+            "per_parent": per_parent,
+        }
+        return self._search_many([_check_query("query", query)], self._checked(k, options))[0]
 
-    def search_many(
-        self,
-        queries: Iterable[str],
-        k: int = 10,
-        *,
-        filter: AnyFilter | None = None,
-        weights: HybridWeights | None = None,
-        min_score: float | None = None,
-        offset: int = 0,
-        per_parent: int | None = None,
-    ) -> list[list[Hit]]:
+    def search_many(self, queries: Iterable[str], k: int = 10, **options: Unpack[SearchOptions]) -> list[list[Hit]]:
         """`search` for several queries, encoded together."""
         if isinstance(queries, str):
             msg = "search_many takes a list of queries; use search for one"
             raise TypeError(msg)
-        options = self._options(k, filter, weights, min_score, offset, per_parent)
-        return self._search_many([_check_query(f"queries[{row}]", query) for row, query in enumerate(queries)], options)
+        search = self._checked(k, options)
+        return self._search_many([_check_query(f"queries[{row}]", query) for row, query in enumerate(queries)], search)
 
-    async def asearch(
-        self,
-        query: str,
-        k: int = 10,
-        *,
-        filter: AnyFilter | None = None,
-        weights: HybridWeights | None = None,
-        min_score: float | None = None,
-        offset: int = 0,
-        per_parent: int | None = None,
-    ) -> list[Hit]:
+    async def asearch(self, query: str, k: int = 10, **options: Unpack[SearchOptions]) -> list[Hit]:
         """`search` in a thread, so that the event loop goes on."""
-        options = self._options(k, filter, weights, min_score, offset, per_parent)
-        return (await asyncio.to_thread(self._search_many, [_check_query("query", query)], options))[0]
+        found = await asyncio.to_thread(self.search_many, [_check_query("query", query)], k, **options)
+        return found[0]
 
     async def asearch_many(
-        self,
-        queries: Iterable[str],
-        k: int = 10,
-        *,
-        filter: AnyFilter | None = None,
-        weights: HybridWeights | None = None,
-        min_score: float | None = None,
-        offset: int = 0,
-        per_parent: int | None = None,
+        self, queries: Iterable[str], k: int = 10, **options: Unpack[SearchOptions]
     ) -> list[list[Hit]]:
         """`search_many` in a thread, so that the event loop goes on."""
-        return await asyncio.to_thread(
-            self.search_many,
-            queries,
-            k,
-            filter=filter,
-            weights=weights,
-            min_score=min_score,
-            offset=offset,
-            per_parent=per_parent,
-        )
+        return await asyncio.to_thread(self.search_many, queries, k, **options)
 
     def search_embedded(
-        self,
-        query: str,
-        embedding: M3Output,
-        k: int = 10,
-        *,
-        filter: AnyFilter | None = None,
-        weights: HybridWeights | None = None,
-        min_score: float | None = None,
-        offset: int = 0,
-        per_parent: int | None = None,
+        self, query: str, embedding: M3Output, k: int = 10, **options: Unpack[SearchOptions]
     ) -> list[Hit]:
         """`search` with a query that is encoded already; its text is for BM25 and for the reranker.
 
         Args:
             query: The question.
-            embedding: Its output, of length 1, with the heads that `weights` use.
+            embedding: Its output, of length 1, with the heads that the weights use.
             k: How many documents to return at most.
-            filter: Only documents whose metadata match.
-            weights: In place of the retriever's own.
-            min_score: Leave out hits that score less.
-            offset: How many of the best to pass over.
-            per_parent: How many passages of one parent to return at most.
+            options: As in `search`.
         """
-        options = self._options(k, filter, weights, min_score, offset, per_parent)
-        return self._search(_check_query("query", query), embedding, options)
+        return self._search(_check_query("query", query), embedding, self._checked(k, options))
 
-    def _options(
-        self,
-        k: int,
-        filter: AnyFilter | None,
-        weights: HybridWeights | None,
-        min_score: float | None,
-        offset: int,
-        per_parent: int | None,
-    ) -> _Options:
-        weights = self.weights if weights is None else check_weights(weights)
-        return _Options(k, filter, weights, min_score, offset, per_parent)
+    def _checked(self, k: int, options: SearchOptions) -> _Search:
+        if unknown := sorted(options.keys() - SearchOptions.__annotations__.keys()):
+            msg = f"unknown option {', '.join(unknown)}; a search takes {', '.join(SearchOptions.__annotations__)}"
+            raise TypeError(msg)
+        weights = options.get("weights")
+        return _Search(
+            k=k,
+            weights=self.weights if weights is None else check_weights(weights),
+            filter=options.get("filter"),
+            min_score=options.get("min_score"),
+            offset=options.get("offset", 0),
+            per_parent=options.get("per_parent"),
+        )
 
-    def _search_many(self, queries: list[str], options: _Options) -> list[list[Hit]]:
+    def _search_many(self, queries: list[str], search: _Search) -> list[list[Hit]]:
         if not queries:
             return []
-        heads = {*proposing(options.weights), *options.weights.heads} - {"bm25"}
+        heads = {*proposing(search.weights), *search.weights.heads} - {"bm25"}
         embedded = self.index.encoder.encode_queries(queries, heads=heads)
-        return [self._search(query, embedded[row], options) for row, query in enumerate(queries)]
+        return [self._search(query, embedded[row], search) for row, query in enumerate(queries)]
 
-    def _search(self, query: str, embedding: M3Output, options: _Options) -> list[Hit]:
-        wanted = options.offset + options.k
-        if self.reranker is not None and options.offset and wanted > self.rerank_depth:
+    def _search(self, query: str, embedding: M3Output, search: _Search) -> list[Hit]:
+        wanted = search.offset + search.k
+        if self.reranker is not None and search.offset and wanted > self.rerank_depth:
             msg = f"pages of reranked hits end at rerank_depth={self.rerank_depth}, got offset + k = {wanted}; raise it"
             raise ValueError(msg)
         documents = Documents(self.index)
         ranked = rank(
-            Pool(self.index, embedding, proposing(options.weights), text=query, filter=options.filter),
+            Pool(self.index, embedding, proposing(search.weights), text=query, filter=search.filter),
             documents.families,
-            weights=options.weights,
+            weights=search.weights,
             fusion=self.fusion,
             count=wanted if self.reranker is None else max(wanted, self.rerank_depth),
             candidates=max(self.candidates, wanted),
             multi_vector_depth=max(self.multi_vector_depth, wanted),
-            per_parent=options.per_parent,
+            per_parent=search.per_parent,
         )
         hits = [Hit(document=documents[item.id], score=item.score, scores=item.scores) for item in ranked]
         if self.reranker is not None:
             hits = rerank(self.reranker, query, hits)
-        page = hits[options.offset : wanted]
-        return [hit for hit in page if options.min_score is None or hit.score >= options.min_score]
+        page = hits[search.offset : wanted]
+        return [hit for hit in page if search.min_score is None or hit.score >= search.min_score]
 
 
 def rerank(reranker: Reranker, query: str, hits: Iterable[Hit]) -> list[Hit]:

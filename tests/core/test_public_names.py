@@ -18,7 +18,7 @@ NAMES = {
     "m3plugins.retrieval": """BrokenDocumentsError Candidate Document Explanation FailedDocument Heading Hit HybridIndex
         HybridRetriever
         InMemoryHybridIndex IndexExistsError IndexInfo
-        IndexNotFoundError LexicalMatch ModelMismatchError ReembedError ReembedReport Reembedding
+        IndexNotFoundError LexicalMatch ModelMismatchError ReembedError ReembedReport Reembedding SearchOptions
         TokenMatch UpsertError UpsertReport explain filters""",
     "m3plugins.loaders": "Page SUFFIXES installed load",
     "m3plugins.reranking": "CrossEncoderReranker M3Reranker Reranker",

@@ -86,7 +86,7 @@ def finish(index: ElasticsearchHybridIndex, encoder: M3Encoder, acknowledged: It
     check(index, [document.id for document in documents()], expected)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_killed_node_has_what_it_acknowledged_and_the_upsert_goes_on(node, index, encoder, expected, seed):
     choose = random.Random(seed)
     acknowledged: list[str] = []
@@ -157,7 +157,7 @@ def test_without_patience_the_upsert_ends_and_can_be_repeated(node, encoder, exp
     finish(index, encoder, acknowledged, expected)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (1, 2))])
 def test_a_killed_client_has_lost_nothing_that_was_acknowledged(
     node, index, encoder, expected, checkpoint: Path, tmp_path: Path, seed
 ):

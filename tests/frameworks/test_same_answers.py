@@ -15,9 +15,11 @@ from tests.frameworks.contract import ENGINES, ENTRIES, QUERIES, make_index
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("filled_by", ["core", "LangChain", "LlamaIndex"])
-@pytest.mark.parametrize("weights", [None, HybridWeights(dense=0, sparse=1, multi_vector=0)], ids=["all", "sparse"])
+@pytest.mark.parametrize(
+    "weights", [HybridWeights(), HybridWeights(dense=0, sparse=1, multi_vector=0)], ids=["all", "sparse"]
+)
 def test_ids_and_scores_are_the_same(
-    encoder: M3Encoder, request: pytest.FixtureRequest, engine: str, filled_by: str, weights: HybridWeights | None
+    encoder: M3Encoder, request: pytest.FixtureRequest, engine: str, filled_by: str, weights: HybridWeights
 ) -> None:
     with make_index(engine, encoder, request) as index:
         core = HybridRetriever(index, weights=weights)

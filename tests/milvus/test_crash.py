@@ -36,6 +36,7 @@ def test_killed_between_two_writes_it_has_what_was_acknowledged_and_can_be_repea
         assert (outcome.killed, outcome.fine) == (1, True), outcome
 
 
+@pytest.mark.soak
 def test_killed_again_and_again_at_random_it_has_what_was_acknowledged(laboratory: Laboratory) -> None:
     course = laboratory.course("life")
     for seed in range(2):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from langchain_core.cross_encoders import BaseCrossEncoder
+from typing_extensions import Unpack
 
 from m3plugins import Hit, HybridRetriever, HybridWeights, M3Encoder, M3Output
 from m3plugins.reranking import Reranker
 from m3plugins.retrieval.index import AnyFilter
+from m3plugins.retrieval.retriever import SearchOptions
 
 Rerank = Reranker | Literal[False] | None
 """A reranker in place of the `HybridRetriever`'s own, False for none, None for its own."""
@@ -28,29 +30,16 @@ SEARCH_TYPES: Mapping[str, Mapping[str, Any]] = {
 
 
 def search(
-    retriever: HybridRetriever,
-    query: str,
-    k: int,
-    *,
-    filter: AnyFilter | None = None,
-    weights: HybridWeights | None = None,
-    rerank: Rerank = None,
-    min_score: float | None = None,
-    per_parent: int | None = None,
+    retriever: HybridRetriever, query: str, k: int, *, rerank: Rerank = None, **options: Unpack[SearchOptions]
 ) -> list[Hit]:
     """Runs `HybridRetriever.search` with the remembered embedding of the query, and maybe another reranker.
 
     Raises:
-        TypeError: If `weights` or `rerank` is something else.
+        TypeError: If an option or `rerank` is something else.
         ValueError: If `k` or `per_parent` is not positive.
     """
-    if weights is not None and not isinstance(weights, HybridWeights):
-        msg = f"weights must be HybridWeights, got {weights!r}; HybridWeights(dense=1, sparse=0.3, multi_vector=1)"
-        raise TypeError(msg)
     embedding = retriever.index.encoder.memo.encode_queries([query])
-    return reranked_by(retriever, rerank).search_embedded(
-        query, embedding, k, filter=filter, weights=weights, min_score=min_score, per_parent=per_parent
-    )
+    return reranked_by(retriever, rerank).search_embedded(query, embedding, k, **options)
 
 
 def search_dense(
@@ -68,9 +57,8 @@ def search_dense(
         ValueError: If the vector is not of the model's width, or `k` or `per_parent` is not positive.
     """
     query = dense_output(vector, retriever.index.encoder)
-    dense = reranked_by(retriever, False)
-    dense.fusion = "weighted"
-    return dense.search_embedded("", query, k, filter=filter, weights=DENSE, min_score=min_score, per_parent=per_parent)
+    dense = replace(retriever, reranker=None, fusion="weighted", weights=DENSE)
+    return dense.search_embedded("", query, k, filter=filter, min_score=min_score, per_parent=per_parent)
 
 
 def reranked_by(retriever: HybridRetriever, rerank: Rerank) -> HybridRetriever:
@@ -84,9 +72,7 @@ def reranked_by(retriever: HybridRetriever, rerank: Rerank) -> HybridRetriever:
     if rerank is not False and (isinstance(rerank, BaseCrossEncoder) or not isinstance(rerank, Reranker)):
         msg = f"rerank must be a reranker of m3plugins.reranking, or False to leave it out, got {rerank!r}"
         raise TypeError(msg)
-    other = copy.copy(retriever)
-    other.reranker = rerank or None
-    return other
+    return replace(retriever, reranker=rerank or None)
 
 
 def dense_output(vector: Sequence[float], encoder: M3Encoder) -> M3Output:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedModel, __version__
 from transformers.utils import logging
 
 from m3plugins.encoding.backends.base import BatchOutput
@@ -172,6 +172,12 @@ def load_pretrained(auto: type[Any], folder: Path) -> tuple[PreTrainedModel, Map
     """
     local = {"trust_remote_code": False, "local_files_only": True}
     Checkpoint(folder).check_sizes()
+    if str(kind := Checkpoint(folder).config.get("model_type")) not in CONFIG_MAPPING:
+        msg = (
+            f"{folder / 'config.json'} must have a model_type that transformers {__version__} knows, got "
+            f"{str(kind)[:80]!r}; a checkpoint's own code is never run: use a model of transformers, or a newer version"
+        )
+        raise ValueError(msg)
     with quiet(), loadable("the model", folder):
         config = AutoConfig.from_pretrained(folder, **local)  # read apart, it overrides no argument
         with torch.device("meta"):  # shapes, without memory
@@ -193,10 +199,10 @@ def load_pretrained(auto: type[Any], folder: Path) -> tuple[PreTrainedModel, Map
                 raise
             model, report = auto.from_pretrained(folder, attn_implementation=_ATTENTION[1], **options)
     if mismatched := sorted(report["mismatched_keys"]):
-        name, held, asked = mismatched[0]
+        name = mismatched[0] if isinstance(mismatched[0], str) else mismatched[0][0]  # transformers 4 has names alone
         msg = (
-            f"{folder / 'config.json'} must be that of the weights: it makes {name} {tuple(asked)}, they hold "
-            f"{tuple(held)}; download the model again"
+            f"{folder / 'config.json'} must be that of the weights: it makes {name} "
+            f"{tuple(model.state_dict()[name].shape)}, which they do not hold; download the model again"
         )
         raise ValueError(msg)
     return model, report

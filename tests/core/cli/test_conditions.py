@@ -106,7 +106,7 @@ def test_what_cannot_be_read_is_told_with_the_rule(text, said):
 
 
 def test_weights_that_are_not_named_are_zero():
-    assert parse_weights("") is None
+    assert parse_weights("") == HybridWeights()
     assert parse_weights(" dense=1, bm25=0.02") == HybridWeights(dense=1, sparse=0, multi_vector=0, bm25=0.02)
 
 

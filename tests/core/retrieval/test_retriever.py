@@ -1,7 +1,7 @@
 """The ranking: equal to brute force where the options cover the corpus, exact within the union where not."""
 
 import asyncio
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -220,3 +220,21 @@ def test_weights_of_the_wrong_kind_are_refused_by_rerankers_and_explanations(ind
 def test_bad_k_is_refused(index):
     with pytest.raises(ValueError, match="k must be a positive integer, got 0"):
         HybridRetriever(index).search("fox", k=0)
+
+
+def test_a_retriever_never_changes_and_a_variant_of_it_is_checked(index):
+    retriever = HybridRetriever(index)
+    with pytest.raises(FrozenInstanceError):
+        retriever.candidates = 3
+    assert replace(retriever, candidates=3).candidates == 3 and retriever.candidates == 100
+    with pytest.raises(ValueError, match="candidates must be a positive integer, got 0"):
+        replace(retriever, candidates=0)
+    with pytest.raises(TypeError, match=r"write HybridWeights\(dense=1\)"):
+        replace(retriever, weights={"dense": 1})
+
+
+@pytest.mark.parametrize("search", ["search_many", "search_embedded"])
+def test_an_option_that_no_search_has_is_refused_by_name(index, encoder, search):
+    arguments = (["fox"],) if search == "search_many" else ("fox", encoder.encode_queries(["fox"]))
+    with pytest.raises(TypeError, match="unknown option filtr; a search takes filter, weights"):
+        getattr(HybridRetriever(index), search)(*arguments, filtr=None)

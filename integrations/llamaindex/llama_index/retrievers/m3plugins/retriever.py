@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -68,9 +67,7 @@ class M3Retriever(BaseRetriever):
         verbose: bool = False,
     ) -> None:
         super().__init__(callback_manager, object_map, objects, verbose)
-        self._retriever = copy.copy(retriever)
-        if reranker is not None:
-            self._retriever.reranker = reranker or None
+        self._retriever = retriever if reranker is None else replace(retriever, reranker=reranker or None)
         self._filter = to_filter(filters) if isinstance(filters, MetadataFilters) else filters
         self.similarity_top_k = similarity_top_k if k is None else k
         self.weights = weights

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -46,8 +45,7 @@ def search(retriever: HybridRetriever, query: VectorStoreQuery, options: Mapping
     diverse = query.mode == VectorStoreQueryMode.MMR
     embedding = retriever.index.encoder.memo.encode_queries([query.query_str])
     if query.mode in _SPARSE:
-        retriever = copy.copy(retriever)
-        retriever.reranker = None
+        retriever = replace(retriever, reranker=None)
     hits = retriever.search_embedded(
         query.query_str,
         embedding,
