@@ -62,15 +62,15 @@ release: $(BIN)/.dev  ## the same, installed from the wheels alone, and the demo
 	$(BIN)/python tools/release.py
 
 bench: $(BIN)/.dev $(PARITY)/bin/.parity  ## the benchmarks that need nothing but this checkout
-	$(PARITY)/bin/python benchmarks/encode.py
-	$(BIN)/python benchmarks/memory.py
+	$(PARITY)/bin/python -m benchmarks.encode
+	$(BIN)/python -m benchmarks.memory
 
 compat: $(BIN)/.dev  ## the tests on every version that we claim; ROWS="a b" for some, see benchmarks/compat
 	$(BIN)/python -m benchmarks.compat $(ROWS)
 
 soak: $(BIN)/.dev  ## kill -9 in the middle of every write, again and again
 	$(BIN)/python -m pytest -m soak
-	$(BIN)/python benchmarks/soak.py
+	$(BIN)/python -m benchmarks.soak
 
 fuzz: $(BIN)/.dev  ## hostile checkpoints, corpora and rows, for SECONDS=1200; writes benchmarks/results/DATE-fuzz.md
 	$(BIN)/python -m benchmarks.fuzz --seconds $(SECONDS) --output benchmarks/results/$$(date +%F)-fuzz.md

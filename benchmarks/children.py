@@ -19,19 +19,20 @@ def peak_mib() -> float:
 
 
 def report(**figures: float) -> None:
-    """What the child found, for the parent."""
+    """Reports what a child process found to its parent."""
     print(_MARK + json.dumps(figures))
 
 
 def need_reference() -> None:
-    """Exits where FlagEmbedding is missing, with where it is."""
+    """Exits where FlagEmbedding is missing, and says where it is."""
     if importlib.util.find_spec("FlagEmbedding") is None:
-        sys.exit(f"FlagEmbedding is not installed here; `make parity` installs it: .parity/bin/python {sys.argv[0]}")
+        command = f".parity/bin/python -m benchmarks.{Path(sys.argv[0]).stem}"
+        sys.exit(f"FlagEmbedding is not installed here; `make parity` installs it: {command}")
 
 
-def run(script: str, *arguments: object) -> dict[str, float]:
-    """Runs the script with these arguments and returns what it reports."""
-    command = [sys.executable, script, *map(str, arguments)]
+def run(module: str, *arguments: object) -> dict[str, float]:
+    """Runs the module with these arguments and returns what it reports."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith(_MARK))
     figures: dict[str, float] = json.loads(line.removeprefix(_MARK))

@@ -1,6 +1,6 @@
 """Elasticsearch: writing beside the client's own bulk helpers, search beside its bare requests, bytes by codec.
 
-    M3_TEST_ES_URL=http://localhost:9200 python benchmarks/elastic.py [--documents 20000] [--tokens 180]
+    M3_TEST_ES_URL=http://localhost:9200 python -m benchmarks.elastic [--documents 20000] [--tokens 180]
 
 Embeddings have BGE-M3's shape and are random but for shared topics and Zipf-distributed tokens; queries are given
 encoded. Without the variable a node is started from the archive that M3_TEST_ES_ZIP names. What is compared
@@ -10,7 +10,6 @@ alternates. 20,000 documents of 180 tokens take 5 GB of disk while they are writ
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import threading
 import time
@@ -28,16 +27,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.embeddings import DIM, VOCABULARY, Corpus
+from benchmarks.fixtures import running, save_checkpoint
 from m3plugins import Document, HybridRetriever, M3Encoder, M3Output
 from m3plugins.compression import CODECS
 from m3plugins.retrieval.writing import Batch
 from m3plugins_elasticsearch import ElasticsearchHybridIndex
 from m3plugins_elasticsearch.bulk import AT_ONCE, CHUNK_BYTES
 from m3plugins_elasticsearch.rows import our_fields, own_fields
-from tests.elasticsearch.node import running
-from tests.tiny import save_checkpoint
 
 RETENTION_S = 65.0
 """Elasticsearch looks every 30 s at what it need not keep."""

@@ -1,6 +1,6 @@
-"""How much of the exact dense ranking each of Elasticsearch's dense indexes finds, on real collections.
+"""Recall of Elasticsearch's dense indexes: how much of the exact dense ranking each finds, on real collections.
 
-    M3_TEST_ES_URL=http://localhost:9200 python benchmarks/elastic_recall.py DIR/scifact DIR/cacm
+    M3_TEST_ES_URL=http://localhost:9200 python -m benchmarks.elastic_recall DIR/scifact DIR/cacm
 
 Recall@100: the share of the hundred best documents by whole vectors (numpy) that `candidates` proposes, mean over the
 queries, encoded by m3-mini. "plain" is a search as one would write it by hand, k and num_candidates 100. "early" is
@@ -11,7 +11,6 @@ it is on in 9.5, and off in our indexes.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 import uuid
 from pathlib import Path
@@ -21,13 +20,12 @@ from elasticsearch import BadRequestError
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.fixtures import running
 from m3plugins import M3Encoder, M3Output
 from m3plugins.evaluation import Dataset
 from m3plugins_elasticsearch import ElasticsearchHybridIndex
 from m3plugins_elasticsearch.identity import OVERSAMPLE
 from m3plugins_elasticsearch.requests import light
-from tests.elasticsearch.node import running
 
 K = 100
 

@@ -30,7 +30,7 @@ class Corpus:
         self._words = unit(rng.standard_normal((WORDS, DIM), np.float32))
 
     def documents(self, count: int) -> Iterator[M3Output]:
-        """One output a document, of `tokens` token vectors within a fifth, and about 60 to 100 token weights."""
+        """Makes one output a document, of `tokens` token vectors within a fifth, and about 60 to 100 token weights."""
         for number in range(count):
             rng = np.random.default_rng([self._seed, 0, number])
             yield self._text(rng, int(self.tokens * rng.uniform(0.8, 1.2)), int(rng.integers(60, 101)))

@@ -1,6 +1,6 @@
 """Encoding speed against FlagEmbedding: one random checkpoint of BGE-M3's shape, the same texts, one run.
 
-    .parity/bin/python benchmarks/encode.py [--texts 128] [--layers 24]
+    .parity/bin/python -m benchmarks.encode [--texts 128] [--layers 24]
 
 Each encoder runs in a process of its own, after a warm-up. FlagEmbedding runs its first batch twice (to
 find a batch size that fits); the second ratio leaves that repetition out.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,10 +18,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.children import need_reference, peak_mib, report, run
+from benchmarks.fixtures import save_checkpoint
 from benchmarks.texts import mixed_texts
-from tests.tiny import save_checkpoint
 
 MAX_LENGTH = 512
 
@@ -105,7 +103,10 @@ def main() -> None:
         )
         options = ["--checkpoint", checkpoint, "--texts", arguments.texts]
         options += ["--reference-batch-size", arguments.reference_batch_size]
-        rows = {which: run(__file__, "--child", which, *options) for which in ("float32", "bfloat16", "flagembedding")}
+        rows = {
+            which: run("benchmarks.encode", "--child", which, *options)
+            for which in ("float32", "bfloat16", "flagembedding")
+        }
     peaks = {dtype: gemm_peak(getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
 
     reference = rows["flagembedding"]

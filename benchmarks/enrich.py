@@ -1,6 +1,6 @@
 """The enricher of Elasticsearch under fire, and its lag: what it does while others write, and somebody kills things.
 
-    M3_TEST_ES_ZIP=… python benchmarks/enrich.py [--documents 20000] [--edits 40000] [--model m3-mini]
+    M3_TEST_ES_ZIP=… python -m benchmarks.enrich [--documents 20000] [--edits 40000] [--model m3-mini]
 
 A process writes documents and edits them (whole and in part) at full speed, while two processes of `m3 enrich
 --watch` follow. One of these is killed with -9 and started again, and so is the node (not where M3_TEST_ES_URL names a
@@ -32,11 +32,10 @@ from elasticsearch.helpers import streaming_bulk
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.fixtures import Node, running
 from m3plugins import M3Encoder
 from m3plugins_elasticsearch import AttachedIndex
 from m3plugins_elasticsearch.enricher import Enricher
-from tests.elasticsearch.node import Node, running
 
 WORDS = "fox river bank lazy dog brown quick jumps answer question passage night morning city train".split()
 PROPERTIES = {
@@ -107,7 +106,7 @@ def write_steadily(url: str, index: str, rate: float, seconds: float) -> None:
 
 @dataclass
 class Worker:
-    """One of `m3 enrich --watch`, which can be killed and started again."""
+    """A process of `m3 enrich --watch` that can be killed and started again."""
 
     command: list[str]
     folder: Path
@@ -115,7 +114,7 @@ class Worker:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Worker:
-        """Begins a life; waits until it has begun, for it needs Elasticsearch to begin."""
+        """Begins a life, and waits until it has begun, for which it needs Elasticsearch."""
         self.lives.append(self.folder / f"{uuid.uuid4().hex}.jsonl")
         cores = max(1, len(os.sched_getaffinity(0)) // 2)
         with self.lives[-1].open("wb") as told:
@@ -127,7 +126,7 @@ class Worker:
         return self
 
     def die_and_start(self) -> None:
-        """Killed with -9, and started again."""
+        """Kills it with -9, and starts it again."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
@@ -135,31 +134,31 @@ class Worker:
         self.start()
 
     def stop(self) -> None:
-        """As a service is stopped."""
+        """Stops it as a service is stopped."""
         if self.process is not None:
             self.process.terminate()
             self.process.wait()
 
     def last(self, life: int = -1) -> dict[str, float]:
-        """The last metrics of a life; none before the first."""
+        """Returns the last metrics of a life; none before the first."""
         if self.process is not None and self.process.poll():
             raise SystemExit("a worker has ended by itself")
         lines = self.lives[life].read_text().splitlines()
         return dict(json.loads(lines[-1])) if lines else {}
 
     def is_idle(self) -> bool:
-        """Whether it has nothing to do, as of its last line."""
+        """Tells whether it has nothing to do, as of its last line."""
         return not self.last()["behind"] and not self.last()["error"]
 
 
 def restart(node: Node) -> None:
-    """Killed with -9, and started again."""
+    """Kills a node with -9, and starts it again."""
     node.kill()
     node.start()
 
 
 def child(*arguments: object, **options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, __file__, *map(str, arguments)]
+    command = [sys.executable, "-m", "benchmarks.enrich", *map(str, arguments)]
     return subprocess.Popen(command, text=True, **options)  # type: ignore[call-overload,no-any-return]
 
 
@@ -191,7 +190,7 @@ def under_fire(
 
 
 def findings(index: AttachedIndex, url: str, record: Path) -> dict[str, int]:
-    """What is wrong in the end; all of it should be 0 but the number of documents."""
+    """Counts what is wrong in the end; all should be 0 but the number of documents."""
     verified = Enricher(index).verify()
     last: dict[str, str] = json.loads(record.read_text())["texts"]
     with Elasticsearch(url) as client:

@@ -1,6 +1,6 @@
-"""What LangChain and LlamaIndex add to a search and to indexing, and how often a text goes through the model.
+"""Costs of LangChain and LlamaIndex beside the core's, and how often a text goes through the model.
 
-    python benchmarks/frameworks.py [--documents 1000] [--queries 50] [--rounds 5]
+    python -m benchmarks.frameworks [--documents 1000] [--queries 50] [--rounds 5]
 
 m3-mini over the standard library's docstrings, in memory, where a search varies least. Every query and every
 collection goes through the core, LangChain and LlamaIndex in turns, each first as often as the others, and what is
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import sysconfig
 import tempfile
 import time
@@ -31,12 +30,10 @@ from llama_index.vector_stores.m3plugins import M3VectorStore as LlamaIndexStore
 from rich.console import Console
 from rich.table import Table
 
+from examples.stdlib_corpus import documents as docstrings
 from langchain_m3plugins import M3Embeddings, M3SparseEmbeddings, milvus_params
 from langchain_m3plugins import M3Retriever as LangChainRetriever
 from langchain_m3plugins import M3VectorStore as LangChainStore
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from examples.stdlib_corpus import documents as docstrings
 from m3plugins import Document, HybridIndex, HybridRetriever, InMemoryHybridIndex, M3Encoder
 from m3plugins_milvus import MilvusHybridIndex
 

@@ -1,6 +1,6 @@
-"""What one huge text takes: peak memory over the process that holds it, and seconds, to tokenise and to cut it.
+"""Costs of one huge text: peak memory over the process that holds it, and seconds, to tokenise and to cut it.
 
-    python benchmarks/huge_texts.py [--megabytes 100] [--passages 20] [--whole] [--tokenizer NAME=tokenizer.json]
+    python -m benchmarks.huge_texts [--megabytes 100] [--passages 20] [--whole] [--tokenizer NAME=tokenizer.json]
 
 Each measurement is of a process of its own. "Read" is what the encoder does with the text before the forward pass,
 at 512 and at 8,192 tokens; "passages" cuts a text into passages of 200 tokens. `--whole` tokenises all of the text
@@ -12,22 +12,19 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.children import peak_mib, report, run
+from benchmarks.fixtures import SENTENCES, train_tokenizer
 from m3plugins import M3Encoder
 from m3plugins.encoding.passages import Passages
 from m3plugins.encoding.tokenizing import Layout, TextTokenizer, check_text
-from tests.core.encoding.test_shortening import byte_level
-from tests.tiny import SENTENCES, train_tokenizer
 
 UNITS = {
     "one character": "a",
@@ -40,15 +37,29 @@ UNITS = {
     "spaces": " ",
     "English": " ".join(SENTENCES[:2]) + "\n",
 }
+
+
+def byte_level() -> Tokenizer:
+    """A small byte-level BPE, as GPT-2's."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        SENTENCES, trainers.BpeTrainer(vocab_size=400, show_progress=False, initial_alphabet=alphabet)
+    )
+    tokenizer.add_special_tokens(["<s>", AddedToken("<mask>", lstrip=True, special=True)])
+    return tokenizer
+
+
 MAKE: dict[str, Callable[[], Tokenizer]] = {
     "Unigram": train_tokenizer,
     "WordPiece": lambda: M3Encoder.from_pretrained("m3-mini").tokenizer,
-    "byte level": lambda: byte_level(prefix=False),
+    "byte level": byte_level,
 }
 
 
 class Counter:
-    """Of an encoder, what `Passages` asks for."""
+    """The part of an encoder that `Passages` asks for."""
 
     model = "a tokenizer"
     document_layout = Layout(8192)
@@ -110,7 +121,7 @@ def main() -> None:
         for text in arguments.only:
             for work, tokens, size in works:
                 options = ["--text", text, "--work", work, "--tokens", tokens, "--megabytes", size]
-                found = run(__file__, "--child", tokenizer, *options)
+                found = run("benchmarks.huge_texts", "--child", tokenizer, *options)
                 label = work if work == "passages" else f"{work} {tokens:,}"
                 figures = f"{found['mib']:.0f}", f"{found['seconds']:.1f}", f"{found['count']:,.0f}"
                 table.add_row(tokenizer.partition("=")[0], text, f"{size:g}", label, *figures)

@@ -1,6 +1,6 @@
 """Indexing rate on Milvus Lite against its two parts, which it overlaps: bare encoding and bare insertion.
 
-    python benchmarks/indexing.py [--documents 500] [--layers 1] [--repetitions 2]
+    python -m benchmarks.indexing [--documents 500] [--layers 1] [--repetitions 2]
 
 The bare insert stores the same rows with MilvusClient directly, of embeddings made before. No overlap can be faster
 than the slower part, nor than the CPU time of both shared by all cores: "of the limit" is the rate against the
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from pymilvus import MilvusClient
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.fixtures import save_checkpoint
 from benchmarks.texts import mixed_texts
 from m3plugins import Document, M3Encoder, M3Output
 from m3plugins.compression import get_codec
@@ -31,7 +30,6 @@ from m3plugins_milvus import MilvusHybridIndex
 from m3plugins_milvus.blocks import BlockKeys, block_rows
 from m3plugins_milvus.identity import Identity
 from m3plugins_milvus.rows import to_row
-from tests.tiny import save_checkpoint
 
 
 def encode(encoder: M3Encoder, texts: Sequence[str]) -> list[M3Output]:

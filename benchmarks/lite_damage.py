@@ -1,6 +1,6 @@
 """Damages each kind of file of an index in Milvus Lite in each way, and says what then happens.
 
-    python benchmarks/lite_damage.py > benchmarks/results/2026-12-01-lite-damage.md
+    python -m benchmarks.lite_damage > benchmarks/results/2026-12-01-lite-damage.md
 
 Each copy is opened, searched, counted, scanned and written to. "complete": the same documents, counts and scores as of
 the undamaged index, and a write after it. "refused by name": an error that names the file, before anything was changed.
@@ -17,12 +17,9 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from m3plugins import M3Encoder  # noqa: E402
-from tests.milvus import damaging  # noqa: E402
-from tests.tiny import save_checkpoint  # noqa: E402
+from benchmarks.fixtures import save_checkpoint
+from m3plugins import M3Encoder
+from tests.milvus import damaging
 
 
 def main() -> int:
@@ -37,7 +34,7 @@ def main() -> int:
         started, counts = time.perf_counter(), Counter[str]()
         print("# Damaged files of Milvus Lite\n")
         lite = version("milvus-lite")
-        print(f"`python benchmarks/lite_damage.py`, milvus-lite {lite}; {whole.count} documents, of which")
+        print(f"`python -m benchmarks.lite_damage`, milvus-lite {lite}; {whole.count} documents, of which")
         print("a part is in files and a part in the logs of a process that was killed.\n")
         print("| file |", " | ".join(damaging.HARMS), "|\n|---|", "---|" * len(damaging.HARMS), sep="")
         for kind in damaging.KINDS:

@@ -1,6 +1,6 @@
 """Long documents: whole, with MCLS, and as passages. Tokens a CPU second and peak memory on one random checkpoint.
 
-    python benchmarks/long_documents.py [--documents 4] [--layers 6] [--width 384]
+    python -m benchmarks.long_documents [--documents 4] [--layers 6] [--width 384]
 
 Each measurement runs in a process of its own, after a warm-up. Tokens a second are tokens of the text: what
 passages repeat of each other, and CLS tokens, cost time and count in "read" only. Cutting is part of the time.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,11 +19,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.children import peak_mib, report, run
+from benchmarks.fixtures import SENTENCES, save_checkpoint
 from m3plugins import M3Encoder
 from m3plugins.encoding import Passages
-from tests.tiny import SENTENCES, save_checkpoint
 
 MAX_LENGTH = 8192
 MCLS = 256
@@ -86,7 +84,7 @@ def main() -> None:
             intermediate_size=4 * arguments.width,
         )
         options = ["--checkpoint", checkpoint, "--documents", arguments.documents]
-        rows = {kind: run(__file__, "--child", kind, *options) for kind in KINDS}
+        rows = {kind: run("benchmarks.long_documents", "--child", kind, *options) for kind in KINDS}
     if arguments.json:
         print(json.dumps(rows))
         return

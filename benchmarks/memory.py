@@ -1,6 +1,6 @@
 """Peak memory: encoding into a sink must not grow with the corpus, indexing must cost no more than bare inserts.
 
-    python benchmarks/memory.py [--small 1000] [--large 20000] [--indexed 5000]
+    python -m benchmarks.memory [--small 1000] [--large 20000] [--indexed 5000]
 
 Each measurement is the peak resident size of a process of its own. The bare insert encodes the same texts and
 stores the same rows with MilvusClient directly: no digests, no checks, no report.
@@ -9,7 +9,6 @@ stores the same rows with MilvusClient directly: no digests, no checks, no repor
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,11 +16,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.children import peak_mib, report, run
+from benchmarks.fixtures import save_checkpoint
 from benchmarks.texts import mixed_texts
 from m3plugins import Document, M3Encoder
-from tests.tiny import save_checkpoint
 
 
 def encode(encoder: M3Encoder, count: int, folder: str) -> None:
@@ -100,7 +98,7 @@ def main() -> None:
         base: dict[str, float] = {}
         for work, count in runs:
             options = ["--count", count, "--checkpoint", checkpoint, "--folder", folder]
-            result = run(__file__, "--child", work, *options)
+            result = run("benchmarks.memory", "--child", work, *options)
             against = base.setdefault("encode" if work == "encode" else "index", result["mib"])
             rate = f"{count / result['seconds']:.0f}"
             table.add_row(work, str(count), f"{result['mib']:.0f}", f"{result['mib'] / against:.2f}", rate)

@@ -1,6 +1,6 @@
 """Retrieval quality of m3-mini on collections in the BEIR layout, beside BM25 and MiniLM's own dense vectors.
 
-    python benchmarks/quality.py DIR/scifact DIR/cacm
+    python -m benchmarks.quality DIR/scifact DIR/cacm
 
 The five rows of M3 are searched through Milvus Lite (200 candidates a head, int8 token vectors) and, over the whole
 collection in float32, in memory ("brute force"); "untrained" is the latter with the heads that training starts from.
@@ -20,7 +20,6 @@ from pathlib import Path
 
 import bm25s
 import numpy as np
-import scipy.stats
 import Stemmer
 import torch
 from rich.console import Console
@@ -30,6 +29,7 @@ from m3plugins import HybridIndex, InMemoryHybridIndex, M3Encoder
 from m3plugins.encoding.checkpoint import save_head
 from m3plugins.encoding.options import Dtype
 from m3plugins.evaluation import Dataset, Run, evaluate, measure
+from m3plugins.evaluation.significance import bootstrap_interval
 from m3plugins_milvus import MilvusHybridIndex
 
 LUCENE_STOP_WORDS = (
@@ -63,7 +63,7 @@ def bm25(dataset: Dataset) -> Run:
 
 
 def bm25_over_word_pieces(dataset: Dataset, encoder: M3Encoder) -> Run:
-    """What the sparse head sees: neither stems nor stop words."""
+    """Ranks by BM25 over what the sparse head sees: word pieces, without stems or stop words."""
     documents = list(dataset.documents())
     texts = [document.content for document in documents], list(dataset.queries.values())
     corpus, queries = ([encoder.tokenizer.encode(t, add_special_tokens=False).tokens for t in part] for part in texts)
@@ -147,19 +147,9 @@ def main() -> None:
         table.add_row(name, *(f"{ndcg:.4f} / {recall:.4f}" for ndcg, recall in [*cells, means]))
     Console(width=120).print(table)
     for ours, theirs in COMPARED:
-        mean, low, high = difference(per_query[ours], per_query[theirs])
-        print(f"{ours} against {theirs}: {mean:+.2f} points, 95% interval [{low:+.2f}, {high:+.2f}]")
-
-
-def difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> tuple[float, float, float]:
-    """Points of nDCG@10, mean over collections, with the 95% interval of a paired bootstrap over queries."""
-
-    def macro(*parts: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.mean([part.mean(axis=axis) for part in parts], axis=0)
-
-    paired = tuple(100 * (a - b) for a, b in zip(ours, theirs, strict=True))
-    found = scipy.stats.bootstrap(paired, macro, n_resamples=5000, method="percentile", rng=0).confidence_interval
-    return float(macro(*paired)), float(found.low), float(found.high)
+        pairs = zip(per_query[ours], per_query[theirs], strict=True)
+        found = bootstrap_interval([100 * (a - b)[None] for a, b in pairs])
+        print(f"{ours} against {theirs}: {found.mean:+.2f} points, 95% interval [{found.low:+.2f}, {found.high:+.2f}]")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Races: two writers of one document at the same moment, again and again, on every engine.
 
-    python benchmarks/races.py [--rounds 1000] [--documents 1] [--engines memory milvus elasticsearch processes]
+    python -m benchmarks.races [--rounds 1000] [--documents 1] [--engines memory milvus elasticsearch processes]
 
 Two races, each of so many rounds, which are counted by document: of several documents a call, each is a round.
 
@@ -33,10 +33,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.fixtures import SENTENCES, save_checkpoint
 from m3plugins import Document, HybridIndex, InMemoryHybridIndex, M3Encoder
 from m3plugins.encoding import Passages
-from tests.tiny import SENTENCES, save_checkpoint
 
 CUT = Passages(size=40, overlap=8)
 WORDS = " ".join(SENTENCES).split()
@@ -46,12 +45,12 @@ RACES = ("metadata", "passages")
 
 @dataclass(frozen=True)
 class Task:
-    """What one writer does in a round.
+    """The task of one writer in a round.
 
     Attributes:
-        verb: Of the index.
-        documents: What it stores, or of what the ids are deleted.
-        delay: Seconds after the start.
+        verb: Name of the index's method.
+        documents: The documents to store, or to delete by their ids.
+        delay: Seconds to wait after the start.
     """
 
     verb: str
@@ -59,7 +58,7 @@ class Task:
     delay: float = 0.0
 
     def run(self, index: HybridIndex) -> dict[str, str]:
-        """What could not be done, and why, by id."""
+        """Does the task; returns what could not be done, and why, by id."""
         time.sleep(self.delay)
         if self.verb == "upsert":
             return dict(index.upsert(self.documents).failed)
@@ -71,7 +70,7 @@ class Task:
 
 @dataclass
 class Tally:
-    """What the rounds of one race came to."""
+    """The results of the rounds of one race."""
 
     rounds: int = 0
     lost: int = 0
@@ -81,11 +80,11 @@ class Tally:
 
 
 Pair = Callable[[Task, Task], list[dict[str, str]]]
-"""Lets two writers do these at the same time; what each could not do."""
+"""A function that lets two writers work at the same time, and returns what each could not do."""
 
 
 def metadata_race(index: HybridIndex, pair: Pair, choose: random.Random, turn: int, ids: list[str]) -> Tally:
-    """One turn: every other document gets another text as well."""
+    """Runs one turn, in which every other document gets another text as well."""
     before = [Document(id=i, text=f"{choose.choice(SENTENCES)} {turn}", parent_id=f"old {turn}") for i in ids]
     index.upsert(before)
     new = [
@@ -115,7 +114,7 @@ def metadata_race(index: HybridIndex, pair: Pair, choose: random.Random, turn: i
 
 
 def passages_race(index: HybridIndex, pair: Pair, choose: random.Random, turn: int, ids: list[str]) -> Tally:
-    """One turn: in every third the other deletes."""
+    """Runs one turn; in every third the other writer deletes."""
 
     def versions(by: str) -> list[Document]:
         texts = [" ".join(choose.choices(WORDS, k=choose.randint(10, 150))) for _ in ids]
@@ -243,7 +242,7 @@ def node(engines: list[str]) -> Iterator[str]:
     if not {"elasticsearch", "processes"} & {*engines}:
         yield ""
         return
-    from tests.elasticsearch.node import running
+    from benchmarks.fixtures import running
 
     with running() as (url, _):
         yield url

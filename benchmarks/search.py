@@ -1,6 +1,6 @@
 """Search on Milvus Lite, by its parts: end to end, what fusion adds to bare calls, fetching token vectors, MaxSim.
 
-    python benchmarks/search.py [--documents 20000] [--tokens 180] [--folder DIR]
+    python -m benchmarks.search [--documents 20000] [--tokens 180] [--folder DIR]
 
 Embeddings have BGE-M3's shape and are random but for shared topics and Zipf-distributed tokens; queries are given
 encoded. 20,000 documents of 180 tokens take 5 GB of disk, as much memory (Milvus Lite holds all that it searches in
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,8 +26,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.embeddings import DIM, VOCABULARY, Corpus
+from benchmarks.fixtures import save_checkpoint
 from m3plugins import Document, HybridRetriever, HybridWeights, M3Encoder, M3Output, MultiVectorEmbeddings
 from m3plugins.compression import CODECS, get_codec
 from m3plugins.fusion import best_first, weighted_sum
@@ -38,7 +37,6 @@ from m3plugins_milvus import MilvusHybridIndex, store
 from m3plugins_milvus.blocks import POINTER, BlockKeys, join_vectors
 from m3plugins_milvus.rows import to_output
 from m3plugins_milvus.store import keys_of
-from tests.tiny import save_checkpoint
 
 K, DEPTH = 10, 100
 Call = Callable[[], object]
@@ -116,7 +114,7 @@ class Bare:
         return [row["id"] for row in sorted(hits, key=lambda row: best.index(row["key"]))]
 
     def propose(self, field: str, vector: object) -> list[str]:
-        """The keys of one leg's candidates."""
+        """The keys of one signal's candidates."""
         hits = self.client.search(
             self.name,
             data=[vector],

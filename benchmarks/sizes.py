@@ -1,6 +1,6 @@
-"""What an index weighs: bytes a token and a document, by model and codec, measured on disk.
+"""Sizes of an index: bytes a token and a document, by model and codec, measured on disk.
 
-    python benchmarks/sizes.py [--elasticsearch URL]
+    python -m benchmarks.sizes [--elasticsearch URL]
 
 The documents are the repository's READMEs and guides, in pieces of 120 words that overlap. "A token" is what the codec
 makes of one token's vector; "a document" is all that the engine stores, by documents: text, dense and sparse vectors,
@@ -10,7 +10,6 @@ and what the engine itself adds. The model of BGE-M3's width is a random one of 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import uuid
 from pathlib import Path
@@ -18,12 +17,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.fixtures import save_checkpoint
 from m3plugins import Document, M3Encoder, M3Output
 from m3plugins.compression import CODECS, get_codec
 from m3plugins_elasticsearch import ElasticsearchHybridIndex
 from m3plugins_milvus import MilvusHybridIndex
-from tests.tiny import save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 WORDS, STEP = 120, 30

@@ -1,13 +1,13 @@
 """Durability: kills (`kill -9`) operations on Milvus Lite at many points, and checks what is left.
 
-    python benchmarks/soak.py [--minutes 20] [--repetitions 60] [--operations index update ...] [--seed 0]
+    python -m benchmarks.soak [--minutes 20] [--repetitions 60] [--operations index update ...] [--seed 0]
 
 Half the kills of an operation are at its points (before and after each call of the engine and each change of its
 files, in turn), half at random moments; every fourth of these kills it three times before anybody looks. Then the
 index is opened and compared with what was acknowledged, the operation repeated, and orphaned blocks swept. A table
 goes to the terminal and to benchmarks/results/.
 
-    python benchmarks/soak.py --repeat "update" --seed 17 [--point "after Insert 2"] [--kills 3]
+    python -m benchmarks.soak --repeat "update" --seed 17 [--point "after Insert 2"] [--kills 3]
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.fixtures import save_checkpoint
 from tests.milvus.crash.operations import OPERATIONS
 from tests.milvus.crash.trials import Course, Laboratory, Outcome, Trial
-from tests.tiny import save_checkpoint
 
 RESULTS = Path(__file__).parent / "results"
 HEADER = (
@@ -43,7 +42,7 @@ class Tally:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def row(self, operation: str) -> list[str]:
-        """Of the table."""
+        """Returns the row of the table."""
         hit = {outcome.trial.point for outcome in self.outcomes if outcome.trial.point and outcome.killed}
         findings = [outcome.findings for outcome in self.outcomes]
         return [

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tests.tiny import SENTENCES
+from benchmarks.fixtures import SENTENCES
 
 
 def mixed_texts(count: int, seed: int = 0) -> Iterator[str]:

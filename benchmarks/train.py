@@ -1,6 +1,6 @@
 """Training against FlagEmbedding's own M3 trainer: one random checkpoint of BGE-M3's width, the same data, one run.
 
-    .parity/bin/python benchmarks/train.py [--layers 6] [--queries 8] [--steps 4] [--rate TRAINER ...]
+    .parity/bin/python -m benchmarks.train [--layers 6] [--queries 8] [--steps 4] [--rate TRAINER ...]
         [--search TRAINER ...]
 
 Dense, sparse and multi-vector heads with self-distillation, a positive and a hard negative a query, each run in a
@@ -35,9 +35,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, Trainer
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.children import need_reference, peak_mib, report, run
-from tests.tiny import save_checkpoint
+from benchmarks.fixtures import save_checkpoint
 
 QUERY_MAX_LENGTH, PASSAGE_MAX_LENGTH = 32, 256
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -64,7 +63,7 @@ LOSS_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Result:
-    """What one training run found, or the error that ended it."""
+    """The figures of one training run, or the error that ended it."""
 
     loss: float | None = None
     gradient_norm: float | None = None
@@ -129,7 +128,7 @@ def write_examples(path: Path, count: int, vocabulary: int) -> None:
 
 
 def flagembedding_trainer(checkpoint: str, data: Path, common: dict[str, Any], settings: dict[str, Any]) -> Trainer:
-    """As its command line does: `FlagEmbedding.finetune.embedder.encoder_only.m3`."""
+    """Makes a trainer as the command line of `FlagEmbedding.finetune.embedder.encoder_only.m3` does."""
     import datasets
     from FlagEmbedding.finetune.embedder.encoder_only import m3
 
@@ -229,12 +228,12 @@ class Bench:
     threads: int
 
     def run(self, name: str, queries: int, steps: int) -> Result:
-        """What `train` finds."""
+        """Returns the figures of `train`."""
         options = {"child": name, "checkpoint": self.checkpoint, "queries": queries, "steps": steps}
         options["threads"] = self.threads
         words = [word for option, value in options.items() for word in (f"--{option}", value)]
         try:
-            result = Result(**run(__file__, *words))
+            result = Result(**run("benchmarks.train", *words))
         except subprocess.CalledProcessError as error:
             result = Result(error=f"exit status {error.returncode}")
         print(f"  {name}, {queries} queries, {steps} steps: {result}", file=sys.stderr, flush=True)

@@ -22,7 +22,7 @@ retriever = M3Retriever(retriever=store.retriever, k=2)
 
 
 class State(TypedDict, total=False):
-    """What the nodes read and write."""
+    """The state that the nodes read and write."""
 
     question: str
     machine: str

@@ -125,7 +125,7 @@ Judged = dict[str, list[np.ndarray]]
 
 
 def judge(model: M3Model, tasks: list[Task]) -> Judged:
-    """What a model finds, to the digits that are kept."""
+    """Judges a model, to the digits that are kept."""
     parts = [ndcg_of_rows(head_scores(model, task), task) for task in tasks]
     return {row: [part[row].round(5) for part in parts] for row in ROWS}
 
@@ -137,7 +137,7 @@ def write(path: Path, values: Judged, seconds: float) -> None:
 
 
 def read(path: Path) -> tuple[Judged, float]:
-    """What a run found, and its seconds."""
+    """Reads the values of a run, and its seconds."""
     kept = json.loads(path.read_text(encoding="utf-8"))
     return {row: [np.array(part) for part in parts] for row, parts in kept["ndcg"].items()}, kept["seconds"]
 
@@ -152,7 +152,7 @@ def write_values(path: Path, found: dict[str, list[Judged]], facts: dict[str, An
 
 
 def read_values(path: Path) -> tuple[dict[str, list[Judged]], dict[str, Any]]:
-    """What `write_values` kept."""
+    """Reads what `write_values` kept."""
     facts = json.loads(path.read_text(encoding="utf-8"))
     found = {
         name: [{row: [np.array(part) for part in parts] for row, parts in seed.items()} for seed in seeds]
@@ -197,7 +197,7 @@ def _differences(ours: list[Judged], theirs: list[Judged]) -> str:
 
 
 def _of_seeds(seeds: list[Judged], row: str) -> list[np.ndarray]:
-    """Of each collection the nDCG@10, (seeds, queries)."""
+    """Stacks the nDCG@10 of each collection, (seeds, queries)."""
     return [np.stack(parts) for parts in zip(*(seed[row] for seed in seeds), strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""How far word pieces carry without the statistics of the collection: what BM25 loses, piece by piece.
+"""The ceiling of word pieces without the statistics of the collection: what BM25 loses, piece by piece.
 
     python recipes/lexical_ceiling.py DIR/scifact DIR/cacm --data DIR
 
@@ -27,7 +27,7 @@ K1, B = 0.9, 0.4
 
 
 def counts(tokenizer: Tokenizer, texts: list[str]) -> scipy.sparse.csr_array:
-    """How often each word piece occurs in each text, (texts, vocabulary)."""
+    """Counts each word piece in each text, (texts, vocabulary)."""
     ids = [encoding.ids[: MAX_LENGTH - 2] for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
     rows = np.repeat(np.arange(len(ids)), [len(row) for row in ids])
     columns = np.fromiter(chain.from_iterable(ids), np.int64)
@@ -49,13 +49,13 @@ def saturated(terms: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
 
 
 def binary(terms: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
-    """Whether each word piece occurs."""
+    """Reduces counts to whether each word piece occurs."""
     return terms._with_data(np.ones_like(terms.data))
 
 
 def main() -> None:
     """Print nDCG@10 of BM25 and of what is left of it."""
-    parser = argparse.ArgumentParser(description="What word pieces can do without the collection's statistics.")
+    parser = argparse.ArgumentParser(description="Judge word pieces without the statistics of the collection.")
     parser.add_argument("collections", type=Path, nargs="+", help="folders in the BEIR layout, judged on `test`")
     parser.add_argument("--data", type=Path, required=True, help="folder of the training collections")
     parser.add_argument("--work", type=Path, default=Path("m3-mini-work"), help="as in train_m3_mini.py")

@@ -1,4 +1,4 @@
-"""What m3-mini is trained on and judged by: tasks made of collections in the BEIR layout."""
+"""Data that m3-mini is trained on and judged by: tasks made of collections in the BEIR layout."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Task:
 
 
 def read_task(data: Path, name: str, split: str) -> Task:
-    """One split of a collection."""
+    """Reads a split of a collection."""
     dataset = Dataset.load(data / name, split)
     documents = list(dataset.documents())
     rows = {document.id: row for row, document in enumerate(documents)}
@@ -67,7 +67,7 @@ def read_task(data: Path, name: str, split: str) -> Task:
 
 
 def training_examples(data: Path, encoder: M3Encoder) -> Iterator[tuple[str, list[Example]]]:
-    """By source: questions, and titles and sentences of passages that have none."""
+    """Makes examples by source: questions, and titles and sentences of passages that have none."""
     for name, split in LABELLED.items():
         yield name, examples(read_task(data, name, split).first(MOST_QUESTIONS), encoder)
     yield UNLABELLED, examples(titles_and_sentences(data / UNLABELLED), encoder)
@@ -117,7 +117,7 @@ def _hardest(scores: NDArray[np.float32], positives: Sequence[int]) -> list[int]
     return [int(position) for position in best if np.isfinite(allowed[position])]
 
 
-class bm25:  # noqa: N801
+class bm25:
     """BM25 over a model's word pieces, k1 0.9 and b 0.4: neither stems nor stop words."""
 
     def __init__(self, encoder: M3Encoder, documents: Sequence[str]) -> None:
@@ -126,7 +126,7 @@ class bm25:  # noqa: N801
         self._index.index([self._pieces(text) for text in documents], show_progress=False)
 
     def scores(self, query: str) -> NDArray[np.float32]:
-        """Of all documents, (n,)."""
+        """Scores all documents, (n,)."""
         scores: NDArray[np.float32] = self._index.get_scores(self._pieces(query))
         return scores
 

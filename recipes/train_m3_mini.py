@@ -92,14 +92,14 @@ def training_set(data: Path, work: Path) -> M3Dataset:
 def train(
     start: Path, dataset: M3Dataset, cache: StateCache, teacher: Teacher | None = None, **settings: Any
 ) -> M3Model:
-    """The model of one run.
+    """Trains one model.
 
     Args:
         start: The checkpoint to start from.
-        dataset: What to train on.
-        cache: Of token states, for a frozen encoder.
-        teacher: By default the live ensemble.
-        settings: In place of those of `SETTINGS`.
+        dataset: The examples to train on.
+        cache: Cache of token states, for a frozen encoder.
+        teacher: The teacher; the live ensemble by default.
+        settings: Settings in place of those of `SETTINGS`.
     """
     with tempfile.TemporaryDirectory() as folder:
         args = SelfDistillationArguments(output_dir=folder, save_strategy="no", **{**SETTINGS, **settings})
@@ -111,12 +111,12 @@ def train(
 
 
 def heads_of(model: M3Model) -> Heads:
-    """What m3-mini ships of a model."""
+    """Takes from a model the heads that m3-mini ships."""
     return {head: getattr(model, head).state_dict() for head in (SPARSE_HEAD, MULTI_VECTOR_HEAD)}
 
 
 def mean(runs: Sequence[Heads]) -> Heads:
-    """The mean of every parameter."""
+    """Averages every parameter."""
     first, *_ = runs
     return {
         head: {name: torch.stack([run[head][name].float() for run in runs]).mean(0) for name in first[head]}
@@ -125,7 +125,7 @@ def mean(runs: Sequence[Heads]) -> Heads:
 
 
 def save(heads: Heads, folder: Path) -> None:
-    """As m3-mini ships them."""
+    """Saves heads as m3-mini ships them."""
     for head, state in heads.items():
         save_file({name: value.contiguous() for name, value in state.items()}, folder / f"{head}.safetensors")
 

@@ -40,7 +40,7 @@ def pinned(lock: Iterable[Requirement], environment: Mapping[str, str]) -> dict[
 
 
 def asked(inputs: Iterable[str], root: Path) -> Iterator[tuple[str, Requirement]]:
-    """What a `.in` file asks for, and what the projects that it names do, each with where it says so."""
+    """Yields the requirements of a `.in` file and of the projects that it names, each with its file."""
     inputs = list(inputs)
     yield from (("the .in file", requirement) for requirement in read(inputs))
     for folder, extras in re.findall(r"^-e (\S+?)(?:\[(.+)\])?$", "\n".join(inputs), re.MULTILINE):
@@ -59,7 +59,7 @@ def asked(inputs: Iterable[str], root: Path) -> Iterator[tuple[str, Requirement]
 
 
 def outdated(inputs: Iterable[str], lock: list[Requirement], root: Path, ours: set[str]) -> list[str]:
-    """What is asked for and not pinned, on any Python that we support."""
+    """Lists what is asked for and not pinned, on any Python that we support."""
     problems = []
     requirements = [(where, want) for where, want in asked(inputs, root) if canonicalize_name(want.name) not in ours]
     for python in PYTHONS:
@@ -75,7 +75,7 @@ def outdated(inputs: Iterable[str], lock: list[Requirement], root: Path, ours: s
 
 
 def drifted(installed: Mapping[str, str], versions: Mapping[str, str], ours: set[str]) -> list[str]:
-    """What is installed and not pinned to that version; a local version such as 2.13.0+cpu is its public one."""
+    """Lists what is installed and not pinned to that version; a local one such as 2.13.0+cpu is its public one."""
     return [
         f"{name} {version} is installed; pinned: {versions.get(name)}"
         for name, version in sorted(installed.items())

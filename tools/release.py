@@ -82,7 +82,7 @@ def demo(wheels: list[Path], work: Path) -> None:
 
 
 def name_of(wheel: Path) -> str:
-    """Its distribution."""
+    """Returns the name of a wheel's distribution."""
     return wheel.name.split("-")[0].replace("_", "-")
 
 

@@ -1,1 +1,1 @@
-"""Which versions of Python, transformers and the hosts we work with: our tests, an environment a row."""
+"""Tests of the versions of Python, transformers and the hosts that we work with, an environment a row."""

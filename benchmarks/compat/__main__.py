@@ -41,7 +41,7 @@ SHOWN = (
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a row; `versions` by distribution, `failed` by name, `error` where its tests could not be run."""
+    """The result of a row; `versions` by distribution, `failed` by name, `error` where its tests could not be run."""
 
     commit: str
     versions: dict[str, str]

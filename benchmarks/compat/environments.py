@@ -19,7 +19,7 @@ BUILDING = [
 
 
 def folder(row: Row) -> Path:
-    """Where all that belongs to a row is."""
+    """Returns the folder of all that belongs to a row."""
     return ROOT / ".compat" / re.sub(r"[^\w.]+", "-", row.name).strip("-")
 
 
@@ -59,7 +59,7 @@ def prepare(row: Row) -> None:
 
 
 def versions(row: Row) -> dict[str, str]:
-    """What is installed in it, by distribution, and its Python."""
+    """Returns the versions that are installed for a row, by distribution, and its Python's."""
     program = (
         "import importlib.metadata as m, json, platform;"
         "print(json.dumps({'Python': platform.python_version()} | {d.name: d.version for d in m.distributions()}))"

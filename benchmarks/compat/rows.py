@@ -31,18 +31,18 @@ TOOLS = tuple(requirement for requirement in EXTRAS["test"] if not requirement.s
 
 @dataclass(frozen=True)
 class Row:
-    """One environment.
+    """An environment, and the tests to run in it.
 
     Attributes:
-        name: As in the table and on the command line.
+        name: Name in the table and on the command line.
         paths: The tests to run, as pytest's arguments.
-        requirements: Beside the projects.
-        projects: Ours, with their extras.
+        requirements: Requirements beside those of the projects.
+        projects: Our projects, with their extras.
         prefer: The versions that the requirements leave open: the lock's as far as they allow, the newest, or the
             oldest of what we name ourselves.
         python: The interpreter.
         server: The environment variable that names the archive of Elasticsearch, where the tests need a node.
-        by_name_only: For what fetches another torch, gigabytes.
+        by_name_only: Whether it runs only if named, since it fetches gigabytes, as another torch is.
     """
 
     name: str

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from transformers import AutoModel
 
+from benchmarks.fixtures import SENTENCES, save_checkpoint
 from benchmarks.fuzz import children, folders
 from benchmarks.fuzz.edits import Case, Edit, to_json
 from benchmarks.fuzz.failures import Failure, failure, refused, require
 from m3plugins import M3Encoder, M3Output
-from tests.tiny import SENTENCES, save_checkpoint
 
 SECONDS = 10.0
 MEMORY = 2 << 30
@@ -74,7 +74,7 @@ _ADAPTER = '{"peft_type": "LORA", "base_model_name_or_path": "../outside", "r": 
 
 @dataclass(frozen=True)
 class _Encoded:
-    """What a checkpoint gave."""
+    """The embeddings that a checkpoint gave."""
 
     fingerprint: str
     dense: NDArray[np.float32]
@@ -82,7 +82,7 @@ class _Encoded:
     multi_vector: list[NDArray[np.float32]]
 
     def same(self, other: _Encoded) -> bool:
-        """Whether the vectors are the other's, to the last digits."""
+        """Tells whether the vectors are the other's, to the last digits."""
         if any(mine.keys() != theirs.keys() for mine, theirs in zip(self.sparse, other.sparse, strict=True)):
             return False
         pairs = [
@@ -152,7 +152,7 @@ def _make(folder: Path) -> None:
 
 
 def _tried(folder: Path, case: Case) -> _Encoded | Failure | None:
-    """What the folder gives, None if it was refused as it should be, or what is wrong."""
+    """Returns what a folder gives, None if it was refused as it should be, or the failure."""
     try:
         try:
             return _encode(folder)

@@ -30,7 +30,7 @@ _SYSTEM = tuple(os.path.realpath(path) for path in ("/proc", "/sys", "/dev", "/e
 
 @dataclass
 class Trespasses:
-    """What a process did that it must not, by audit events.
+    """Collects, by audit events, what a process does that it must not.
 
     Attributes:
         readable: Folders whose files it may read, beside those of Python and of the system.
@@ -66,11 +66,11 @@ class Trespasses:
 
 
 def run(work: Callable[[], Any], *, seconds: float, memory: int, readable: Sequence[Path]) -> Any:
-    """What the work returns, done in a fork of this process.
+    """Does some work in a fork of this process, and returns what it returns.
 
     Args:
-        work: What to do; what it returns, or raises, must pickle.
-        seconds: How long it may take.
+        work: The work; what it returns, or raises, must pickle.
+        seconds: Longest time that it may take.
         memory: Bytes of address space that it may take beyond what this process has.
         readable: Folders whose files it may read.
 
@@ -113,7 +113,7 @@ def limit_memory(more: int) -> int:
 
 
 def _site(stack: IO[str]) -> str:
-    """Where a process was, by what `faulthandler` wrote: the innermost of our functions on the main thread."""
+    """Finds the innermost of our functions on the main thread, in what `faulthandler` wrote."""
     stack.seek(0)
     main = stack.read().rpartition("(most recent call first):")[2]
     return ours((file, name) for file, name in reversed(re.findall(r'File "(.+)", line \d+ in (.+)', main)))

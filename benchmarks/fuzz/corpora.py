@@ -15,6 +15,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from benchmarks.fixtures import save_checkpoint
 from benchmarks.fuzz import children, folders
 from benchmarks.fuzz.edits import Case
 from benchmarks.fuzz.failures import Failure, failure, plain, refused, require
@@ -23,7 +24,6 @@ from benchmarks.fuzz.references import Record, records
 from m3plugins import Document
 from m3plugins.cli import app
 from m3plugins.training import M3Dataset
-from tests.tiny import save_checkpoint
 
 SECONDS = 6.0
 MEMORY = 1 << 30
@@ -66,12 +66,12 @@ _FILES = {
     "training/train.jsonl": "".join(f"{json.dumps(row)}\n" for row in _TRAINING),
 }
 _FOLDERS = ("beir", "texts")
-"""What is indexed as a folder, not by the name of a file."""
+"""Inputs that are indexed as a folder, not by the name of a file."""
 
 
 @dataclass
 class _Ran:
-    """What `m3 index --json` did; `documents` are those in the index afterwards."""
+    """The outcome of `m3 index --json`; `documents` are those in the index afterwards."""
 
     code: int
     out: str

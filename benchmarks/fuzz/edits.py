@@ -20,18 +20,18 @@ HOSTILE: tuple[Any, ...] = (
 """JSON values that code does not expect where it expects another kind, another range or a plain word."""
 
 FRAGMENTS = ("", '"', '""', ",", "\t", "\n", "\r", "\r\n", "\0", "\x1b[31m", "<", "--", "{", "}", "[" * 3000, "A" * 9)
-"""What is written into a file; together with random bytes."""
+"""Strings to write into a file, besides random bytes."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One change.
+    """A change of a file, or of the field of a row.
 
     Attributes:
         place: The file, or the field of a row.
-        action: What is done to it: "set" and "delete" change a JSON value, "splice" bytes; targets have others.
+        action: Kind of the change: "set" and "delete" change a JSON value, "splice" bytes; targets have others.
         at: Keys and indices that lead to the JSON value, or the start and the end of the bytes that are replaced.
-        value: What is there afterwards; of bytes as Latin-1.
+        value: The value afterwards; bytes are in Latin-1.
     """
 
     place: str
@@ -84,10 +84,10 @@ def tree_edits(draw: st.DrawFn, place: str, tree: Any, likely: Any = None) -> Ed
     """An edit somewhere in a JSON value.
 
     Args:
-        draw: Hypothesis' own.
-        place: Of the edit.
+        draw: Draws from other strategies.
+        place: Place of the edit.
         tree: The value, as it is before.
-        likely: By name of a key, values that might mean something there; a key that is missing may be added.
+        likely: Values that might mean something, by name of a key; a key that is missing may be added.
     """
     likely = likely or {}
     at: list[str | int] = []
@@ -106,9 +106,9 @@ def splices(draw: st.DrawFn, place: str, size: int) -> Edit:
     """Bytes written over others, between them, or in the place of all up to the end.
 
     Args:
-        draw: Hypothesis' own.
-        place: Of the edit.
-        size: How many bytes there are.
+        draw: Draws from other strategies.
+        place: Place of the edit.
+        size: Number of the bytes.
     """
     start = draw(st.integers(0, size))
     end = min(size, start + draw(st.sampled_from([0, 1, 2, 8, 100, size])))

@@ -1,4 +1,4 @@
-"""What counts as a failure, and how failures are told apart."""
+"""Failures: what counts as one, and how they are told apart."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Failure(Exception):
     """A promise that was not kept.
 
     Attributes:
-        kind: Its class: what is wrong, and where, without what differs from case to case.
-        detail: What was seen.
+        kind: The class of failures: what is wrong, and where, without what differs from case to case.
+        detail: The values that were seen.
     """
 
     def __init__(self, kind: str, detail: object = "") -> None:
@@ -47,10 +47,10 @@ def refused(error: BaseException, names: Iterable[str], kinds: tuple[type[Except
     """Checks that an error is one that we document: of these kinds, short, naming what is wrong.
 
     Args:
-        error: What was raised.
+        error: The error that was raised.
         names: The message must have one of them.
         kinds: The documented types.
-        lines: How many the message may have.
+        lines: Most lines of the message.
     """
     said = f"{type(error).__name__}: {error}"
     fault = _fault(error, names, kinds, lines)
@@ -80,5 +80,5 @@ def ours(frames: Iterable[tuple[str, str]]) -> str:
 
 
 def plain(line: str) -> bool:
-    """Whether a terminal shows a line as it is."""
+    """Tells whether a terminal shows a line as it is."""
     return printable(line) == " ".join(line.split()) and len(line) <= _LONGEST

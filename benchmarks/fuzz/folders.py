@@ -20,12 +20,12 @@ OUTSIDE = "outside"
 """A copy of the folder beside it, which nothing but a link in the folder may lead to."""
 
 Likely = Mapping[str, Mapping[str, Any]]
-"""By file name, see `tree_edits`."""
+"""Values that might mean something, see `tree_edits`, by file name."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a file's bytes are a JSON value, and how a changed value is written over the old bytes."""
+    """A file format: reads bytes as a JSON value, and writes a changed value over the old bytes."""
 
     read: Callable[[bytes], Any]
     write: Callable[[Any, bytes], bytes]

@@ -12,26 +12,26 @@ NAME = "memory"
 
 
 class MemoryEngine(InMemoryHybridIndex):
-    """One index, which stays open."""
+    """An engine of one index in memory, which stays open."""
 
     default_uri = NAME
     made: ClassVar[MemoryEngine | None] = None
 
     @classmethod
     def open_or_create(cls, name: str, *, encoder: M3Encoder, **options: Any) -> MemoryEngine:
-        """The index."""
+        """Returns the index."""
         cls.made = cls.made or cls(encoder=encoder)
         return cls.made
 
     def describe(self) -> IndexInfo:
-        """What is in it."""
+        """Describes the index."""
         stored = self.count()
         return IndexInfo.of(
             self.identity, name="docs", engine=NAME, aliases=(), stored=stored, first_passages=0, format=1
         )
 
     def close(self) -> None:
-        """Nothing: it is looked at afterwards."""
+        """Stays open, to be looked at afterwards."""
 
 
 def register(folder: Path) -> None:

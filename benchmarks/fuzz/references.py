@@ -16,13 +16,13 @@ _HIDDEN = ("script", "style", "template")
 
 @dataclass(frozen=True)
 class Record:
-    """What should become one document.
+    """A record that should become one document.
 
     Attributes:
-        places: Any of them names it in a report.
-        id: Of the document; None where there can be none.
-        text: Of the document; None where only its words are known.
-        words: That its title and text must have.
+        places: Names of it in a report, of which one must be there.
+        id: Id of the document; None where there can be none.
+        text: Text of the document; None where only its words are known.
+        words: Words that its title and text must have.
     """
 
     places: frozenset[str]
@@ -31,13 +31,13 @@ class Record:
     words: frozenset[str] = frozenset()
 
 
-def records(path: Path, place: str, id: str) -> list[Record]:  # noqa: A002
+def records(path: Path, place: str, id: str) -> list[Record]:
     """The records of a file.
 
     Args:
         path: The file.
-        place: What reports call it.
-        id: Of its document, if the file is one document.
+        place: Name of the file in reports.
+        id: Id of its document, if the file is one document.
     """
     data, suffix = path.read_bytes(), path.suffix
     if suffix == ".jsonl":
@@ -114,7 +114,7 @@ def _cells(row: str, delimiter: str) -> list[str] | None:
 
 
 def _open(row: str, delimiter: str) -> bool:
-    """Whether a row ends within a quoted cell."""
+    """Tells whether a row ends within a quoted cell."""
     cell = _cell(delimiter)
     return re.fullmatch(rf'(?:(?:{cell}){delimiter})*"(?:[^"]|"")*', row) is not None
 

@@ -1,4 +1,4 @@
-"""What the searches came to, as Markdown."""
+"""A report of the searches, as Markdown."""
 
 from __future__ import annotations
 

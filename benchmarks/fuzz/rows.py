@@ -15,6 +15,7 @@ import numpy as np
 from hypothesis import strategies as st
 from llama_index.retrievers.m3plugins import M3Retriever as LlamaIndexRetriever
 
+from benchmarks.fixtures import SENTENCES, save_checkpoint
 from benchmarks.fuzz import codecs
 from benchmarks.fuzz.children import limit_memory
 from benchmarks.fuzz.edits import Case, Edit, splices, tree_edits
@@ -24,7 +25,6 @@ from langchain_m3plugins import M3Retriever as LangChainRetriever
 from m3plugins import Document, HybridIndex, HybridRetriever, M3Encoder, M3Output
 from m3plugins_elasticsearch import ElasticsearchIndexError
 from m3plugins_milvus import MilvusIndexError
-from tests.tiny import SENTENCES, save_checkpoint
 
 Result = TypeVar("Result")
 
@@ -50,7 +50,7 @@ LIKELY: dict[str, dict[str, Sequence[Any]]] = {
     "vector_blocks": {"": [0, 2, 10**6]},
     "text_blocks": {"": [1, 10**6]},
 }
-"""By field, see `tree_edits`; under "" values of the field itself."""
+"""Values that might mean something, see `tree_edits`, by field; under "" those of the field itself."""
 
 _DOCUMENTED = (ValueError, MilvusIndexError, ElasticsearchIndexError)
 
@@ -125,8 +125,8 @@ class _Readings:
     """All that an index answers, checked by itself.
 
     Args:
-        index: What is read.
-        names: What a refusal must name; none may be refused if there are no names.
+        index: The index that is read.
+        names: Names of which a refusal must have one; with none, nothing may be refused.
     """
 
     def __init__(self, index: HybridIndex, names: Sequence[str]) -> None:
@@ -194,7 +194,7 @@ class _Readings:
             require(same, "another score of a sound document", pairs)
 
     def whole(self, sound: _Readings) -> bool:
-        """Whether all is as it was."""
+        """Tells whether all is as it was."""
         return (
             self.victim == [VICTIM]
             and not self.refusals
@@ -230,7 +230,7 @@ class _TooLong(BaseException):
 
 @contextmanager
 def _promised(what: str) -> Iterator[None]:
-    """What must not fail at all."""
+    """Turns any error of what must not fail into a failure."""
     try:
         yield
     except (MemoryError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:

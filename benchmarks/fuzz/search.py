@@ -24,11 +24,11 @@ EXAMPLES_A_ROUND = 2_000
 
 
 class Target(Protocol):
-    """What is fuzzed.
+    """The target of fuzzing.
 
     Attributes:
-        name: Of the target.
-        cases: All that may be done to it.
+        name: Name of the target.
+        cases: Everything that may be done to it.
     """
 
     name: str
@@ -58,10 +58,10 @@ class Finding:
     """A class of failure.
 
     Attributes:
-        kind: What is wrong.
-        detail: What was seen in the smallest case.
+        kind: The fault.
+        detail: The values that were seen in the smallest case.
         case: The smallest case, as JSON.
-        seen: How often it happened.
+        seen: Number of times that it happened.
     """
 
     kind: str
@@ -72,16 +72,16 @@ class Finding:
 
 @dataclass
 class Tally:
-    """What a search came to.
+    """The results of a search.
 
     Attributes:
-        target: Its name.
-        seed: Of the first round; the next ones have the numbers that follow.
-        rounds: How many there were.
+        target: Name of the target.
+        seed: Seed of the first round; the next ones have the numbers that follow.
+        rounds: Number of rounds.
         executions: Cases tried, those of shrinking among them.
         seconds: Time taken.
-        findings: By kind.
-        remarks: How often each was made.
+        findings: The findings, by kind.
+        remarks: Number of times that each remark was made.
     """
 
     target: str
@@ -135,11 +135,11 @@ def search(
     finds another, and goes to stderr. Each round has a database of its own: what one shrank, the next one only counts.
 
     Args:
-        target: What is fuzzed.
-        seconds: How long.
-        seed: Of the first round.
+        target: The target.
+        seconds: Time to search for.
+        seed: Seed of the first round.
         database: Folder of the failing examples of earlier runs, which are tried first; None keeps none.
-        executions: After how many cases it ends, if the time is not over before.
+        executions: Most cases to try.
     """
     tally, known, started = Tally(target.name, seed), set[str](), time.monotonic()
 

@@ -13,6 +13,7 @@ from elasticsearch import ApiError, Elasticsearch
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
+from benchmarks.fixtures import running
 from benchmarks.fuzz.edits import Edit
 from m3plugins import Document, HybridIndex, M3Encoder
 from m3plugins.compression import get_codec
@@ -20,12 +21,11 @@ from m3plugins_elasticsearch import ElasticsearchHybridIndex
 from m3plugins_elasticsearch.rows import our_fields
 from m3plugins_milvus import MilvusHybridIndex
 from m3plugins_milvus.schema import BLOCKS_SUFFIX, KEY
-from tests.elasticsearch.node import running
 
 Row = dict[str, Any]
 
 BLOCK = "block"
-"""In Milvus, the field of the block of token vectors that belongs to a row."""
+"""The field of the block of token vectors that belongs to a row of Milvus."""
 
 
 class Refused(Exception):
@@ -36,9 +36,9 @@ class Stored(Protocol):
     """The rows of a few documents.
 
     Attributes:
-        index: Our index over them.
+        index: Our index over the rows.
         row: The row of the document that is edited.
-        binary: Its fields that hold bytes in base64.
+        binary: Fields that hold bytes in base64.
     """
 
     index: HybridIndex
@@ -77,9 +77,9 @@ class MilvusRows:
     """Rows of Milvus Lite, with a client beside ours.
 
     Args:
-        documents: The first is the one that is edited; each has one block.
-        encoder: Of the index.
-        uri: Where Lite keeps its files.
+        documents: The documents, of which the first is edited; each has one block.
+        encoder: Encoder of the index.
+        uri: Path of Lite's files.
     """
 
     binary = (BLOCK,)
@@ -122,10 +122,10 @@ class ElasticsearchRows:
     """Rows of Elasticsearch.
 
     Args:
-        documents: The first is the one that is edited.
-        encoder: Of the index.
-        uri: Of a node.
-        name: Of the index.
+        documents: The documents, of which the first is edited.
+        encoder: Encoder of the index.
+        uri: Address of a node.
+        name: Name of the index.
     """
 
     binary = ("sparse_weights", "token_vectors")
@@ -170,7 +170,7 @@ def _elasticsearch_row(document: Document, encoder: M3Encoder) -> Row:
 
 @contextmanager
 def engines(documents: Sequence[Document], encoder: M3Encoder, folder: Path) -> Iterator[dict[str, Stored]]:
-    """By name, the engines that there are: Elasticsearch where M3_TEST_ES_ZIP or M3_TEST_ES_URL names one."""
+    """Opens the engines that there are, by name: Elasticsearch where M3_TEST_ES_ZIP or M3_TEST_ES_URL names one."""
     with ExitStack() as stack:
         found: dict[str, Stored] = {"milvus": MilvusRows(documents, encoder, folder / "m3.db")}
         if os.environ.get("M3_TEST_ES_ZIP") or os.environ.get("M3_TEST_ES_URL"):

@@ -11,7 +11,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits with 0 (done), 1 (the work failed or was interrupted) or 2 (the call was wrong).
 
     Args:
-        arguments: What was typed after `m3`; None takes it from the command line.
+        arguments: The words after `m3`; None takes them from the command line.
     """
     try:
         from m3plugins.cli.app import run

@@ -1,4 +1,4 @@
-"""The verbs of `m3`, and how what goes wrong is told."""
+"""The verbs of `m3`, and their error messages."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ _AFTER_INTERRUPT = {
     "evaluate": "run the same command again: what is in an engine by now is kept",
     "delete": "run the same command again: it deletes the rest",
 }
-"""By verb, what to do after Ctrl-C."""
+"""Advice after Ctrl-C, by verb."""
 
 _INTERRUPTED = 130
-"""What typer makes of Ctrl-C."""
+"""The exit code that typer gives to Ctrl-C."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +83,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:
-    """The application: the verbs here and, unless one of them was asked for, those of other distributions."""
+    """Builds the application of the verbs here and, unless one of them was asked for, those of other distributions."""
     app = typer.Typer(
         help="BGE-M3 retrieval: dense, sparse and multi-vector.", add_completion=False, rich_markup_mode="markdown"
     )
@@ -115,7 +115,7 @@ def _global(
             metavar="",
             callback=_show_versions,
             is_eager=True,
-            help="Versions of m3plugins and its integrations.",
+            help="Show the versions of m3plugins and its integrations.",
         ),
     ] = False,
 ) -> None:
@@ -131,7 +131,7 @@ def _list(app: typer.Typer, point: EntryPoint) -> None:
 
 
 def _message(err: Exception) -> str:
-    """The error in one line: of ours and of the system as they are, of others with their type."""
+    """Puts an error into one line: our own and the system's as they are, others with their type."""
     if hasattr(err, "format_message"):  # typer's own, about the call
         return f"{err.format_message().rstrip('.')}; see m3 --help"
     text = str(err).strip()

@@ -8,13 +8,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Check:
-    """Whether one thing works.
+    """The result of checking one thing.
 
     Attributes:
-        name: Of what was looked at.
-        status: "broken" is what m3plugins cannot do without, "warn" what some of it needs.
-        detail: What was found.
-        fix: What to do.
+        name: Name of the thing.
+        status: "broken" if m3plugins cannot do without it, "warn" if some of it cannot.
+        detail: The finding.
+        fix: The advice, if there is any.
     """
 
     name: str

@@ -11,7 +11,7 @@ from m3plugins.cli.errors import CallError
 from m3plugins.cli.per_head import named_numbers
 from m3plugins.fusion import HybridWeights
 from m3plugins.retrieval.filters import Filter, Scalar, and_, eq, from_dict, gt, gte, lt, lte, ne
-from m3plugins.scoring.heads import LEGS
+from m3plugins.scoring.heads import SIGNALS
 
 _EXAMPLE = """for example --filter 'year>=2020,lang!=en' or --filter '{"eq": {"lang": "en"}}'"""
 
@@ -30,7 +30,7 @@ _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 def parse_filter(texts: Sequence[str]) -> Filter | None:
-    """The filter that all of the texts say together; None where there is none.
+    """Joins the conditions of all texts into one filter; None if there are none.
 
     A text is JSON, as `filters.to_dict` writes it, or conditions with commas between them: a field, one of
     `= != > >= < <=`, and a value. Numbers, true and false are what they look like; anything else is a string, and so
@@ -89,7 +89,7 @@ def _value(typed: str) -> Scalar:
 
 
 def parse_weights(text: str) -> HybridWeights:
-    """Weights by head; a head that is not named has weight 0. Of an empty text, the default ones.
+    """Parses weights by head; a head that is not named has weight 0. An empty text gives the default ones.
 
     Raises:
         CallError: If a head is unknown or named twice, or a weight is none.
@@ -100,9 +100,9 @@ def parse_weights(text: str) -> HybridWeights:
     """
     if not text:
         return HybridWeights()
-    weights: dict[str, float] = {leg: 0.0 for leg in LEGS}
+    weights: dict[str, float] = {signal: 0.0 for signal in SIGNALS}
     try:
-        return HybridWeights(**(weights | named_numbers(text, LEGS)))
+        return HybridWeights(**(weights | named_numbers(text, SIGNALS)))
     except ValueError as err:
         msg = f"--weights: {err}; for example --weights dense=1,sparse=0.3,multi_vector=1"
         raise CallError(msg) from err

@@ -1,4 +1,4 @@
-"""`m3 copy`: an index into another engine, with its embeddings."""
+"""`m3 copy`: copies an index into another engine, with its embeddings."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from m3plugins.cli.printing import print_json, say
 from m3plugins.cli.progress import progress
 from m3plugins.retrieval.copying import copy as copy_index
 from m3plugins.retrieval.corpus import Rejected
-from m3plugins.retrieval.engine import NamedIndex
-from m3plugins.retrieval.engines import Engine
 from m3plugins.retrieval.index import IndexNotFoundError
+from m3plugins.retrieval.named_index import NamedIndex
+from m3plugins.retrieval.registry import Engine
 
 _SOURCE = "Source"
 
@@ -49,13 +49,13 @@ def copy(
             metavar="ADDRESS",
             rich_help_panel=_SOURCE,
             show_default=False,
-            help="Its address; by default the engine's own.",
+            help="The address of that engine, as --uri.",
         ),
     ] = "",
     uri: Uri = "",
     source_collection: Annotated[
         str,
-        typer.Option("--from-collection", metavar="NAME", rich_help_panel=_SOURCE, help="Name of the index there."),
+        typer.Option("--from-collection", metavar="NAME", rich_help_panel=_SOURCE, help="Name of the index to copy."),
     ] = "docs",
     collection: Collection = "docs",
     model: Model = "m3-mini",
@@ -67,7 +67,7 @@ def copy(
             metavar="KEY",
             rich_help_panel=_SOURCE,
             show_default=False,
-            help="As --token, of the source.",
+            help="The key of the source, as --token.",
         ),
     ] = "",
     token: Token = "",
@@ -81,7 +81,7 @@ def copy(
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> int:
-    """Copy an index into another engine, or another collection, without encoding anything; run again, it goes on.
+    """Copy an index into another engine or collection, and encode nothing; run again, it goes on.
 
     The target is made if it is not there; one that is there must have the codec that --codec names, or else the
     source's. Both hold the vectors of one model, which --model names.
@@ -126,7 +126,7 @@ def copy(
 
 
 def _is_there(engine: Engine, collection: str, uri: str, token: str) -> bool:
-    """Whether the target is there before it is copied to."""
+    """Tells whether the target is there before it is copied to."""
     with calls(), suppress(IndexNotFoundError):
         engine.describe_index(collection, uri=uri, token=token or None)
         return True
@@ -135,7 +135,7 @@ def _is_there(engine: Engine, collection: str, uri: str, token: str) -> bool:
 
 @contextmanager
 def dropped_if_empty(target: NamedIndex, *, made: bool, wanted: int) -> Iterator[None]:
-    """Leaves no empty index behind where there was none before and none of the wanted documents could be written."""
+    """Drops an index that is new, if none of the wanted documents could be written into it."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""`m3 delete`: documents of an index, or the index."""
+"""`m3 delete`: deletes documents of an index, or the index."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def delete(
-    ids: Annotated[list[str] | None, typer.Argument(help="IDs of the documents to delete.", metavar="ID")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of the documents to delete.", metavar="ID")] = None,
     engine: EngineName = "milvus",
     uri: Uri = "",
     collection: Collection = "docs",
@@ -47,17 +47,17 @@ def delete(
     ] = "",
     token: Token = "",
     where: Where = None,
-    everything: Annotated[bool, typer.Option("--all", metavar="", help="Every document; the index stays.")] = False,
-    drop: Annotated[bool, typer.Option("--drop", metavar="", help="The index with all in it; needs no model.")] = False,
+    everything: Annotated[bool, typer.Option("--all", metavar="", help="Delete all documents, not the index.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", metavar="", help="Delete the index itself; needs no model.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", metavar="", help="Say how many it would be, and delete nothing.")
+        bool, typer.Option("--dry-run", metavar="", help="Say how many documents it would be, and delete nothing.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Do not ask before --all and --drop.")] = False,
     as_json: Json = False,
 ) -> int:
     """Delete documents by id or by filter, all of them, or the index.
 
-    An id of an index with passages is that of a document: its passages go with it.
+    In an index with passages an id is that of a document: its passages go with it.
 
     For example:
 
@@ -108,14 +108,14 @@ def delete(
 
 @dataclass(frozen=True)
 class Deleted:
-    """What was deleted, or would be.
+    """The result of deleting, or of a dry run.
 
     Attributes:
-        documents: How many; None of passages that a filter chose.
-        passages: How many of an index with passages; None of one without.
-        missing: Ids of which there was no document.
-        dropped: Whether the index itself.
-        dry_run: Whether it only would be.
+        documents: Number of documents; None of passages that a filter chose.
+        passages: Number of passages; None of an index without them.
+        missing: Ids without a document.
+        dropped: Whether the index itself was deleted.
+        dry_run: Whether nothing was really deleted.
     """
 
     documents: int | None
@@ -126,14 +126,14 @@ class Deleted:
 
 
 def _owners(index: HybridIndex, ids: list[str]) -> dict[str, str]:
-    """The stored ids that belong to these documents, each with the document's."""
+    """Finds the stored ids that belong to documents, each with the document's."""
     if index.passages is None:
         return {document.id: document.id for document in index.get(ids)}
     return index.writer.passages_of(ids)
 
 
 def _encoder(model: str, held: IndexInfo) -> M3Encoder:
-    """The index's model, without its weights: to delete, only its name and its hash are looked at."""
+    """Opens the index's model without its weights: deleting needs only its name and its hash."""
     if not (model or held.model):
         msg = f"the index {held.name!r} does not say by which model it was made; name it by --model"
         raise CallError(msg)

@@ -1,4 +1,4 @@
-"""`m3 doctor`: whether what is installed works, and what to do where it does not."""
+"""`m3 doctor`: checks what is installed, with advice where something does not work."""
 
 from __future__ import annotations
 
@@ -25,15 +25,13 @@ _STYLES = {"ok": "green", "warn": "yellow", "broken": "red"}
 
 
 def doctor(
-    engine: Annotated[
-        str, typer.Option(show_default=False, help="With --uri: what is there; milvus unless told.")
-    ] = "",
-    uri: Annotated[str, typer.Option(show_default=False, help="Look at the server or the file there as well.")] = "",
+    engine: Annotated[str, typer.Option(show_default=False, help="The engine at --uri (milvus).")] = "",
+    uri: Annotated[str, typer.Option(show_default=False, help="Check the server or file at this address too.")] = "",
     token: Token = "",
     repair: Annotated[
         bool,
         typer.Option(
-            "--repair", metavar="", help="With --uri: restore what can be of damaged files, keeping a copy of each."
+            "--repair", metavar="", help="Restore what can be of the damaged files at --uri, keeping a copy of each."
         ),
     ] = False,
     as_json: Json = False,
@@ -112,7 +110,7 @@ def _integrations() -> Iterator[Check]:
 
 
 def _judged(name: str, about: str, wanted: list[Package], fix: str, status: str = "warn") -> Check:
-    """Whether the packages are there, in versions that will do."""
+    """Checks that the packages are there, in versions that will do."""
     have = ", ".join(f"{package.name} {package.version}" for package in wanted if package.suits)
     lacks = [f"{package.name} is missing" for package in wanted if not package.version]
     lacks += [f"{p.name} {p.version} is not {p.wanted}" for p in wanted if p.version and not p.suits]
@@ -159,8 +157,8 @@ def _mini() -> Iterator[Check]:
 
 
 def _engines(asked: str, look: Callable[[], Iterator[Check]] | None) -> Iterator[Check]:
-    """Whether each engine can be imported, and what it finds wrong itself; of the one that is asked for, by `look`."""
-    from m3plugins.retrieval.engines import engines
+    """Checks that each engine can be imported, and asks it for faults; the one that is asked for, by `look`."""
+    from m3plugins.retrieval.registry import engines
 
     found = engines()
     if not found:

@@ -2,7 +2,7 @@
 
 
 class CallError(ValueError):
-    """What was asked cannot be done as asked: exit code 2. The message says why and what to ask instead."""
+    """A call that cannot be carried out as it was made: exit code 2. The message says why and what to call instead."""
 
     exit_code = 2
 

@@ -21,12 +21,12 @@ _LONGEST = 128
 
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="Holds corpus.jsonl, queries.jsonl and qrels/.")],
+    folder: Annotated[Path, typer.Argument(help="Folder with corpus.jsonl, queries.jsonl and qrels/.")],
     model: Model = "m3-mini",
-    split: Annotated[str, typer.Option(help="Which qrels: test, dev or train.")] = "test",
-    engine: Annotated[str, typer.Option(help="Index into this engine first; without it, in memory.")] = "",
+    split: Annotated[str, typer.Option(help="The qrels to judge by: test, dev or train.")] = "test",
+    engine: Annotated[str, typer.Option(help="Index into this engine first, not in memory.")] = "",
     uri: Uri = "",
-    collection: Annotated[str, typer.Option(help="Index to use; by default one of the collection's own.")] = "",
+    collection: Annotated[str, typer.Option(help="Name of the index; by default one for the collection.")] = "",
     candidates: Annotated[int, typer.Option(min=1, help="Documents that dense and sparse propose each.")] = 200,
     keep_identical: Annotated[
         bool,
@@ -42,12 +42,12 @@ def evaluate(
 ) -> int:
     """Measure dense, sparse, multi-vector, dense + sparse and all three on a collection with judgements.
 
-    An index of passages is measured by documents: each ranks where its best passage does.
+    An index with passages is measured by documents: each ranks where its best passage does.
     """
     from m3plugins.evaluation import Dataset
     from m3plugins.evaluation import evaluate as run
-    from m3plugins.retrieval.engine import NamedIndex
     from m3plugins.retrieval.memory import InMemoryHybridIndex
+    from m3plugins.retrieval.named_index import NamedIndex
 
     with calls(FileNotFoundError):
         dataset = Dataset.load(folder, split)

@@ -1,4 +1,4 @@
-"""`m3 index`: documents into an engine."""
+"""`m3 index`: stores documents in an engine."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _LISTED = 10
 
 @dataclass(frozen=True)
 class Ingested:
-    """What became of a source.
+    """The result of indexing a source.
 
     Attributes:
         written: Documents encoded, or given new metadata, and stored.
         unchanged: Documents that were there already.
-        failed: What could not be read and what could not be stored.
+        failed: Places that could not be read, and documents that could not be stored.
         truncated: Texts that are longer than the model reads.
         pruned: Documents that were removed, since the source has them no more; None if that was not asked for.
         skipped: Files that were passed over, by ending.
@@ -63,7 +63,7 @@ class Ingested:
 
     @property
     def rate(self) -> float:
-        """Documents written a second."""
+        """Computes the documents written a second."""
         return self.written / self.seconds
 
 
@@ -81,13 +81,14 @@ def index(
         ),
     ] = "",
     passages: Annotated[
-        int, typer.Option(min=0, help="Cut documents into passages of this many tokens, in a new index; 0: do not.")
+        int,
+        typer.Option(min=0, help="Tokens of the passages of a new index; 0 leaves documents whole."),
     ] = 0,
     follow_symlinks: Annotated[
         bool,
-        typer.Option("--follow-symlinks", help="Follow links in a folder, wherever they lead; else they are skipped."),
+        typer.Option("--follow-symlinks", help="Follow links in a folder, wherever they lead, and do not skip them."),
     ] = False,
-    overlap: Annotated[int, typer.Option(min=0, help="Tokens that a passage repeats of the one before.")] = 0,
+    overlap: Annotated[int, typer.Option(min=0, help="Tokens that a passage repeats of the one before it.")] = 0,
     pruning: Annotated[
         bool,
         typer.Option("--prune", help="After indexing, remove documents that are no longer in PATH (see above)."),
@@ -171,7 +172,7 @@ def _passages(size: int, overlap: int) -> Passages | None:
 
 
 def ingest(index: HybridIndex, documents: Source, *, pruning: bool = False) -> Ingested:
-    """Streams a source into an index, under a progress bar if someone is watching stderr."""
+    """Streams a source into an index, under a progress bar if stderr is a terminal."""
     started = time.monotonic()
     rejected: list[Rejected] = []
     with Seen() as seen:
@@ -202,7 +203,7 @@ def ingest(index: HybridIndex, documents: Source, *, pruning: bool = False) -> I
 
 
 def report_failed(failed: list[Rejected]) -> None:
-    """The failures on stderr, the first few of them by name."""
+    """Prints the failures on stderr, the first few of them by name."""
     for item in failed[:_LISTED]:
         complain(f"{item.place}: {item.reason}")
     if len(failed) > _LISTED:

@@ -1,4 +1,4 @@
-"""`m3 list` and `m3 info`: the indexes of an engine, and one of them."""
+"""`m3 list` and `m3 info`: describe the indexes of an engine, and one of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def list_indexes(
     uri: Uri = "",
     token: Token = "",
     names: Annotated[
-        bool, typer.Option("--names", metavar="", help="Names alone, one a line, without opening any.")
+        bool, typer.Option("--names", metavar="", help="Print names alone, one a line, without opening any index.")
     ] = False,
     as_json: Json = False,
 ) -> int:
@@ -64,7 +64,7 @@ def info(
     token: Token = "",
     as_json: Json = False,
 ) -> int:
-    """Say what an index holds, and what made its vectors; needs no model.
+    """Describe an index and the model that made its vectors; needs no model.
 
     For example:
 
@@ -95,7 +95,7 @@ def info(
 
 
 def contents(info: IndexInfo) -> str:
-    """How many documents an index holds, in how many passages."""
+    """Says how many documents an index holds, in how many passages."""
     passages = "" if info.passage_count is None else f" in {info.passage_count} passages"
     return f"{info.documents} documents{passages}"
 

@@ -1,4 +1,4 @@
-"""What `m3 index` reads: JSON lines, CSV, and folders of files, as streams of documents."""
+"""Inputs of `m3 index`: JSON lines, CSV, and folders of files, as streams of documents."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Item = Document | Rejected
 
 @dataclass(frozen=True)
 class Source:
-    """Documents to come.
+    """A stream of documents, with what is known of it beforehand.
 
     Attributes:
-        read: Begins the stream. What holds no document, or one of an id that was there before, comes as `Rejected`.
+        read: Begins the stream, with a `Rejected` for each place without a document, or with one of an id met before.
         count: Counts them, as fast as the format allows.
         folder: The metadata "source" of all its documents, if they are the files of a folder.
         skipped: Files that are passed over, by ending.
-        wanting: Those of them that the extra `loaders` would read, by ending.
-        prunable: Whether documents can be gone from it.
+        wanting: Skipped files that the extra `loaders` would read, by ending.
+        prunable: Whether documents can be gone from the source.
     """
 
     read: Callable[[], Iterator[Item]]
@@ -42,10 +42,10 @@ class Source:
 
 
 def source(path: Path, *, follow_symlinks: bool = False) -> Source:
-    """The reader for a path, by what it is.
+    """Chooses the reader for a path.
 
     Args:
-        path: What to read, which may itself be a link.
+        path: The file or folder to read, which may itself be a link.
         follow_symlinks: Whether links in a folder are followed too, to wherever they lead.
 
     Raises:
@@ -84,7 +84,7 @@ def source(path: Path, *, follow_symlinks: bool = False) -> Source:
 
 
 def counted(endings: Mapping[str, int]) -> str:
-    """How many files of which ending, most first.
+    """Counts the files of each ending, most first.
 
     Example:
         >>> counted({".pdf": 3, ".png": 7})
@@ -103,7 +103,7 @@ def _count_lines(path: Path) -> int:
 
 
 def _distinct(items: Iterable[tuple[str, Item]]) -> Iterator[Item]:
-    """Documents with their places, less those of an id that came before."""
+    """Yields documents with their places, and rejects those of an id that came before."""
     with Seen() as seen:
         for place, item in items:
             if isinstance(item, Document) and (before := seen.add(item.id, place)) is not None:
@@ -130,13 +130,13 @@ def _files(folder: Path, follow_symlinks: bool) -> Source:
 
 @dataclass(frozen=True)
 class _Listing:
-    """What there is in a folder and below that is not hidden.
+    """The files in a folder and below that are not hidden.
 
     Attributes:
-        files: What can be read, in order.
-        faults: Folders that cannot.
+        files: Files that can be read, in order.
+        faults: Folders that cannot be read.
         skipped: Other files, by ending.
-        wanting: Those of them that need the extra `loaders`.
+        wanting: Skipped files that need the extra `loaders`, by ending.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -181,7 +181,7 @@ class _Listing:
 
 
 def _load(file: Path, folder: Path) -> Item:
-    """The document of a file: its id is the path within the folder."""
+    """Loads the document of a file; its id is the path within the folder."""
     place, path = str(file), file.relative_to(folder)
     try:
         page = loaders.load(file)

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and what they open."""
+"""Options that several verbs share, and the engines, models and indexes that they open."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m3plugins.cli.errors import CallError
-from m3plugins.retrieval.document import check_unicode
+from m3plugins.encoding.text import check_unicode
 
 if TYPE_CHECKING:
     from m3plugins.encoding.encoder import M3Encoder
     from m3plugins.encoding.passages import Passages
-    from m3plugins.retrieval.engine import NamedIndex
-    from m3plugins.retrieval.engines import Engine
+    from m3plugins.retrieval.named_index import NamedIndex
+    from m3plugins.retrieval.registry import Engine
 
 _INDEX, _MODEL = "Index", "Model"  # panels of `--help`
 
@@ -25,7 +25,7 @@ EngineName = Annotated[
         "--engine",
         metavar="NAME",
         rich_help_panel=_INDEX,
-        help="Where the vectors live; `m3 doctor` lists the engines.",
+        help="The engine that holds the index; `m3 doctor` lists the engines.",
     ),
 ]
 Uri = Annotated[
@@ -45,7 +45,7 @@ Token = Annotated[
         show_default=False,
         metavar="KEY",
         rich_help_panel=_INDEX,
-        help="The server's API key, or user:password; better in the variable.",
+        help="The server's API key, or user:password; the variable is safer.",
     ),
 ]
 
@@ -80,15 +80,15 @@ Where = Annotated[
     typer.Option(
         "--filter",
         metavar="CONDITIONS",
-        help="Documents whose metadata match: 'year>=2020,lang!=en', or JSON; of several options all must hold.",
+        help="Take documents whose metadata match 'year>=2020,lang!=en', or JSON; given several times, all must hold.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object and nothing else on stdout.")]
 
 
 def find_engine(name: str) -> Engine:
-    """The engine of that name; an unknown one is a wrong call."""
-    from m3plugins.retrieval.engines import load_engine
+    """Finds an engine by name; an unknown one is a wrong call."""
+    from m3plugins.retrieval.registry import load_engine
 
     try:
         return load_engine(name)
@@ -98,7 +98,7 @@ def find_engine(name: str) -> Engine:
 
 @contextmanager
 def calls(*others: type[Exception]) -> Iterator[None]:
-    """A `ValueError`, or an error of the other kinds, is that of a wrong call."""
+    """Turns a `ValueError`, or an error of the other kinds, into that of a wrong call."""
     kinds: tuple[type[Exception], ...] = (ValueError, *others)
     try:
         yield
@@ -109,7 +109,7 @@ def calls(*others: type[Exception]) -> Iterator[None]:
 def load_encoder(
     model: str, dtype: str = "auto", *, document_max_length: int | None = None, weights: bool = True
 ) -> M3Encoder:
-    """The encoder, with its weights loaded now unless told; an unknown model or precision is a wrong call."""
+    """Opens an encoder, with its weights unless told; an unknown model or precision is a wrong call."""
     from m3plugins.encoding.encoder import M3Encoder
 
     with calls(FileNotFoundError):
@@ -132,7 +132,7 @@ def opened(
     codec: str | None = None,
     passages: Passages | None = None,
 ) -> Iterator[NamedIndex]:
-    """The index, closed at the end; made first, with this codec and these passages, if there is none and `create`."""
+    """Opens an index and closes it at the end; with `create`, makes one of this codec and these passages if need be."""
     where: dict[str, Any] = {"encoder": encoder, "uri": uri, "token": token or None}
     with calls():
         if create:

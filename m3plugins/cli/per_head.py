@@ -8,12 +8,12 @@ from m3plugins.cli.errors import CallError
 
 
 def per_head(option: str, text: str, names: Collection[str]) -> float | dict[str, float]:
-    """The number that an option gives, or the numbers by name.
+    """Reads the number that an option gives, or the numbers by name.
 
     Args:
-        option: Its name, for the error.
+        option: Name of the option, for the error.
         text: "0.02", or "sparse=0.05,dense=0.02".
-        names: What may be named.
+        names: The names that are allowed.
 
     Example:
         >>> per_head("--temperature", "dense=0.02,sparse=0.05", ("dense", "sparse"))
@@ -31,7 +31,7 @@ def per_head(option: str, text: str, names: Collection[str]) -> float | dict[str
 
 
 def named_numbers(text: str, names: Collection[str]) -> dict[str, float]:
-    """The numbers of `a=1,b=2`, by name.
+    """Parses the numbers of `a=1,b=2`, by name.
 
     Raises:
         ValueError: If a name is none of `names` or comes twice, or has no number.

@@ -1,4 +1,4 @@
-"""What half precision would give on this machine."""
+"""A measurement of what half precision would give on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _REPEATS = 5
 
 
 def bfloat16() -> str:
-    """What `dtype="bfloat16"` would give on the device that "auto" chooses, in words, by a matrix product timed now."""
+    """Says what `dtype="bfloat16"` would give on the device that "auto" chooses, by a matrix product timed now."""
     import torch
 
     from m3plugins.encoding.backends.torch import torch_device
@@ -23,7 +23,7 @@ def bfloat16() -> str:
 
 
 def _seconds(dtype: object, device: object) -> float:
-    """The fastest of a few runs."""
+    """Times a few runs, and returns the fastest."""
     import torch
 
     rows, inner, columns = _SHAPE

@@ -1,4 +1,4 @@
-"""What verbs print: text of documents and errors reaches a terminal as text, never as commands to it."""
+"""Output of the verbs: text of documents and errors reaches a terminal as text, never as commands to it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CREDENTIALS = re.compile(r"(?<=:/)(/?)(?:[^\s/?#]*|[^\s/?#:]*:(?!\d+/)\S*)@")
 
 
 def harmless(text: str) -> str:
-    r"""The text without control, bidirectional, private and unassigned characters; white space stays.
+    r"""Removes control, bidirectional, private and unassigned characters; white space stays.
 
     Example:
         >>> harmless("a\x1b[31mb\n c")
@@ -38,7 +38,7 @@ def harmless(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""The harmless text on one line.
+    r"""Puts the harmless text on one line.
 
     Example:
         >>> printable("a\x1b[31mb\n c")
@@ -48,7 +48,7 @@ def printable(text: str) -> str:
 
 
 def without_credentials(text: str) -> str:
-    """The text as it may be shown: its URLs name no user and no password.
+    """Removes the user and the password from the URLs of a text.
 
     Example:
         >>> without_credentials("no answer from https://me:secret@example.org/a@b")
@@ -58,7 +58,7 @@ def without_credentials(text: str) -> str:
 
 
 def message(text: str) -> str:
-    """The text as a message: printable, of bounded length, without credentials."""
+    """Makes a message of a text: printable, of bounded length, without credentials."""
     return printable(shortened(without_credentials(text)))
 
 
@@ -84,7 +84,7 @@ def print_json(value: object) -> None:
 
 
 def escaped(text: str) -> str:
-    r"""JSON with what is not printable as `\uXXXX`: json.dumps leaves the controls above U+007E as they are.
+    r"""Escapes what is not printable in JSON as `\uXXXX`: json.dumps leaves the controls above U+007E as they are.
 
     Example:
         >>> print(escaped('"\x9b31m狐"'))
@@ -95,7 +95,7 @@ def escaped(text: str) -> str:
 
 @contextmanager
 def messages_alone() -> Iterator[None]:
-    """Inside the block, logs and warnings of every library are messages too, and no character stops the printing."""
+    """Makes messages of every library's logs and warnings in the block, where no character stops the printing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -116,12 +116,12 @@ def show_traceback(kind: type[BaseException], err: BaseException, trace: Traceba
 
 
 class _Record(logging.LogRecord):
-    def getMessage(self) -> str:  # noqa: N802
+    def getMessage(self) -> str:
         return message(super().getMessage())
 
 
 def _without_nan(value: object) -> object:
-    """JSON has no NaN and no infinity: they become null."""
+    """Replaces NaN and infinity, which JSON does not have, by null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

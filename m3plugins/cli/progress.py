@@ -1,4 +1,4 @@
-"""How far a verb that goes through many documents has come."""
+"""A progress bar for verbs that go through many documents."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Advance = Callable[[int], None]
 
 @contextmanager
 def progress(doing: str, count: Callable[[], int]) -> Iterator[Advance]:
-    """A bar on stderr, if someone is watching it.
+    """Shows a bar on stderr, if that is a terminal.
 
     Args:
-        doing: What is done to the documents.
+        doing: The verb, as in "indexing".
         count: Tells how many there are; asked only for the bar.
     """
     console = Console(stderr=True)

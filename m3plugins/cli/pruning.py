@@ -33,12 +33,12 @@ def prune(index: HybridIndex, seen: Seen, folder: str) -> int:
     """Removes the documents that the source put into the index and has no more.
 
     Args:
-        index: Where they are.
+        index: The index.
         seen: The ids of all that the source has now.
         folder: The "source" of its documents; "" if it is a corpus, which the index is made of but for folders.
 
     Returns:
-        How many documents were removed.
+        The number of documents that were removed.
     """
     ours = filters.eq("source", folder) if folder else None
     with Seen() as gone:
@@ -53,5 +53,5 @@ def prune(index: HybridIndex, seen: Seen, folder: str) -> int:
 
 
 def _is_file(stored: Document, owner: str) -> bool:
-    """Whether a folder's file put it there."""
+    """Tells whether a folder's file put the document there."""
     return stored.metadata.get("path") == owner and {"folder", "source"} <= stored.metadata.keys()

@@ -17,7 +17,7 @@ from m3plugins.retrieval.agreement import Agreement
 from m3plugins.retrieval.corpus import shortened
 from m3plugins.retrieval.document import Document, Hit
 from m3plugins.retrieval.explanation import Explanation
-from m3plugins.scoring.heads import LEGS
+from m3plugins.scoring.heads import SIGNALS
 
 _PLAIN_WIDTH = 120
 _TOKENS = 6
@@ -27,15 +27,15 @@ _MATCH = "bold yellow"
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found.
+    """The results of a search.
 
     Attributes:
         query: The question.
         hits: The documents, best first.
-        snippets: By id, the part of each that matches.
-        explanations: By id, what each score is made of; empty unless asked for.
-        heads: How the heads agree, if that was asked for.
-        first_choices: By id, the documents that a head puts first.
+        snippets: The part of each document that matches, by id.
+        explanations: The parts of each score, by id; empty unless asked for.
+        heads: The agreement of the heads, if it was asked for.
+        first_choices: The documents that a head puts first, by id.
     """
 
     query: str
@@ -47,7 +47,7 @@ class Found:
 
 
 def as_object(found: Found) -> dict[str, Any]:
-    """The hits as one JSON object."""
+    """Converts hits to one JSON object."""
     rows = [_row(rank, hit, found) for rank, hit in enumerate(found.hits, start=1)]
     if found.heads is None:
         return {"query": found.query, "hits": rows}
@@ -62,7 +62,7 @@ def _row(rank: int, hit: Hit, found: Found) -> dict[str, Any]:
         "rank": rank,
         "id": hit.id,
         "score": hit.score,
-        "scores": {leg: getattr(hit.scores, leg) for leg in LEGS},
+        "scores": {signal: getattr(hit.scores, signal) for signal in SIGNALS},
         "title": hit.document.title,
         "parent_id": hit.document.parent_id,
         "text": hit.text,
@@ -89,7 +89,7 @@ def show(found: Found) -> None:
 
 
 def _hits_table(found: Found) -> Table:
-    """A hit a row; explained, each head's score with its rank within the union, and what the scores are made of."""
+    """Makes a row of each hit; explained, with each head's score, its rank within the union, and its parts."""
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
@@ -109,7 +109,7 @@ def _hits_table(found: Found) -> Table:
 
 
 def _place(document: Document) -> Text:
-    """The id, then path, title and nearest heading, without repeats."""
+    """Joins id, path, title and nearest heading, without repeats."""
     said = [document.id, document.parent_id]
     title = document.metadata.get("title") or document.title  # a passage's own title has its heading in it
     for name in (document.metadata.get("path"), title, document.metadata.get("heading")):
@@ -124,7 +124,7 @@ def _name(text: str) -> str:
 
 
 def _marked(document: Document, part: Snippet) -> Text:
-    """The snippet on one line, with its matches set off, and dots where the text goes on."""
+    """Puts a snippet on one line, with its matches set off, and dots where the text goes on."""
     line, position = Text("… " if part.start else ""), part.start
     for start, end in (*part.matches, (part.end, part.end)):
         line.append(_spaced(document.text[position:start]))
@@ -134,13 +134,13 @@ def _marked(document: Document, part: Snippet) -> Text:
 
 
 def _spaced(text: str) -> str:
-    """The text as it may be printed, with a space at its ends where it has white space."""
+    """Makes a text printable, with a space at its ends where it has white space."""
     head, tail = text[:1].isspace(), text[-1:].isspace()
     return f"{' ' * head}{printable(text)}{' ' * tail}" if text.strip() else " " * bool(text)
 
 
 def _reasons(explanation: Explanation) -> str:
-    """A line a kind: what the heads add to the score, the tokens that add most to the sparse and multi-vector ones."""
+    """Explains a score: what each head adds, and the tokens that add most to the sparse and multi-vector ones."""
     summands = " + ".join(f"{head} {value:.3f}" for head, value in explanation.contributions.items())
     shared = [f"{printable(match.token)} {match.contribution:.3f}" for match in explanation.sparse[:_TOKENS]]
     strongest = sorted(explanation.multi_vector, key=lambda match: -match.similarity)[:_TOKENS]
@@ -150,7 +150,7 @@ def _reasons(explanation: Explanation) -> str:
 
 
 def _heads_table(found: Found, heads: Agreement) -> Table:
-    """A head a row: how far it agrees with the hits, and what it would have put first."""
+    """Makes a row of each head: how far it agrees with the hits, and what it would have put first."""
     final = {hit.id: rank for rank, hit in enumerate(found.hits, start=1)}
     title = f"{heads.union} candidates; each head's first choice, and its rank by the others"
     table = Table(title=f"\n{title}", title_justify="left", box=None, pad_edge=False, expand=True)

@@ -1,4 +1,4 @@
-"""`m3 search`: one query, its hits, and why."""
+"""`m3 search`: searches for one query, and explains its hits."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from m3plugins.cli.options import (
 from m3plugins.cli.printing import print_json
 from m3plugins.cli.rendering import Found, as_object, show
 from m3plugins.cli.snippets import snippet
+from m3plugins.encoding.text import check_unicode
 from m3plugins.retrieval.agreement import agreement
-from m3plugins.retrieval.document import check_unicode
 from m3plugins.retrieval.explanation import explain
 from m3plugins.retrieval.retriever import HybridRetriever
 
@@ -45,26 +45,26 @@ def search(
     token: Token = "",
     dtype: Dtype = "auto",
     where: Where = None,
-    k: Annotated[int, typer.Option("-k", min=1, metavar="N", help="How many hits.")] = 10,
-    offset: Annotated[int, typer.Option(min=0, metavar="N", help="How many of the best to pass over.")] = 0,
+    k: Annotated[int, typer.Option("-k", min=1, metavar="N", help="Number of hits.")] = 10,
+    offset: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the best hits to pass over.")] = 0,
     per_parent: Annotated[
-        int, typer.Option(min=0, metavar="N", help="At most this many passages of one document; 0: all.")
+        int, typer.Option(min=0, metavar="N", help="Most passages of one document to show; 0 shows all.")
     ] = 0,
-    why: Annotated[bool, typer.Option("--explain", metavar="", help="Show what the scores are made of.")] = False,
+    why: Annotated[bool, typer.Option("--explain", metavar="", help="Show the parts of each score.")] = False,
     weights: Annotated[
         str,
         typer.Option(
             rich_help_panel=_RANKING,
             metavar="WEIGHTS",
             show_default=False,
-            help="How much each head's score counts; a head that is not named gets weight 0. By default "
+            help="Weight of each head's score; a head that is not named gets 0. By default "
             "dense=1,sparse=0.3,multi_vector=1.",
         ),
     ] = "",
     fusion: Annotated[
         str,
         typer.Option(
-            rich_help_panel=_RANKING, metavar="METHOD", help="weighted: a sum of scores; rrf: of reciprocal ranks."
+            rich_help_panel=_RANKING, metavar="METHOD", help="Sum the scores (weighted) or the reciprocal ranks (rrf)."
         ),
     ] = "weighted",
     rerank: Annotated[
@@ -78,7 +78,7 @@ def search(
     ] = "",
     rerank_depth: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=_RANKING, metavar="N", help="How many hits it reads, by default 20."),
+        typer.Option(min=1, rich_help_panel=_RANKING, metavar="N", help="Number of hits that it reads (20)."),
     ] = None,
     as_json: Json = False,
 ) -> int:
@@ -138,7 +138,7 @@ def search(
 
 
 def _reranker(model: str, depth: int | None, dtype: str) -> Reranker | None:
-    """The cross-encoder, loaded now; one that is not there is a wrong call."""
+    """Loads the cross-encoder; one that is not there is a wrong call."""
     if not model:
         if depth is not None:
             msg = f"--rerank-depth {depth} needs --rerank, the model that reads the hits"

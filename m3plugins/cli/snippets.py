@@ -19,7 +19,7 @@ _CHARACTERS = 400
 _READ = 1 << 17
 """Characters of a text that are looked through."""
 _MARKED = 0.4
-"""Of the strongest token's share of the score, what another must have to be shown as a match."""
+"""A token is shown as a match from this part of the strongest token's share of the score on."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Snippet:
     """A part of a document's text.
 
     Attributes:
-        text: As it stands in the document.
-        start: Where it begins there, in characters.
-        end: Where it ends.
-        matches: What matches the query: start and end of each, in characters of the document's text.
+        text: The part, as it stands in the document.
+        start: Position of its beginning in the document, in characters.
+        end: Position of its end.
+        matches: Start and end of each match of the query, in characters of the document's text.
     """
 
     text: str
@@ -49,7 +49,7 @@ def snippet(
     weights: HybridWeights,
     tokens: int = _TOKENS,
 ) -> Snippet:
-    """The window of the text that the query's sparse and multi-vector heads score best, its matches in the middle.
+    """Chooses the window of a text that a query's sparse and multi-vector heads score best, its matches in the middle.
 
     The score of a window is that of a document, over the window's tokens alone: the weights of the word pieces it
     shares with the query, and for each token of the query its nearest token vector, where a token counts as much as
@@ -57,11 +57,11 @@ def snippet(
 
     Args:
         query: The question.
-        embedded: Its embeddings, of length 1.
-        document: As it was found.
-        stored: Its embeddings, of length 1; None shows the beginning.
-        encoder: That made both.
-        weights: Those of the search; if neither head counts there, the defaults.
+        embedded: The query's embeddings, of length 1.
+        document: The document that was found.
+        stored: The document's embeddings, of length 1; None shows the beginning.
+        encoder: The encoder that made both.
+        weights: The weights of the search; if neither head counts there, the defaults do.
         tokens: Length of the window.
     """
     if not (weights.sparse or weights.multi_vector):
@@ -99,7 +99,7 @@ def _weights(output: M3Output) -> dict[int, float]:
 
 
 def _shared(ids: NDArray[np.int64], query: Mapping[int, float], document: Mapping[int, float]) -> NDArray[np.float32]:
-    """What each token adds to the sparse score, by the word pieces that are shared, shape (tokens, pieces)."""
+    """Computes what each token adds to the sparse score, by the shared word pieces, shape (tokens, pieces)."""
     pieces = np.array(sorted(query.keys() & document.keys()), np.int64)
     products = np.array([query[i] * document[i] for i in pieces.tolist()], np.float32)
     shared: NDArray[np.float32] = np.equal.outer(ids, pieces) * products
@@ -109,13 +109,13 @@ def _shared(ids: NDArray[np.int64], query: Mapping[int, float], document: Mappin
 def _nearest(
     rows: NDArray[np.int64], vectors: NDArray[np.generic], asked: NDArray[np.float32], weights: Sequence[float]
 ) -> NDArray[np.float32]:
-    """What each token may add to the multi-vector score, by the tokens of the query, shape (tokens, query tokens).
+    """Computes what each token may add to the multi-vector score, by the query's tokens, shape (tokens, query tokens).
 
     Args:
-        rows: Where the tokens' vectors stand; those beyond what the model read have none and add nothing.
-        vectors: Of the document.
-        asked: The query's.
-        weights: How much each of the query's tokens counts.
+        rows: Rows of the tokens' vectors; tokens beyond what the model read have none and add nothing.
+        vectors: Token vectors of the document.
+        asked: Token vectors of the query.
+        weights: Weight of each token of the query.
     """
     counts = np.array(weights[: len(asked)], np.float32)
     if len(counts) < len(asked) or not counts.any():
@@ -127,7 +127,7 @@ def _nearest(
 
 
 def _window(columns: NDArray[np.float32], tokens: int) -> tuple[int, int]:
-    """First and last + 1 of the tokens of the best window, moved so that what it is chosen for is in its middle."""
+    """Finds the first and last + 1 token of the best window, moved so that what it is chosen for is in its middle."""
     count = len(columns)
     if count <= tokens:
         return 0, count
@@ -144,7 +144,7 @@ def _window(columns: NDArray[np.float32], tokens: int) -> tuple[int, int]:
 
 
 def _shares(window: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What each token adds to the window's score; of equal ones each adds it all."""
+    """Computes what each token adds to the window's score; of equal ones each adds it all."""
     best = window.max(axis=0)
     shares: NDArray[np.float32] = np.where(window == best, best, 0).sum(axis=1)
     return shares
@@ -156,7 +156,7 @@ def _matching(window: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def _cut(text: str, start: int, end: int, matches: Sequence[Sequence[int]]) -> Snippet:
-    """The window with its words whole; matches that touch become one."""
+    """Cuts the window with its words whole; matches that touch become one."""
     start, end = _whole(text, start, end)
     end = min(end, start + _CHARACTERS)
     joined: list[tuple[int, int]] = []
@@ -170,7 +170,7 @@ def _cut(text: str, start: int, end: int, matches: Sequence[Sequence[int]]) -> S
 
 
 def _whole(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span with the rest of the words at its ends, in scripts that have letter case: they put spaces between words.
+    """Extends a span to whole words, in scripts that have letter case: they put spaces between words.
 
     Example:
         >>> _whole("a hedgehog ran", 2, 6)

@@ -20,7 +20,7 @@ Rows = Iterator[tuple[str, Document | Rejected]]
 
 
 def reader(path: Path) -> Callable[[], Rows]:
-    """What reads the rows of a file, tabs between the cells of a .tsv.
+    """Returns a reader of the rows of a file, with tabs between the cells of a .tsv.
 
     Raises:
         CallError: If the first line does not name the columns.
@@ -44,7 +44,7 @@ def reader(path: Path) -> Callable[[], Rows]:
 
 
 def _rows(path: Path, delimiter: str) -> Rows:
-    """An empty cell is a field that is not there. Bytes that are not UTF-8 fail the row.
+    """Reads rows: an empty cell is a field that is not there, and bytes that are not UTF-8 fail the row.
 
     A row with a misplaced quote fails. If its quotes are even in number, the next row begins on the next line. If not,
     one is missing, and nobody can tell whether the next line is a row or belongs to a cell: all from there on fails.
@@ -73,7 +73,7 @@ def _rows(path: Path, delimiter: str) -> Rows:
 
 
 def _counted(lines: Iterable[str], quotes: list[int]) -> Iterator[str]:
-    """The lines; of each that is taken the number of quotes is added to `quotes`."""
+    """Yields the lines, and adds the number of quotes of each to `quotes`."""
     for line in lines:
         quotes.append(line.count('"'))
         yield line

@@ -1,4 +1,4 @@
-"""Which distributions are installed, and whether they have what their metadata ask for."""
+"""Versions of the installed distributions, and of what their metadata ask for."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Package:
     """A package that a distribution asks for.
 
     Attributes:
-        name: Of the package.
+        name: Name of the package.
         wanted: The versions that will do, as in ">=1.26"; "" for any.
         version: The installed one; "" for none.
-        suits: Whether it will do.
+        suits: Whether the installed version will do.
     """
 
     name: str
@@ -48,7 +48,7 @@ def extras(distribution: str) -> list[str]:
 
 
 def packages(distribution: str, extra: str = "") -> Iterator[Package]:
-    """What an extra asks for, or the distribution itself; of a distribution that is not installed, nothing."""
+    """Lists what an extra asks for, or the distribution itself; of one that is not installed, nothing."""
     from packaging.requirements import Requirement
 
     for line in (requires(distribution) or ()) if version_of(distribution) else ():

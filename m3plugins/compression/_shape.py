@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def check_vectors(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    """The vectors as float32, or an error where they could not come back from storage."""
+    """Converts vectors to float32, and refuses those that could not come back from storage."""
     if vectors.ndim != 2:
         msg = f"token vectors must have the shape (tokens, dim), got {vectors.shape}"
         raise ValueError(msg)
@@ -18,7 +18,7 @@ def check_vectors(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def token_rows(data: bytes, bytes_per_token: int) -> NDArray[np.uint8]:
-    """Stored bytes, one row a token."""
+    """Shapes stored bytes into one row a token."""
     if len(data) % bytes_per_token:
         msg = f"stored token vectors take {bytes_per_token} bytes each, got {len(data)} bytes; codec or width is wrong"
         raise ValueError(msg)
@@ -26,7 +26,7 @@ def token_rows(data: bytes, bytes_per_token: int) -> NDArray[np.uint8]:
 
 
 def check_stored(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The values of stored vectors, or their products with finite ones, or an error where they are no numbers."""
+    """Passes the values of stored vectors, or their products with finite ones, unless they are no numbers."""
     if not np.isfinite(values).all():
         msg = "stored token vectors must be finite, got NaN or infinity"
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""One bit a dimension: the sign of the document's vector, scored by a float query."""
+"""A codec of one bit a dimension: the sign of the document's vector, scored by a float query."""
 
 from __future__ import annotations
 

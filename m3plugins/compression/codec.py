@@ -1,4 +1,4 @@
-"""What a multi-vector codec offers, and the codecs by name."""
+"""The interface of multi-vector codecs, and the codecs by name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Codec(Protocol):
         """Dot products of the stored vectors with a query's, as of those that `decode` returns, and faster.
 
         Args:
-            data: What `encode` returned.
+            data: Vectors as `encode` packed them.
             queries: Shape (query tokens, dim), float32.
 
         Returns:
@@ -47,7 +47,7 @@ DEFAULT_CODEC = BinaryCodec.name
 
 
 def get_codec(name: str) -> Codec:
-    """The codec of that name.
+    """Returns the codec of a name.
 
     Raises:
         ValueError: If there is none.

@@ -83,7 +83,7 @@ def safetensors_shapes(path: Path) -> Shapes:
     from safetensors import safe_open
 
     with readable(path), safe_open(path, framework="np") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
 
 
 def check_config(config: Mapping[str, Any], shapes: Collection[tuple[int, ...]], where: Path) -> None:

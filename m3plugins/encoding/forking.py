@@ -81,7 +81,7 @@ def _after() -> None:
 
 
 def _renew() -> None:
-    global _forked  # noqa: PLW0603
+    global _forked
     _forked = True
     _after()
     for survivor in _survivors:

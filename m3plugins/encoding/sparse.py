@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 
+SENTINEL_WEIGHT = 1e-6
+"""Weight of the sentinel entry, see `SparseEmbeddings.to_dicts`."""
+
+
 @dataclass(frozen=True, eq=False)
 class SparseVector:
     """The sparse embedding of one text.
@@ -96,6 +100,20 @@ class SparseEmbeddings(Sequence[SparseVector]):
         """A copy of the given rows, in the given order."""
         tokens, indptr = ragged_take(self.indptr, rows)
         return SparseEmbeddings(indptr, self.indices[tokens], self.values[tokens], self.vocab_size)
+
+    def to_dicts(self, *, sentinel: bool = False) -> list[dict[int, float]]:
+        """Token id to weight of each text, in plain Python numbers.
+
+        Args:
+            sentinel: Gives a text without a token one tiny weight, of an id beyond the vocabulary, which no query
+                has: for stores that take no empty vector, such as Milvus.
+
+        Example:
+            >>> SparseEmbeddings.from_dicts([{7: 0.5}, {}], vocab_size=10).to_dicts(sentinel=True)
+            [{7: 0.5}, {10: 1e-06}]
+        """
+        empty = {self.vocab_size: SENTINEL_WEIGHT} if sentinel else {}
+        return [row.to_dict() or dict(empty) for row in self]
 
     def to_scipy(self) -> csr_matrix:
         """The same weights as a `scipy.sparse.csr_matrix` of shape (n, vocab_size). Needs scipy."""

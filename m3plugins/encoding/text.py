@@ -34,6 +34,20 @@ def lone_surrogate(text: str) -> int | None:
     return None
 
 
+def check_unicode(name: str, text: str) -> None:
+    """Refuses a string that UTF-8 cannot encode; the error calls it by the given name.
+
+    Raises:
+        ValueError: If it has a lone surrogate.
+    """
+    if (surrogate := lone_surrogate(text)) is not None:
+        msg = (
+            f"{name} must be valid Unicode, got a lone surrogate at character {surrogate}; repair the text first, "
+            'as in text.encode("utf-8", "replace").decode()'
+        )
+        raise ValueError(msg)
+
+
 def utf8_length(text: str) -> int:
     """Bytes of a valid text in UTF-8.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from m3plugins.encoding.checking import loadable
 from m3plugins.encoding.shortening import Shortener
-from m3plugins.encoding.text import lone_surrogate
+from m3plugins.encoding.text import check_unicode
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -204,9 +204,4 @@ def check_text(text: object, position: int = 0) -> None:
     if not isinstance(text, str):
         msg = f"texts must be strings, got {type(text).__name__} at position {position}"
         raise TypeError(msg)
-    if (surrogate := lone_surrogate(text)) is not None:
-        msg = (
-            f"text {position} has a lone surrogate at character {surrogate}, which is not valid Unicode; "
-            'repair it, as in text.encode("utf-8", "replace").decode()'
-        )
-        raise ValueError(msg)
+    check_unicode(f"text {position}", text)

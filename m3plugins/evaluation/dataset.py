@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from m3plugins.encoding.text import check_unicode
 from m3plugins.retrieval.corpus import Rejected, read_corpus, read_jsonl
-from m3plugins.retrieval.document import Document, check_unicode
+from m3plugins.retrieval.document import Document
 
 _SCORE_BITS = 31
-"""Those of the integers that measures compute with."""
+"""Bits of the integers that measures compute with."""
 
 
 class DatasetError(ValueError):
@@ -23,7 +24,7 @@ class Dataset:
 
     Attributes:
         folder: Holds `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`.
-        split: Which judgements.
+        split: Name of the judgements.
         queries: Text by query id, of the queries that are judged.
         qrels: Relevance by document id (0: judged and not relevant), by query id.
     """
@@ -56,7 +57,7 @@ class Dataset:
         return cls(folder, split, {query_id: texts[query_id] for query_id in qrels}, qrels)
 
     def documents(self) -> Iterator[Document]:
-        """The corpus, streamed.
+        """Reads the corpus as a stream.
 
         Raises:
             DatasetError: At a line that holds no document.

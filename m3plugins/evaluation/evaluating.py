@@ -1,4 +1,4 @@
-"""How well an index finds what a collection's judgements call relevant."""
+"""Evaluation of how well an index finds what a collection's judgements call relevant."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from m3plugins.retrieval.index import HybridIndex
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """A row of the table: one combination of heads.
 
     Attributes:
-        name: Which heads: a key of `ROWS`.
-        weights: How much each counts.
-        run: What was found.
-        measurements: By name of the measure.
+        name: Name of the row, a key of `ROWS`.
+        weights: Weight of each head.
+        run: The rankings.
+        measurements: The measurements, by name of the measure.
     """
 
     name: str
@@ -33,13 +33,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The table.
+    """A table of measurements, with a row for each combination of heads.
 
     Attributes:
-        queries: How many queries were run.
-        candidates: How many documents each head proposed, and the multi-vector head ranked.
-        identical_ids: How many queries found a document of their own id, which was left out.
-        rows: By name, in the order of `ROWS`.
+        queries: Number of queries.
+        candidates: Number of documents that each head proposed, and that the multi-vector head ranked.
+        identical_ids: Number of queries that found a document of their own id, which was left out.
+        rows: The rows by name, in the order of `ROWS`.
     """
 
     queries: int

@@ -15,11 +15,11 @@ MEASURES = ("nDCG@10", "R@100")
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measure of one run.
+    """The values of a measure for a run.
 
     Attributes:
-        measure: Its name, as ir-measures has it: "nDCG@10".
-        per_query: Its value by query id, of every judged query.
+        measure: Name of the measure, as ir-measures has it: "nDCG@10".
+        per_query: Value for every judged query, by query id.
     """
 
     measure: str

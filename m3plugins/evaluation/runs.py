@@ -1,4 +1,4 @@
-"""What an index finds for one query, ranked by each combination of the heads."""
+"""Rankings of an index's documents for one query, by each combination of the heads."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def rank_rows(index: HybridIndex, query: M3Output, *, k: int, candidates: int) -
     the documents that they are of, each by its best passage (MaxP: Dai and Callan, SIGIR 2019), as `per_parent=1` does.
 
     Args:
-        index: Where to search.
+        index: The index to search.
         query: Embeddings of one text, all heads.
-        k: How many documents a ranking holds at most.
-        candidates: How many documents (or passages) the dense and the sparse head propose each, and how many of their
-            union, by the D+S score, the multi-vector head ranks. At the size of the index, that is exact.
+        k: Most documents of a ranking.
+        candidates: Number of documents (or passages) that the dense and the sparse head propose each, and that the
+            multi-vector head ranks of their union, the best by the D+S score. At the size of the index, that is exact.
 
     Returns:
         Document ids by row, best first; equal scores by id.
@@ -58,5 +58,5 @@ def rank_rows(index: HybridIndex, query: M3Output, *, k: int, candidates: int) -
 
 
 def _alone(ids: Sequence[str]) -> dict[str, Family]:
-    """Of documents that are not passages, without asking the index."""
+    """Makes families of documents that are not passages, without asking the index."""
     return {i: ("id", i) for i in ids}

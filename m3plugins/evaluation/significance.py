@@ -1,4 +1,4 @@
-"""What is chance in a mean over queries and, of models that were trained, over seeds."""
+"""Intervals for a mean over queries and, of models that were trained, over seeds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Interval:
 
 
 def bootstrap_interval(values: Sequence[NDArray[np.float64]], *, level: float = 0.95, seed: int = 0) -> Interval:
-    """The mean over collections of the means over their seeds and queries, with its percentile bootstrap interval.
+    """Averages over collections the means over their seeds and queries, with a percentile bootstrap interval.
 
     Seeds and queries are drawn anew with replacement, apart from each other (the two-way bootstrap of Owen, "The
     pigeonhole bootstrap", 2007): the same seeds for all collections, since they are the same models, and queries for
@@ -33,7 +33,7 @@ def bootstrap_interval(values: Sequence[NDArray[np.float64]], *, level: float = 
         values: One array a collection, (seeds, queries): a measure, or the difference of two systems, which pairs
             their seeds and their queries.
         level: Share of the resamples inside the interval.
-        seed: Of the resampling.
+        seed: Random seed of the resampling.
 
     Raises:
         ValueError: There is no collection, an array is empty or not of two dimensions, or their seeds differ in number.
@@ -59,5 +59,5 @@ def bootstrap_interval(values: Sequence[NDArray[np.float64]], *, level: float = 
 
 
 def _shares(random: np.random.Generator, count: int, resamples: int) -> NDArray[np.float64]:
-    """What share of every resample each of `count` items has, (resamples, count)."""
+    """Draws the share of every resample that each of `count` items has, (resamples, count)."""
     return random.multinomial(count, np.full(count, 1 / count), size=resamples) / count

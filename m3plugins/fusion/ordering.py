@@ -1,4 +1,4 @@
-"""The order of a ranking, and what counts as a tie."""
+"""The order of a ranking, and its ties."""
 
 from __future__ import annotations
 

@@ -13,16 +13,16 @@ from m3plugins.fusion.ordering import ranks
 def reciprocal_rank_fusion(
     columns: Sequence[Sequence[float | None]], *, weights: Sequence[float] | None = None, k: int = 60
 ) -> NDArray[np.float64]:
-    """The sum, over the lists that a document is in, of weight / (k + rank), rank counting from 1.
+    """Sums, over the lists that a document is in, weight / (k + rank), rank counting from 1.
 
     With weights of 1 this is RRF as published: Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms
     Condorcet and individual Rank Learning Methods", SIGIR 2009, whose k is 60. The weights are those of
     Elasticsearch's and Chroma's RRF.
 
     Args:
-        columns: One sequence of n scores a list, higher is better; equal scores share the better rank. None is a
+        columns: The n scores of each list, higher is better; equal scores share the better rank. None is a
             document that is absent from that list, and has nothing from it.
-        weights: How much each list counts, >= 0; 1 each by default.
+        weights: Weight of each list, >= 0; 1 each by default.
         k: The constant of the formula.
 
     Returns:

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from numbers import Real
 
 from m3plugins.encoding.output import HEADS, Head
-from m3plugins.scoring.heads import LEGS, HeadScores, Leg
+from m3plugins.scoring.heads import SIGNALS, HeadScores, Signal
 
 
 @dataclass(frozen=True, kw_only=True)
 class HybridWeights:
-    """How much each head counts. The defaults are the paper's for MIRACL and MKQA (1 / 0.3 / 1).
+    """The weights of the heads' scores. The defaults are the paper's for MIRACL and MKQA (1 / 0.3 / 1).
 
     For long documents the paper uses 0.15 / 0.5 / 0.35. A head of weight 0 is not computed.
 
     Attributes:
-        dense: Of the dense score, in [-1, 1].
-        sparse: Of the sparse score, >= 0.
-        multi_vector: Of the multi-vector score, in [-1, 1].
-        bm25: Of the engine's BM25 score, of an index made with it; it has no upper bound (10 to 30 is
+        dense: Weight of the dense score, in [-1, 1].
+        sparse: Weight of the sparse score, >= 0.
+        multi_vector: Weight of the multi-vector score, in [-1, 1].
+        bm25: Weight of the engine's BM25 score, where the index has it; the score has no upper bound (10 to 30 is
             usual), so a weight that suits is small, about 0.02.
 
     Raises:
@@ -35,13 +35,13 @@ class HybridWeights:
     bm25: float = 0.0
 
     def __post_init__(self) -> None:
-        for leg in LEGS:
-            weight = getattr(self, leg)
+        for signal in SIGNALS:
+            weight = getattr(self, signal)
             if isinstance(weight, bool) or not isinstance(weight, Real):
-                msg = f"weight of {leg} must be a number, got {weight!r}; 0 leaves {leg} out"
+                msg = f"weight of {signal} must be a number, got {weight!r}; 0 leaves {signal} out"
                 raise TypeError(msg)
             if not 0 <= float(weight) < math.inf:
-                msg = f"weight of {leg} must be a finite number >= 0, got {weight}"
+                msg = f"weight of {signal} must be a finite number >= 0, got {weight}"
                 raise ValueError(msg)
         if not self.heads:
             msg = f"at least one of the heads {', '.join(HEADS)} must have a weight > 0; bm25 joins them"
@@ -53,13 +53,13 @@ class HybridWeights:
         return tuple(head for head in HEADS if getattr(self, head) > 0)
 
     @property
-    def legs(self) -> tuple[Leg, ...]:
+    def signals(self) -> tuple[Signal, ...]:
         """All scores that count: the heads, and "bm25" if it does."""
-        return tuple(leg for leg in LEGS if getattr(self, leg) > 0)
+        return tuple(signal for signal in SIGNALS if getattr(self, signal) > 0)
 
 
 def check_weights(weights: HybridWeights | None) -> HybridWeights:
-    """The weights themselves, or the default ones for None.
+    """Returns the weights, or the default ones for None.
 
     Raises:
         TypeError: If they are anything else.
@@ -81,5 +81,5 @@ def weighted_sum(scores: HeadScores, weights: HybridWeights) -> float:
         >>> weighted_sum(HeadScores(dense=0.5, sparse=1.0, multi_vector=0.25), HybridWeights())
         1.05
     """
-    pairs = ((getattr(weights, leg), getattr(scores, leg)) for leg in LEGS)
+    pairs = ((getattr(weights, signal), getattr(scores, signal)) for signal in SIGNALS)
     return sum((weight * score for weight, score in pairs if weight and score is not None), 0.0)

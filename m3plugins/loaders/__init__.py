@@ -27,13 +27,13 @@ SUFFIXES = tuple(_FORMATS)
 
 
 def installed(suffix: str) -> bool:
-    """Whether files of this ending can be read with the packages that are there, or need the extra `loaders`."""
+    """Tells whether files of this ending can be read with the packages that are there, or need the extra `loaders`."""
     package = _PACKAGES.get(_FORMATS[suffix.lower()])
     return package is None or find_spec(package) is not None
 
 
 def load(path: Path) -> Page:
-    """The text of a file, by the ending of its name. Nothing that the file says is executed, included or fetched.
+    """Loads the text of a file, by the ending of its name; nothing in it is executed, included or fetched.
 
     Raises:
         OSError: If the file cannot be read.

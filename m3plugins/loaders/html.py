@@ -1,4 +1,4 @@
-"""HTML: what a reader sees of it, a block a line."""
+"""HTML, as the text that a reader sees, a block a line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _AS_BROWSERS_DO = {  # https://encoding.spec.whatwg.org
 
 
 def parse(data: bytes) -> Page:
-    """The text without scripts, styles and comments; the title is <title>, or else the first heading.
+    """Parses the text without scripts, styles and comments; the title is <title>, or else the first heading.
 
     The encoding is that of a byte order mark, the one that is declared, or UTF-8.
     """
@@ -82,7 +82,7 @@ def _write(soup: BeautifulSoup, text: _Text) -> None:
 
 
 class _Text:
-    """Text that grows: whitespace is one space, but in <pre>, and a block starts a line."""
+    """Collects text: whitespace is one space, but in <pre>, and a block starts a line."""
 
     def __init__(self) -> None:
         self.parts: list[str] = []

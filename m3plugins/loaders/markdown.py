@@ -26,7 +26,7 @@ _BLOCKS = MarkdownIt("commonmark").disable("inline")
 
 
 def parse(data: bytes) -> Page:
-    """The text, front matter and markup included; the title is that of the front matter, or else the first heading."""
+    """Parses the text, markup included; the title is that of the front matter, or else the first heading."""
     text = decode(data)
     front = _FRONT_MATTER.match(text)
     above = front.end() if front else 0  # its comments look like headings
@@ -45,7 +45,7 @@ def parse(data: bytes) -> Page:
 
 
 def _plain(markdown: str) -> str:
-    """A heading without emphasis, links and the like."""
+    """Strips emphasis, links and the like from a heading."""
     (inline,) = MarkdownIt("commonmark").parseInline(markdown)
     return " ".join(_text(inline.children or []).split())
 

@@ -1,4 +1,4 @@
-"""What every format comes to, and bytes as text."""
+"""The content that every format comes to, and the decoding of bytes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Page:
     """The content of a file.
 
     Attributes:
-        text: All of its text.
-        title: What it says its title is: by default its first heading; "" if it has none.
-        headings: Of the text, in order.
+        text: All text of the file.
+        title: The title that the file declares, or else its first heading; "" if it has none.
+        headings: The headings, in order.
     """
 
     text: str

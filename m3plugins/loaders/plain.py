@@ -4,5 +4,5 @@ from m3plugins.loaders.page import Page, decode
 
 
 def parse(data: bytes) -> Page:
-    """The text of a file in UTF-8, or in UTF-16 with a byte order mark."""
+    """Decodes a file in UTF-8, or in UTF-16 with a byte order mark."""
     return Page(decode(data))

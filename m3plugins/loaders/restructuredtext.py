@@ -31,7 +31,7 @@ _ERROR = 3
 
 
 def parse(data: bytes) -> Page:
-    """The text; no file is included and nothing raw. The title is the first section's.
+    """Parses the text; no file is included, and nothing raw. The title is the first section's.
 
     What docutils does not know, such as directives of Sphinx, is kept as it is written.
     """
@@ -55,7 +55,7 @@ def parse(data: bytes) -> Page:
 
 
 def _blocks(tree: nodes.document) -> Iterator[nodes.TextElement]:
-    """What holds text, each once."""
+    """Yields the elements that hold text, each once."""
     for node in tree.findall(nodes.TextElement):
         if isinstance(node, nodes.Inline | nodes.Invisible) or _inside_text(node):
             continue

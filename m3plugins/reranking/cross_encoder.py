@@ -124,7 +124,7 @@ class CrossEncoderReranker:
             return self._loaded
 
     def renew(self) -> None:
-        """Makes it usable in a forked process, with the weights that the parent has; called there by itself."""
+        """Makes the reranker usable in a forked process, which calls it, with the parent's weights."""
         self._loading = threading.Lock()
         if self._loaded is not None:
             self._loaded = replace(self._loaded, lock=threading.Lock())

@@ -21,8 +21,8 @@ class M3Reranker:
     bound; with the default weights it is mostly within [0, 3].
 
     Args:
-        encoder: Encodes the query and the texts; or its `memo`, which remembers them.
-        weights: How much each head counts; a head of weight 0 is not computed.
+        encoder: The encoder of the query and the texts, or its `memo`, which remembers them.
+        weights: Weight of each head; one of weight 0 is not computed.
     """
 
     def __init__(self, encoder: M3Encoder | EmbeddingMemo, *, weights: HybridWeights | None = None) -> None:

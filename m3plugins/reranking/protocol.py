@@ -1,4 +1,4 @@
-"""What a reranker offers."""
+"""The interface of rerankers."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ class Reranker(Protocol):
     """Scores texts for a query more exactly, and more slowly, than an index does."""
 
     def score(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
-        """One relevance score per text, higher is better, shape (n,), float32; what range, each class says."""
+        """Scores texts, higher is more relevant, shape (n,), float32; each class says in which range."""

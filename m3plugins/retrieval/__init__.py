@@ -2,7 +2,6 @@
 
 from m3plugins.retrieval import filters
 from m3plugins.retrieval.document import Candidate, Document, Heading, Hit
-from m3plugins.retrieval.engine import Reembedding
 from m3plugins.retrieval.explanation import Explanation, LexicalMatch, TokenMatch, explain
 from m3plugins.retrieval.index import (
     BrokenDocumentsError,
@@ -16,6 +15,7 @@ from m3plugins.retrieval.index import (
 )
 from m3plugins.retrieval.info import IndexInfo
 from m3plugins.retrieval.memory import InMemoryHybridIndex
+from m3plugins.retrieval.named_index import Reembedding
 from m3plugins.retrieval.reembedding import ReembedError, ReembedReport
 from m3plugins.retrieval.retriever import HybridRetriever, SearchOptions
 

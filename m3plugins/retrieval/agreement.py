@@ -37,7 +37,7 @@ def agreement(
     query: M3Output,
     *,
     candidates: int,
-    filter: AnyFilter | None = None,  # noqa: A002
+    filter: AnyFilter | None = None,
 ) -> Agreement:
     """Looks at a search again, head by head.
 

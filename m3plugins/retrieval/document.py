@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from m3plugins.encoding.text import lone_surrogate, slabs
+from m3plugins.encoding.text import check_unicode, slabs
 from m3plugins.scoring.heads import HeadScores
 
 _INTEGER_BITS = 4096
@@ -184,17 +184,6 @@ def _hash_of_texts(texts: list[str]) -> str:
         hasher.update(b'"')
     hasher.update(b"]")
     return hasher.hexdigest()
-
-
-def check_unicode(name: str, value: str) -> None:
-    """Refuses a string that UTF-8 cannot encode.
-
-    Raises:
-        ValueError: If it has a lone surrogate.
-    """
-    if (surrogate := lone_surrogate(value)) is not None:
-        msg = f"{name} must be valid Unicode, got a lone surrogate at character {surrogate}; repair the text first"
-        raise ValueError(msg)
 
 
 def _check_json(path: str, value: object, depth: int = 0) -> None:

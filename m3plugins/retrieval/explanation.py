@@ -13,7 +13,7 @@ from m3plugins.fusion import HybridWeights
 from m3plugins.fusion.weighted import check_weights
 from m3plugins.retrieval.document import Hit
 from m3plugins.retrieval.index import HybridIndex
-from m3plugins.scoring.heads import LEGS, Leg, check_query
+from m3plugins.scoring.heads import SIGNALS, Signal, check_query
 from m3plugins.scoring.products import dot_products
 
 
@@ -64,14 +64,14 @@ class Explanation:
     Attributes:
         query: The question.
         hit: The document with its scores.
-        contributions: What each leg that was scored adds to `weighted`: weight × score.
+        contributions: What each signal that was scored adds to `weighted`: weight × score.
         sparse: The word pieces in both; they add up to the sparse score. What adds most comes first.
         multi_vector: A match of each token of the query, in its order; they add up to the multi-vector score.
     """
 
     query: str
     hit: Hit
-    contributions: Mapping[Leg, float]
+    contributions: Mapping[Signal, float]
     sparse: tuple[LexicalMatch, ...] = ()
     multi_vector: tuple[TokenMatch, ...] = ()
 
@@ -99,7 +99,7 @@ def explain(
         embedding: Of the query, an output of length 1; None encodes it, once for all its hits.
 
     Returns:
-        Contributions of the legs, and matches of the heads, that the hit has a score of.
+        Contributions of the signals, and matches of the heads, that the hit has a score of.
 
     Raises:
         ValueError: If the hit has no score of M3's heads, its document is no longer in the index as it was found,
@@ -117,11 +117,13 @@ def explain(
         msg = f"document {hit.id!r} was deleted or changed since it was found; search again"
         raise ValueError(msg)
     weights = check_weights(weights)
-    scores = {leg: getattr(hit.scores, leg) for leg in LEGS}
+    scores = {signal: getattr(hit.scores, signal) for signal in SIGNALS}
     return Explanation(
         query=query,
         hit=hit,
-        contributions={leg: getattr(weights, leg) * score for leg, score in scores.items() if score is not None},
+        contributions={
+            signal: getattr(weights, signal) * score for signal, score in scores.items() if score is not None
+        },
         sparse=_lexical_matches(asked, stored, encoder),
         multi_vector=_token_matches(query, asked, hit.document.content, stored, encoder),
     )

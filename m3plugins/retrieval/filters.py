@@ -153,7 +153,7 @@ def not_(part: Filter) -> Filter:
     return Not(part)
 
 
-def matches(filter: Filter, metadata: Mapping[str, Any]) -> bool:  # noqa: A002
+def matches(filter: Filter, metadata: Mapping[str, Any]) -> bool:
     """Whether the metadata pass the filter: the definition that every engine is tested against."""
     if isinstance(filter, And):
         return all(matches(part, metadata) for part in filter.parts)
@@ -172,7 +172,7 @@ def matches(filter: Filter, metadata: Mapping[str, Any]) -> bool:  # noqa: A002
     return any(_comparable(element, value) and test(element, value) for element in elements for value in wanted)
 
 
-def to_dict(filter: Filter) -> dict[str, Any]:  # noqa: A002
+def to_dict(filter: Filter) -> dict[str, Any]:
     """The tree as JSON values: `{"and": [...]}`, `{"not": ...}`, `{"gte": {"year": 2020}}`."""
     if isinstance(filter, And):
         return {"and": [to_dict(part) for part in filter.parts]}

@@ -15,7 +15,7 @@ from m3plugins.encoding.output import HEADS, M3Output
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate, Document
 from m3plugins.retrieval.filters import Filter
-from m3plugins.scoring.heads import HeadScores, Leg
+from m3plugins.scoring.heads import HeadScores, Signal
 
 if TYPE_CHECKING:
     from m3plugins.retrieval.identity import Identity
@@ -139,7 +139,7 @@ class HybridIndex(Protocol):
     """Documents with their three representations, in some engine.
 
     Engines derive from it, which gives them the async twins. Those whose indexes have names register a class
-    that is an `m3plugins.retrieval.engines.Engine`, too: it makes, opens, lists, describes and drops them. All
+    that is an `m3plugins.retrieval.registry.Engine`, too: it makes, opens, lists, describes and drops them. All
     methods are safe to call from several threads: of two that write one document at the same time, one is later, and
     what it wrote is there as a whole. What is read is the caller's own: changing it changes no index.
 
@@ -186,7 +186,7 @@ class HybridIndex(Protocol):
     def delete(
         self,
         ids: Sequence[str] | None = None,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         parent_id: str | None = None,
     ) -> int:
@@ -209,7 +209,7 @@ class HybridIndex(Protocol):
             ValueError: If a head is unknown.
         """
 
-    def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
+    def count(self, filter: AnyFilter | None = None) -> int:
         """How many documents there are, or match."""
 
     @overload
@@ -220,7 +220,7 @@ class HybridIndex(Protocol):
     ) -> Iterator[tuple[Document, M3Output]]: ...
     def scan(
         self,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         with_embeddings: bool = False,
     ) -> Iterator[Document] | Iterator[tuple[Document, M3Output]]:
         """Every document that matches, in no particular order, in bounded memory.
@@ -235,15 +235,15 @@ class HybridIndex(Protocol):
         self,
         query: M3Output,
         k: int,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         text: str | None = None,
-    ) -> dict[Leg, list[Candidate]]:
+    ) -> dict[Signal, list[Candidate]]:
         """The best k documents of the dense and of the sparse head (those that `query`, of length 1, has).
 
         Args:
             query: The query's embeddings.
-            k: Documents a leg.
+            k: Documents a signal.
             filter: Only documents that match.
             text: The query itself, for a list "bm25" as well.
 
@@ -289,7 +289,7 @@ class HybridIndex(Protocol):
     async def adelete(
         self,
         ids: Sequence[str] | None = None,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         parent_id: str | None = None,
     ) -> int:
@@ -304,11 +304,11 @@ class HybridIndex(Protocol):
         """`embeddings` in a thread."""
         return await asyncio.to_thread(self.embeddings, ids, heads)
 
-    async def acount(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
+    async def acount(self, filter: AnyFilter | None = None) -> int:
         """`count` in a thread."""
         return await asyncio.to_thread(self.count, filter)
 
-    async def ascan(self, filter: AnyFilter | None = None) -> AsyncIterator[Document]:  # noqa: A002
+    async def ascan(self, filter: AnyFilter | None = None) -> AsyncIterator[Document]:
         """`scan`, page by page in a thread."""
         documents = await asyncio.to_thread(self.scan, filter)
         while page := await asyncio.to_thread(lambda: list(islice(documents, _ASYNC_PAGE))):
@@ -319,10 +319,10 @@ class HybridIndex(Protocol):
         self,
         query: M3Output,
         k: int,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         text: str | None = None,
-    ) -> dict[Leg, list[Candidate]]:
+    ) -> dict[Signal, list[Candidate]]:
         """`candidates` in a thread."""
         return await asyncio.to_thread(self.candidates, query, k, filter, text=text)
 

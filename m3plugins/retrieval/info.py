@@ -55,7 +55,7 @@ class IndexInfo:
         aliases: tuple[str, ...],
         stored: int,
         first_passages: int,
-        format: int,  # noqa: A002
+        format: int,
     ) -> IndexInfo:
         """Joins what made an index with what it holds.
 

@@ -18,14 +18,14 @@ from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate, Digest, Document, detached
-from m3plugins.retrieval.engine import WritableIndex
 from m3plugins.retrieval.filters import And, Comparison, Not, Or, matches
 from m3plugins.retrieval.identity import Identity
 from m3plugins.retrieval.index import AnyFilter, FailedDocument, check_ids
 from m3plugins.retrieval.locking import DocumentLocks
+from m3plugins.retrieval.named_index import WritableIndex
 from m3plugins.retrieval.writing import REPLACED, Batch, Writer, is_current
 from m3plugins.scoring.dense import dense_scores
-from m3plugins.scoring.heads import HeadScores, Leg, check_query, head_scores
+from m3plugins.scoring.heads import HeadScores, Signal, check_query, head_scores
 from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins.scoring.products import dot_products
 from m3plugins.scoring.sparse import sparse_scores
@@ -77,7 +77,7 @@ class InMemoryHybridIndex(WritableIndex):
             return {}
         return {i: self._output(item, columns).select(kept) for i, item in found.items()}
 
-    def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
+    def count(self, filter: AnyFilter | None = None) -> int:
         """How many documents there are, or match."""
         self._check_open()
         with self._store.lock:
@@ -91,7 +91,7 @@ class InMemoryHybridIndex(WritableIndex):
     ) -> Iterator[tuple[Document, M3Output]]: ...
     def scan(
         self,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         with_embeddings: bool = False,
     ) -> Iterator[Document] | Iterator[tuple[Document, M3Output]]:
         """Every document that matches, as they are at the time of the call."""
@@ -107,10 +107,10 @@ class InMemoryHybridIndex(WritableIndex):
         self,
         query: M3Output,
         k: int,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         text: str | None = None,
-    ) -> dict[Leg, list[Candidate]]:
+    ) -> dict[Signal, list[Candidate]]:
         """The best k documents of the dense and of the sparse head."""
         self._check_open()
         check_query(query)
@@ -121,7 +121,7 @@ class InMemoryHybridIndex(WritableIndex):
             rows = np.array([self._store.items[i].row for i in ids], dtype=np.int64)
         if columns is None:
             return {head: [] for head in query.heads if head != "multi_vector"}
-        found: dict[Leg, list[Candidate]] = {}
+        found: dict[Signal, list[Candidate]] = {}
         if query.dense is not None and columns.dense is not None:
             found["dense"] = _best(ids, dense_scores(query.dense, columns.dense)[0, rows], k)
         if query.sparse is not None and columns.sparse is not None:
@@ -167,7 +167,7 @@ class InMemoryHybridIndex(WritableIndex):
     def _deleting(self) -> threading.RLock:
         return self._store.lock
 
-    def _remove_matching(self, filter: AnyFilter) -> int:  # noqa: A002
+    def _remove_matching(self, filter: AnyFilter) -> int:
         return self._store.remove(self._store.matching(filter))
 
 
@@ -284,7 +284,7 @@ class _Store:
             self.items = {i: replace(item, row=row) for row, (i, item) in enumerate(self.items.items())}
         return self._parts[0]
 
-    def matching(self, filter: AnyFilter | None) -> list[str]:  # noqa: A002
+    def matching(self, filter: AnyFilter | None) -> list[str]:
         if filter is None:
             return list(self.items)
         if not isinstance(filter, Comparison | And | Or | Not):

@@ -21,7 +21,7 @@ from m3plugins.retrieval.ranking import (
     shortlist,
     union,
 )
-from m3plugins.scoring.heads import HeadScores, Leg
+from m3plugins.scoring.heads import HeadScores, Signal
 
 REACH = (1, 4, 16)
 """Multiples of `candidates` to try in turn while they add parents."""
@@ -33,38 +33,38 @@ class Pool:
     Args:
         index: Where to search.
         query: The query's embeddings, of length 1.
-        legs: What proposes, and what all that is proposed is scored by.
+        signals: What proposes, and what all that is proposed is scored by.
         text: The query itself, for "bm25".
         filter: Only documents that match.
 
     Attributes:
-        scores: Of all that was proposed so far, by id, on the legs.
+        scores: Of all that was proposed so far, by id, on the signals.
     """
 
     def __init__(
         self,
         index: HybridIndex,
         query: M3Output,
-        legs: Iterable[Leg],
+        signals: Iterable[Signal],
         *,
         text: str | None = None,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
     ) -> None:
-        legs = tuple(legs)
+        signals = tuple(signals)
         self.scores: dict[str, HeadScores] = {}
         self._index = index
         self._query = query
-        self._first_stage = query.select([leg for leg in legs if leg != "bm25"])
-        self._text = text if "bm25" in legs else None
+        self._first_stage = query.select([signal for signal in signals if signal != "bm25"])
+        self._text = text if "bm25" in signals else None
         self._filter = filter
-        self._proposed: dict[int, dict[Leg, list[str]]] = {}
+        self._proposed: dict[int, dict[Signal, list[str]]] = {}
         self._late: dict[str, HeadScores] = {}
 
-    def propose(self, limit: int) -> dict[Leg, list[str]]:
-        """The ids of the best `limit` documents of each leg; all are then in `scores`, unless they are gone."""
+    def propose(self, limit: int) -> dict[Signal, list[str]]:
+        """The ids of the best `limit` documents of each signal; all are then in `scores`, unless they are gone."""
         if limit not in self._proposed:
             found = self._index.candidates(self._first_stage, limit, self._filter, text=self._text)
-            self._proposed[limit] = {leg: [candidate.id for candidate in best] for leg, best in found.items()}
+            self._proposed[limit] = {signal: [candidate.id for candidate in best] for signal, best in found.items()}
             new = [i for i in union(self._proposed[limit].values()) if i not in self.scores]
             self.scores |= self._index.score(self._first_stage, new, text=self._text) if new else {}
         return self._proposed[limit]
@@ -103,7 +103,7 @@ class Ranked:
     Attributes:
         id: The document's.
         score: What it is ordered by.
-        scores: Those of each leg.
+        scores: Those of each signal.
     """
 
     id: str
@@ -128,12 +128,12 @@ def rank(
     that is not full: only then are they scored by their token vectors.
 
     Args:
-        pool: Whose legs include those that the weights need.
+        pool: Whose signals include those that the weights need.
         families: Of the pool's documents.
-        weights: How much each leg counts.
+        weights: How much each signal counts.
         fusion: "weighted" or "rrf".
         count: How many documents to return at most.
-        candidates: How many documents each leg proposes.
+        candidates: How many documents each signal proposes.
         multi_vector_depth: How many of them are scored by their token vectors, if that head counts.
         per_parent: How many documents of one family to return at most; None: any number.
     """
@@ -143,7 +143,7 @@ def rank(
     for reach in REACH if per_parent else REACH[:1]:
         limit, depth = reach * candidates, reach * multi_vector_depth
         proposed = pool.propose(limit)
-        lists = [proposed.get(leg, []) for leg in proposing(weights)]
+        lists = [proposed.get(signal, []) for signal in proposing(weights)]
         seen |= {i: pool.scores[i] for i in union(lists) if i in pool.scores and i not in seen}
         chosen = shortlist(seen, weights, depth) if weights.multi_vector else list(seen)
         fresh = [i for i in chosen if i not in going]

@@ -8,7 +8,7 @@ from typing import Literal
 
 from m3plugins.fusion import HybridWeights, best_first, reciprocal_rank_fusion, weighted_sum
 from m3plugins.retrieval.document import Document
-from m3plugins.scoring.heads import HeadScores, Leg
+from m3plugins.scoring.heads import HeadScores, Signal
 
 Fusion = Literal["weighted", "rrf"]
 
@@ -22,8 +22,8 @@ _DEFAULTS = HybridWeights()
 _SLICE = 100
 
 
-def proposing(weights: HybridWeights) -> tuple[Leg, ...]:
-    """The legs that propose candidates: those that count, and both dense and sparse where only multi-vector needs them.
+def proposing(weights: HybridWeights) -> tuple[Signal, ...]:
+    """Selects the signals that propose candidates: those that count, and, for multi-vector without dense, both others.
 
     The multi-vector head proposes nothing, and the sparse head never proposes a document that shares no token with
     the query.
@@ -32,10 +32,10 @@ def proposing(weights: HybridWeights) -> tuple[Leg, ...]:
         >>> proposing(HybridWeights(sparse=0)), proposing(HybridWeights(dense=0))
         (('dense',), ('dense', 'sparse'))
     """
-    legs: tuple[Leg, ...] = tuple(leg for leg in weights.legs if leg != "multi_vector")
+    signals: tuple[Signal, ...] = tuple(signal for signal in weights.signals if signal != "multi_vector")
     if weights.multi_vector and not weights.dense:
-        return tuple(dict.fromkeys(("dense", "sparse", *legs)))
-    return legs
+        return tuple(dict.fromkeys(("dense", "sparse", *signals)))
+    return signals
 
 
 def union(proposed: Iterable[Iterable[str]]) -> list[str]:
@@ -51,7 +51,7 @@ def shortlist(scores: Mapping[str, HeadScores], weights: HybridWeights, depth: i
     that head alone proposed does come last.
 
     Args:
-        scores: Of the union, on the legs that proposed it.
+        scores: Of the union, on the signals that proposed it.
         weights: Of the search; the multi-vector head counts.
         depth: How many go on.
 
@@ -60,20 +60,20 @@ def shortlist(scores: Mapping[str, HeadScores], weights: HybridWeights, depth: i
         >>> shortlist(scores, HybridWeights(dense=0, sparse=0.01), depth=1)
         ['near']
     """
-    counted = {leg: getattr(weights, leg) or getattr(_DEFAULTS, leg) for leg in proposing(weights)}
+    counted = {signal: getattr(weights, signal) or getattr(_DEFAULTS, signal) for signal in proposing(weights)}
     order = HybridWeights(**{"dense": 0.0, "sparse": 0.0, **counted, "multi_vector": 0.0})
     return best_first({i: weighted_sum(score, order) for i, score in scores.items()})[:depth]
 
 
-def listed(scores: Mapping[str, HeadScores], leg: Leg) -> dict[str, float]:
-    """The scores of the documents that a leg ranks. A sparse or BM25 score of 0 is no match: that document is absent.
+def listed(scores: Mapping[str, HeadScores], signal: Signal) -> dict[str, float]:
+    """Selects the scores of the documents that a signal ranks, among which a sparse or BM25 score of 0 is no match.
 
     Example:
         >>> listed({"a": HeadScores(sparse=0.2), "b": HeadScores(sparse=0.0)}, "sparse")
         {'a': 0.2}
     """
-    column = {i: getattr(score, leg) for i, score in scores.items()}
-    lexical = leg in ("sparse", "bm25")
+    column = {i: getattr(score, signal) for i, score in scores.items()}
+    lexical = signal in ("sparse", "bm25")
     return {i: value for i, value in column.items() if value is not None and (value > 0 or not lexical)}
 
 
@@ -85,7 +85,7 @@ def fuse(
     Args:
         scores: Of the union; reciprocal ranks are those within it.
         ids: Of the documents that go on.
-        weights: How much each leg counts.
+        weights: How much each signal counts.
         fusion: "weighted" or "rrf".
 
     Returns:
@@ -93,10 +93,10 @@ def fuse(
     """
     if fusion == "weighted":
         return {i: weighted_sum(scores[i], weights) for i in ids}
-    columns = [listed(scores, leg) for leg in weights.legs]
+    columns = [listed(scores, signal) for signal in weights.signals]
     fused = reciprocal_rank_fusion(
         [[column.get(i) for i in scores] for column in columns],
-        weights=[getattr(weights, leg) for leg in weights.legs],
+        weights=[getattr(weights, signal) for signal in weights.signals],
     )
     by_id = dict(zip(scores, fused.tolist(), strict=True))
     return {i: by_id[i] for i in ids}

@@ -70,9 +70,9 @@ class HybridRetriever:
     Attributes:
         index: Where to search.
         weights: How much each head counts; a head of weight 0 is not used.
-        fusion: "weighted" (the raw weighted sum) or "rrf" (weighted reciprocal ranks: the sum over the legs of
+        fusion: "weighted" (the raw weighted sum) or "rrf" (weighted reciprocal ranks: the sum over the signals of
             weight / (60 + rank), by the exact ranks among all candidates; where its sparse or BM25 score is 0,
-            a document is absent from that leg's list).
+            a document is absent from that signal's list).
         candidates: Documents that each of the dense and sparse heads (and BM25, if its weight is > 0)
             proposes, or k if that is more.
         multi_vector_depth: Documents scored by their token vectors, or k if that is more.
@@ -112,7 +112,7 @@ class HybridRetriever:
         query: str,
         k: int = 10,
         *,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         weights: HybridWeights | None = None,
         min_score: float | None = None,
         offset: int = 0,

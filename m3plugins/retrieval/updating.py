@@ -103,7 +103,7 @@ class _Update:
         return refused, changed
 
 
-def _fault(id: str, metadata: Mapping[str, Any], writer: Writer) -> str | None:  # noqa: A002
+def _fault(id: str, metadata: Mapping[str, Any], writer: Writer) -> str | None:
     """Why an engine cannot keep these metadata."""
     try:
         writer.check(Document(id=id, text="", metadata=metadata))

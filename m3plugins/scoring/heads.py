@@ -12,10 +12,10 @@ from m3plugins.scoring.dense import dense_scores
 from m3plugins.scoring.multi_vector import multi_vector_scores
 from m3plugins.scoring.sparse import sparse_scores
 
-Leg = Head | Literal["bm25"]
-"""What a search can go by: M3's heads, and the BM25 of an engine that has it."""
+Signal = Head | Literal["bm25"]
+"""A score that a search can go by: that of one of M3's heads, or the BM25 of an engine that has it."""
 
-LEGS: tuple[Leg, ...] = (*HEADS, "bm25")
+SIGNALS: tuple[Signal, ...] = (*HEADS, "bm25")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class HeadScores:
         dense: Dot product of unit vectors, in [-1, 1].
         sparse: Sum of products of shared token weights, >= 0, no upper bound.
         multi_vector: Mean over query tokens of the maximum dot product, in [-1, 1].
-        bm25: The engine's own BM25 score, >= 0, where that leg was asked for.
+        bm25: The engine's own BM25 score, >= 0, where that signal was asked for.
     """
 
     dense: float | None = None

@@ -12,7 +12,7 @@ NAMES = {
         M3Output ModelMismatchError MultiVectorEmbeddings SparseEmbeddings""",
     "m3plugins.encoding": """EmbeddingMemo EncoderOptions HEADS Head M3Encoder M3Output MultiVectorEmbeddings Passages
         SparseEmbeddings SparseVector shared_encoder""",
-    "m3plugins.scoring": "HeadScores LEGS Leg dense_scores head_scores multi_vector_scores sparse_scores",
+    "m3plugins.scoring": "HeadScores SIGNALS Signal dense_scores head_scores multi_vector_scores sparse_scores",
     "m3plugins.compression": "BinaryCodec CODECS DEFAULT_CODEC Codec Float16Codec Int8Codec get_codec",
     "m3plugins.fusion": "HybridWeights best_first ranks reciprocal_rank_fusion weighted_sum",
     "m3plugins.retrieval": """BrokenDocumentsError Candidate Document Explanation FailedDocument Heading Hit HybridIndex

@@ -7,7 +7,7 @@ import pytest
 from m3plugins import Document
 from m3plugins_elasticsearch import ElasticsearchHybridIndex, ElasticsearchIndexError
 from m3plugins_elasticsearch.client import connect
-from m3plugins_elasticsearch.enricher.letters import DeadLetters
+from m3plugins_elasticsearch.enricher.dead_letters import DeadLetters
 from tests.elasticsearch.proxy import Fault, proxied
 
 pytestmark = pytest.mark.elasticsearch9
@@ -80,8 +80,8 @@ def test_an_answer_that_was_cut_by_the_clusters_timeout_is_an_error(index, proxy
 def test_dead_letters_are_told_whole(proxy, es_name, part, ask):
     with closing(connect(proxy.url)) as connection:
         letters = DeadLetters(connection, es_name, "worker")
-        letters.place.ensure()
+        letters.system_index.ensure()
         proxy.expect(part, Fault(change=partial))
         with pytest.raises(ElasticsearchIndexError, match=NAMED):
             ask(letters)
-        connection.client.indices.delete(index=letters.place.name)
+        connection.client.indices.delete(index=letters.system_index.name)

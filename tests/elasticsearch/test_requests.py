@@ -70,9 +70,9 @@ def test_sparse_weights_are_sent_as_they_are_and_never_pruned():
 def test_filters_hold_for_every_leg_and_score_nothing():
     bodies = ask(text="fox", where=WHERE)
     assert bodies["dense"]["knn"]["filter"] == WHERE
-    for leg in ("sparse", "bm25"):
-        assert bodies[leg]["query"]["bool"]["filter"] == [WHERE]
-        assert len(bodies[leg]["query"]["bool"]["must"]) == 1
+    for signal in ("sparse", "bm25"):
+        assert bodies[signal]["query"]["bool"]["filter"] == [WHERE]
+        assert len(bodies[signal]["query"]["bool"]["must"]) == 1
 
 
 @given(st.integers(1, MAX_K), st.sampled_from(sorted(OVERSAMPLE)))

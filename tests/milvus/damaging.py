@@ -1,6 +1,6 @@
 """Every kind of file of an index in Milvus Lite, damaged in every way, and what then happens.
 
-The full table: `python benchmarks/lite_damage.py`.
+The full table: `python -m benchmarks.lite_damage`.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class AttachedIndex(ReadableIndex):
     def delete(
         self,
         ids: Sequence[str] | None = None,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         parent_id: str | None = None,
     ) -> int:

@@ -17,9 +17,9 @@ from typing import Any
 import orjson
 from elasticsearch import ApiError, TransportError
 
-from m3plugins_elasticsearch.ahead import ahead
 from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors, is_passing, pauses, with_fix
 from m3plugins_elasticsearch.mapping import WRITE_ALIAS
+from m3plugins_elasticsearch.ordered_map import ordered_map
 
 CHUNK_BYTES = 5 << 20
 CHUNK_ITEMS = 500
@@ -75,7 +75,7 @@ class Outcome:
     seq_no: int = -1
 
 
-def index(id: str, document: Any, **condition: int | str) -> Action:  # noqa: A002
+def index(id: str, document: Any, **condition: int | str) -> Action:
     """Stores a whole document.
 
     Args:
@@ -87,7 +87,7 @@ def index(id: str, document: Any, **condition: int | str) -> Action:  # noqa: A0
     return Action(id, (_line({"index": {"_id": id, **condition}}), _line(document)))
 
 
-def update(id: str, fields: Any, **condition: int | str) -> Action:  # noqa: A002
+def update(id: str, fields: Any, **condition: int | str) -> Action:
     """Merges fields into a document that is there.
 
     Args:
@@ -98,7 +98,7 @@ def update(id: str, fields: Any, **condition: int | str) -> Action:  # noqa: A00
     return Action(id, (_line({"update": {"_id": id, **condition}}), _line({"doc": fields})))
 
 
-def delete(id: str, **condition: int) -> Action:  # noqa: A002
+def delete(id: str, **condition: int) -> Action:
     """Deletes a document.
 
     Args:
@@ -133,7 +133,7 @@ def bulk(
     sender = _Sender(connection, target, require_alias)
     chunks = takewhile(lambda _: not sender.ended.is_set(), _chunks(actions))
     fault: Exception | None = None
-    with closing(ahead(sender.fate, chunks, AT_ONCE)) as fates:
+    with closing(ordered_map(sender.fate, chunks, AT_ONCE)) as fates:
         try:
             for outcomes, problem in fates:
                 yield from outcomes
@@ -173,7 +173,7 @@ class _Sender:
         outcomes: list[Outcome] = []
         try:
             for outcome in self._send(chunk):
-                outcomes.append(outcome)  # noqa: PERF402 - what came before a fault is kept
+                outcomes.append(outcome)  # one by one: what came before a fault is kept
         except Exception as err:
             self.ended.set()
             return outcomes, err

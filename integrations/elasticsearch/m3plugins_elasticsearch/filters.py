@@ -76,7 +76,7 @@ class Plan:
         return self.check is None or matches(self.check, metadata)
 
 
-def compile_filter(filter: AnyFilter | None, facets_field: str = "facets") -> Plan:  # noqa: A002
+def compile_filter(filter: AnyFilter | None, facets_field: str = "facets") -> Plan:
     """The plan of a neutral filter, or of a query in Elasticsearch's own language.
 
     Args:

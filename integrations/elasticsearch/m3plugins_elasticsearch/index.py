@@ -13,10 +13,10 @@ from elasticsearch import Elasticsearch
 from m3plugins import M3Encoder
 from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.passages import Passages
-from m3plugins.retrieval.engine import NamedIndex, opened_or_created
 from m3plugins.retrieval.index import AnyFilter
 from m3plugins.retrieval.info import IndexInfo
 from m3plugins.retrieval.locking import shared_locks
+from m3plugins.retrieval.named_index import NamedIndex, opened_or_created
 from m3plugins_elasticsearch import lifecycle, versions
 from m3plugins_elasticsearch.capabilities import probe
 from m3plugins_elasticsearch.client import Connection, connect
@@ -93,7 +93,7 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
                 "bbq_hnsw", or "flat", "int8_flat", "int4_flat", "bbq_flat", which compare with every document. All
                 keep the whole vectors too, by which every score is computed.
             passages: How to cut documents into what is stored and found; None stores them as they are.
-            bm25: For Elasticsearch's own full-text search as a fourth leg (`HybridWeights(bm25=...)`): an
+            bm25: For Elasticsearch's own full-text search as a fourth signal (`HybridWeights(bm25=...)`): an
                 analyzer's name ("standard", "german", ...) or its definition.
             metadata_fields: Mappings of metadata fields (`{"published": {"type": "date"}}`), for native queries and
                 aggregations; values that do not fit are refused. None takes any field as a `flattened` one, whose
@@ -316,5 +316,5 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
     def _drop(self) -> None:
         lifecycle.drop(self._connection, self.name)
 
-    def _remove_matching(self, filter: AnyFilter) -> int:  # noqa: A002
+    def _remove_matching(self, filter: AnyFilter) -> int:
         return self._store.remove_matching(self._plan(filter))

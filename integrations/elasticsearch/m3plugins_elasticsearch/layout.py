@@ -43,7 +43,7 @@ class Layout:
         """The path of one of our fields."""
         return self.prefix + name
 
-    def document(self, id: str, source: Mapping[str, Any], *, strict: bool = False) -> Document:  # noqa: A002
+    def document(self, id: str, source: Mapping[str, Any], *, strict: bool = False) -> Document:
         """The document that a source holds.
 
         Args:

@@ -9,9 +9,9 @@ from typing import Literal, overload
 from m3plugins import Document, M3Encoder
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.retrieval.document import Candidate
-from m3plugins.retrieval.engine import EngineIndex, check_bm25
 from m3plugins.retrieval.index import AnyFilter, check_ids
-from m3plugins.scoring.heads import HeadScores, Leg, check_query
+from m3plugins.retrieval.named_index import EngineIndex, check_bm25
+from m3plugins.scoring.heads import HeadScores, Signal, check_query
 from m3plugins_elasticsearch import lifecycle
 from m3plugins_elasticsearch.capabilities import Capabilities, probe
 from m3plugins_elasticsearch.filters import Plan, check_fields, compile_filter
@@ -57,7 +57,7 @@ class ReadableIndex(EngineIndex):
         self._check_open()
         return self._reader.embeddings(check_ids(ids), check_heads(heads))
 
-    def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
+    def count(self, filter: AnyFilter | None = None) -> int:
         """How many documents there are, or match."""
         self._check_open()
         plan = self._plan(filter)
@@ -73,7 +73,7 @@ class ReadableIndex(EngineIndex):
     ) -> Iterator[tuple[Document, M3Output]]: ...
     def scan(
         self,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         with_embeddings: bool = False,
     ) -> Iterator[Document] | Iterator[tuple[Document, M3Output]]:
         """Every document that matches, in no particular order, in bounded memory.
@@ -89,11 +89,11 @@ class ReadableIndex(EngineIndex):
         self,
         query: M3Output,
         k: int,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         text: str | None = None,
-    ) -> dict[Leg, list[Candidate]]:
-        """The best k documents of each leg, in one request; see `HybridIndex.candidates`.
+    ) -> dict[Signal, list[Candidate]]:
+        """The best k documents of each signal, in one request; see `HybridIndex.candidates`.
 
         Raises:
             ValueError: If `k` is over 10,000, or a native filter names a field that the index has not.
@@ -122,7 +122,7 @@ class ReadableIndex(EngineIndex):
         lifecycle.record(self._connection, self.name, identity)
         self._reader = replace(self._reader, identity=identity)
 
-    def _plan(self, filter: AnyFilter | None) -> Plan:  # noqa: A002
+    def _plan(self, filter: AnyFilter | None) -> Plan:
         """The filter compiled; a native one names only fields that there are: Elasticsearch takes any."""
         plan = compile_filter(filter, self._reader.layout.field("facets"))
         if isinstance(filter, dict):

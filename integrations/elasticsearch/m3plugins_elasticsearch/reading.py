@@ -18,15 +18,15 @@ from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.retrieval.document import Candidate
 from m3plugins.retrieval.index import BrokenDocumentsError, FailedDocument
-from m3plugins.scoring.heads import HeadScores, Leg
+from m3plugins.scoring.heads import HeadScores, Signal
 from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins_elasticsearch import requests
-from m3plugins_elasticsearch.ahead import ahead
 from m3plugins_elasticsearch.answers import check_whole, item_error
 from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError, errors
 from m3plugins_elasticsearch.filters import Plan
 from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import Layout
+from m3plugins_elasticsearch.ordered_map import ordered_map
 from m3plugins_elasticsearch.rows import Fields, to_output, token_bytes
 
 DOCUMENTS_PER_PAGE = 100
@@ -229,21 +229,21 @@ class Reader:
             found |= {i: self._output(i, row, heads) for i, row in rows.items()}
         return {i: found[i] for i in ids if i in found}
 
-    def candidates(self, query: M3Output, k: int, plan: Plan, text: str | None) -> dict[Leg, list[Candidate]]:
-        """The best k documents of each leg, in one request."""
-        found: dict[Leg, list[Candidate]] = {"dense": []} if query.dense is not None else {}
+    def candidates(self, query: M3Output, k: int, plan: Plan, text: str | None) -> dict[Signal, list[Candidate]]:
+        """The best k documents of each signal, in one request."""
+        found: dict[Signal, list[Candidate]] = {"dense": []} if query.dense is not None else {}
         found |= {"sparse": []} if query.sparse is not None else {}
         where = self._where(plan)
         bodies = requests.searches(query, text, requests.check_k(k), where, self.identity, self.layout)
         if not bodies:
             return found
         answers = self._msearch(list(bodies.values()), statistics=text is not None)
-        for leg, answer in zip(bodies, answers, strict=True):
+        for signal, answer in zip(bodies, answers, strict=True):
             best: dict[str, Candidate] = {}  # a copy of a document proposes the document
             for hit in answer["hits"]["hits"]:
-                candidate = self._candidate(leg, hit)
+                candidate = self._candidate(signal, hit)
                 best.setdefault(candidate.id, candidate)
-            found[leg] = list(best.values())
+            found[signal] = list(best.values())
         return found
 
     def score(self, query: M3Output, ids: Sequence[str], text: str | None) -> dict[str, HeadScores]:
@@ -269,7 +269,7 @@ class Reader:
         codec, vectors = get_codec(self.identity.codec), query.multi_vector.vectors
 
         scores: dict[str, float] = {}
-        for rows in ahead(partial(self._doc_values, fields=["token_vectors"]), portions, _READERS):
+        for rows in ordered_map(partial(self._doc_values, fields=["token_vectors"]), portions, _READERS):
             for i, row in rows.items():
                 with self._reading(i):
                     scores[i] = mean_of_maxima(codec.products(token_bytes(row), vectors))
@@ -346,8 +346,8 @@ class Reader:
     def _fields(self, hit: dict[str, Any]) -> dict[str, list[Any]]:
         return {name.removeprefix(self.layout.prefix): values for name, values in hit.get("fields", {}).items()}
 
-    def _candidate(self, leg: Leg, hit: dict[str, Any]) -> Candidate:
-        score = 2 * hit["_score"] - 1 if leg == "dense" else hit["_score"]
+    def _candidate(self, signal: Signal, hit: dict[str, Any]) -> Candidate:
+        score = 2 * hit["_score"] - 1 if signal == "dense" else hit["_score"]
         named = self._fields(hit).get("id")
         if named is None:
             raise self._misnamed({"bool": {"must_not": [{"exists": {"field": self.layout.field("id")}}]}})
@@ -361,12 +361,12 @@ class Reader:
             bm25=matched.get("bm25", 0.0) if text is not None else None,
         )
 
-    def _output(self, id: str, row: Fields, heads: Sequence[Head]) -> M3Output:  # noqa: A002
+    def _output(self, id: str, row: Fields, heads: Sequence[Head]) -> M3Output:
         identity = self.identity
         with self._reading(id):
             return to_output([row], heads, identity.codec, identity.vocab_size, identity.multi_vector_dim)
 
-    def _document(self, id: str, source: Mapping[str, Any]) -> Document:  # noqa: A002
+    def _document(self, id: str, source: Mapping[str, Any]) -> Document:
         with self._reading(id):
             return self.layout.document(id, source)
 
@@ -391,7 +391,7 @@ class Reader:
         hits = [hit for hit in answer["hits"]["hits"] if hit.get("fields", {}).get(field) != [hit["_id"]]]
         return self._damaged(", ".join(hit["_id"] for hit in hits)[:200], "its field id must be its own id")
 
-    def _is_whole(self, id: str, row: Fields, fields: Sequence[str]) -> bool:  # noqa: A002
+    def _is_whole(self, id: str, row: Fields, fields: Sequence[str]) -> bool:
         """Whether a document has these fields: another's may have none yet, or have been robbed of some.
 
         Raises:
@@ -403,14 +403,14 @@ class Reader:
         return not lacking
 
     @contextmanager
-    def _reading(self, id: str) -> Iterator[None]:  # noqa: A002
+    def _reading(self, id: str) -> Iterator[None]:
         """Names the document whose stored values cannot be read."""
         try:
             yield
         except ValueError as err:
             raise self._damaged(id, str(err)) from err
 
-    def _damaged(self, id: str, reason: str) -> LostEmbeddingsError:  # noqa: A002
+    def _damaged(self, id: str, reason: str) -> LostEmbeddingsError:
         fix = (
             "take its m3 object out for m3 enrich to make anew"
             if self.layout.prefix

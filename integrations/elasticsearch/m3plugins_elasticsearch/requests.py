@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from m3plugins.encoding.output import M3Output
-from m3plugins.scoring.heads import Leg
+from m3plugins.scoring.heads import Signal
 from m3plugins_elasticsearch.identity import OVERSAMPLE, Identity
 from m3plugins_elasticsearch.layout import Layout
 from m3plugins_elasticsearch.rows import token_weights
@@ -39,18 +39,18 @@ def check_k(k: int) -> int:
 
 def searches(
     query: M3Output, text: str | None, k: int, where: Query | None, identity: Identity, layout: Layout
-) -> dict[Leg, dict[str, Any]]:
-    """The best k of each leg: one body each, for one `_msearch`.
+) -> dict[Signal, dict[str, Any]]:
+    """The best k of each signal: one body each, for one `_msearch`.
 
     Args:
-        query: Of one text. Without any token weight there is nothing to ask the sparse leg.
+        query: Of one text. Without any token weight there is nothing to ask the sparse signal.
         text: The query itself, for BM25.
-        k: Documents a leg.
+        k: Documents a signal.
         where: Only these documents.
         identity: Of the index.
         layout: Of its documents.
     """
-    bodies: dict[Leg, dict[str, Any]] = {}
+    bodies: dict[Signal, dict[str, Any]] = {}
     found = {**light([layout.field("id")], k), "sort": ["_score", {layout.field("id"): "asc"}]}
     if query.dense is not None:
         knn = nearest(query, k, identity, layout)
@@ -84,7 +84,7 @@ def lexical(weights: Mapping[str, float], layout: Layout) -> Query:
 
 
 def scores(query: M3Output, text: str | None, ids: Sequence[str], layout: Layout) -> dict[str, Any]:
-    """Exact scores of these documents, each leg's under its name in `matched_queries`.
+    """Exact scores of these documents, each signal's under its name in `matched_queries`.
 
     A vector query that is filtered down to as many documents as it may return compares them all, by their
     whole vectors where it rescores; none is loaded.

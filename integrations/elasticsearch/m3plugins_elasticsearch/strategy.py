@@ -98,7 +98,7 @@ class M3Fields:
             query_vector = output.dense[0].tolist() if query_vector is None else query_vector
             tokens = token_weights(output.sparse[0]) if self.weights.sparse else {}
 
-        legs: list[Query] = []
+        clauses: list[Query] = []
         lexical = {"field": f"{vector_field}.sparse", "query_vector": tokens, "prune": False}
         if self.weights.dense:
             window = min(max(self.window, num_candidates, k), MAX_K)
@@ -110,17 +110,17 @@ class M3Fields:
                 "rescore_vector": {"oversample": 1.0},  # scores by whole vectors
                 "boost": 2 * self.weights.dense,  # of (1 + cosine) / 2
             }
-            legs.append({"knn": {**nearest, "filter": list(filter)}})
+            clauses.append({"knn": {**nearest, "filter": list(filter)}})
             if tokens:
                 least = _SHARE * sum(weight * weight for weight in tokens.values())
                 sharing = {"function_score": {"query": {"sparse_vector": lexical}, "min_score": least}}
-                legs = [{"dis_max": {"queries": [*legs, {"knn": {**nearest, "filter": [*filter, sharing]}}]}}]
+                clauses = [{"dis_max": {"queries": [*clauses, {"knn": {**nearest, "filter": [*filter, sharing]}}]}}]
         if tokens:
-            legs.append({"sparse_vector": {**lexical, "boost": self.weights.sparse}})
+            clauses.append({"sparse_vector": {**lexical, "boost": self.weights.sparse}})
         if self.weights.bm25 and query is not None:
-            legs.append({"match": {text_field: {"query": query, "boost": self.weights.bm25}}})
-        legs = legs or [{"match_none": {}}]
-        return {"query": {"bool": {"should": legs, "minimum_should_match": 1, "filter": list(filter)}}}
+            clauses.append({"match": {text_field: {"query": query, "boost": self.weights.bm25}}})
+        clauses = clauses or [{"match_none": {}}]
+        return {"query": {"bool": {"should": clauses, "minimum_should_match": 1, "filter": list(filter)}}}
 
 
 class M3RetrievalStrategy(M3Fields, RetrievalStrategy):

@@ -1,4 +1,4 @@
-"""Batches of queries: encoded together, searched as single runs."""
+"""Batches of queries, encoded together and searched as single runs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class BatchedQueries(BaseRetriever):
 
     @abstractmethod
     def _encoder(self) -> M3Encoder:
-        """What encodes the queries."""
+        """Returns the encoder of the queries."""
 
     def batch(
         self, inputs: list[str], config: Configs = None, *, return_exceptions: bool = False, **kwargs: Any
     ) -> list[list[Document]]:
-        """`invoke` for several queries, in their order, with the same keywords."""
+        """Invokes the retriever for several queries, in their order, with the same keywords."""
         outputs: list[list[Document]] = []
         for queries, configs in _parts(inputs, config):
             self._encode(queries)
@@ -40,7 +40,7 @@ class BatchedQueries(BaseRetriever):
     async def abatch(
         self, inputs: list[str], config: Configs = None, *, return_exceptions: bool = False, **kwargs: Any
     ) -> list[list[Document]]:
-        """`ainvoke` for several queries, in their order, with the same keywords."""
+        """Awaits `ainvoke` for several queries, in their order, with the same keywords."""
         outputs: list[list[Document]] = []
         for queries, configs in _parts(inputs, config):
             await run_in_executor(None, self._encode, queries)

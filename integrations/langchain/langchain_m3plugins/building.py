@@ -1,4 +1,4 @@
-"""What searches the store that `M3VectorStore.from_texts` makes."""
+"""Construction of the retriever behind `M3VectorStore.from_texts`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from m3plugins import HybridIndex, HybridRetriever, InMemoryHybridIndex, ModelMi
 def retriever_for(
     embedding: Embeddings | None, index: HybridIndex | None, retriever: HybridRetriever | None
 ) -> HybridRetriever:
-    """The retriever that is given, or one over the index that is given, or over a new one in memory.
+    """Returns the retriever that is given, or one over the index that is given, or over a new one in memory.
 
     Raises:
         TypeError: If `embedding` is not `M3Embeddings`.

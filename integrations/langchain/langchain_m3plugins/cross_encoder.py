@@ -16,7 +16,7 @@ class M3CrossEncoder(RerankerFields, BaseCrossEncoder):
     """
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
-        """One score a pair, in order; each distinct text is encoded once."""
+        """Scores the pairs, in order; each distinct text is encoded once."""
         if isinstance(self.reranker, M3Reranker):
             weights = self.reranker.weights
             return [weighted_sum(scores, weights) for scores in self.reranker.score_pairs(text_pairs)]

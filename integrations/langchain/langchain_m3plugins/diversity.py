@@ -12,13 +12,13 @@ from m3plugins import Hit, HybridIndex
 
 
 def diverse(hits: Sequence[Hit], index: HybridIndex, query: Sequence[float], k: int, lambda_mult: float) -> list[Hit]:
-    """Of the hits k that are like the query and unlike each other, as LangChain's own stores choose them.
+    """Chooses k hits that are like the query and unlike each other, as LangChain's own stores do.
 
     Args:
-        hits: What to choose from; one that is deleted meanwhile is left out.
-        index: Has their vectors.
+        hits: The hits to choose from; one that is deleted meanwhile is left out.
+        index: The index that holds their vectors.
         query: The query's dense vector.
-        k: How many.
+        k: Number of hits to choose.
         lambda_mult: 1 goes by the similarity to the query alone, 0 by the dissimilarity to each other.
     """
     stored = index.embeddings([hit.id for hit in hits], heads=("dense",))
@@ -29,7 +29,7 @@ def diverse(hits: Sequence[Hit], index: HybridIndex, query: Sequence[float], k: 
 
 
 def check_positive(name: str, value: int) -> None:
-    """Refuses a number of documents that is none.
+    """Refuses a number of documents below 1.
 
     Raises:
         ValueError: If so.

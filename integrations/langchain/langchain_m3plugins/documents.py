@@ -17,7 +17,7 @@ from m3plugins import Hit
 def to_core(
     texts: Iterable[str], metadatas: Sequence[Mapping[str, Any]] | None, ids: Sequence[str | None] | None
 ) -> list[CoreDocument]:
-    """Texts as documents; where there is no id, a random one.
+    """Makes documents of texts; where there is no id, a random one.
 
     Raises:
         ValueError: If there are fewer or more metadatas or ids than texts.
@@ -35,22 +35,22 @@ def to_core(
 
 
 def to_langchain(document: CoreDocument) -> Document:
-    """The document, with metadata of its own: no change to them reaches the index."""
+    """Converts a document, with metadata of its own: no change to them reaches the index."""
     return Document(page_content=document.text, metadata=copy.deepcopy(dict(document.metadata)), id=document.id)
 
 
 def to_documents(hits: Iterable[Hit]) -> list[Document]:
-    """The documents of hits, as they were added."""
+    """Returns the documents of hits, as they were added."""
     return [to_langchain(hit.document) for hit in hits]
 
 
 def to_scored(hits: Iterable[Hit]) -> list[tuple[Document, float]]:
-    """The documents of hits, each with its score."""
+    """Returns the documents of hits, each with its score."""
     return [(to_langchain(hit.document), hit.score) for hit in hits]
 
 
 def with_scores(hit: Hit, key: str) -> Document:
-    """The document of a hit with its scores, title and parent, those that there are, under one key of the metadata.
+    """Returns the document of a hit, with its scores, title and parent under one key of the metadata.
 
     What the stored metadata have under that key is then under `own` in it.
     """

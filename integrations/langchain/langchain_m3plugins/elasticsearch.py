@@ -1,4 +1,4 @@
-"""How Elasticsearch's vector store is to keep M3's dense vectors: whole."""
+"""Strategies with which Elasticsearch's vector store keeps M3's dense vectors whole."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class M3Embeddings(EncoderFields, Embeddings):
     """
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """One vector a document, in order.
+        """Encodes documents, one vector each, in order.
 
         Raises:
             TypeError: If `texts` is one string or holds something else than strings.
@@ -28,12 +28,12 @@ class M3Embeddings(EncoderFields, Embeddings):
         return dense_rows(self.encoder.memo.encode_documents(texts, heads=["dense"]))
 
     def embed_query(self, text: str) -> list[float]:
-        """The vector of a query."""
+        """Encodes a query."""
         return dense_rows(self.encoder.memo.encode_queries([text], heads=["dense"]))[0]
 
 
 def dense_rows(output: M3Output) -> list[list[float]]:
-    """The dense vectors as plain floats; the output must have them."""
+    """Returns the dense vectors as plain floats; the output must have them."""
     assert output.dense is not None
     rows: list[list[float]] = output.dense.tolist()
     return rows

@@ -1,4 +1,4 @@
-"""The fields that classes share: which M3 model, and which reranker."""
+"""Fields that classes share: the M3 model and the reranker."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class EncoderFields(BaseModel):
 
 
 class RerankerFields(EncoderFields):
-    """What scores: the three heads of an M3 model, or any reranker of m3plugins."""
+    """The fields of a reranker: the three heads of an M3 model, or any reranker of m3plugins."""
 
     weights: InstanceOf[HybridWeights] | None = None
-    """How much each head of the model counts; None is M3's own 1 / 0.3 / 1."""
+    """The weight of each head of the model; None is M3's own 1 / 0.3 / 1."""
 
     reranker: Reranker = Field(
         default_factory=lambda fields: M3Reranker(fields["encoder"].memo, weights=fields["weights"]), repr=False

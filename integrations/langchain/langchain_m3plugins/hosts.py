@@ -1,4 +1,4 @@
-"""M3 in the stock stores of LangChain, without loss: what their own defaults would cut away or quantise."""
+"""Parameters with which the stock stores of LangChain keep M3's vectors whole, where their defaults cut or quantise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def milvus_params(
     dense_index: Mapping[str, Any] = FLAT,
     dense_search: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Keyword arguments of `langchain_milvus.Milvus` for both embeddings of M3.
+    """Returns keyword arguments of `langchain_milvus.Milvus` for both embeddings of M3.
 
     By default `Milvus` compares dense vectors by L2, drops a fifth of the sparse weights, and hands Milvus Lite
     search parameters that it refuses. Here both heads are compared by the inner product, M3's own score, and all
@@ -54,7 +54,7 @@ def milvus_params(
 
 
 def elasticsearch_params(*, index_type: Literal["flat", "hnsw"] = "flat", asynchronous: bool = False) -> dict[str, Any]:
-    """Keyword arguments of `langchain_elasticsearch.ElasticsearchStore` for `M3Embeddings`.
+    """Returns keyword arguments of `langchain_elasticsearch.ElasticsearchStore` for `M3Embeddings`.
 
     By default Elasticsearch quantises the vectors of this store to bytes or bits. Here it keeps float32 and
     compares by the dot product, M3's own score; a hit's score is (1 + dot product) / 2. For the sparse head too see
@@ -62,7 +62,7 @@ def elasticsearch_params(*, index_type: Literal["flat", "hnsw"] = "flat", asynch
 
     Args:
         index_type: "flat" is exact; "hnsw" is approximate, for many documents.
-        asynchronous: For `AsyncElasticsearchStore`.
+        asynchronous: Whether the parameters are for `AsyncElasticsearchStore`.
 
     Raises:
         ImportError: If the Elasticsearch client is not installed.
@@ -86,7 +86,7 @@ def elasticsearch_hybrid_params(
     window: int = 1_000,
     asynchronous: bool = False,
 ) -> dict[str, Any]:
-    """Keyword arguments of `langchain_elasticsearch.ElasticsearchStore` for the dense and the sparse head of M3.
+    """Returns arguments of `langchain_elasticsearch.ElasticsearchStore` for the dense and the sparse head of M3.
 
     Every document is stored with both vectors, and a search goes by both in one request, on the Basic licence. A hit's
     score is M3's weighted score and the dense weight: `dense * (1 + cosine) + sparse * dot product`. How far that is
@@ -98,10 +98,10 @@ def elasticsearch_hybrid_params(
 
     Args:
         embeddings: The model.
-        weights: How much each head counts; that of the multi-vector head is not used.
+        weights: Weight of each head; that of the multi-vector head is not used.
         dense_index: A type of dense index, or `index_options` of one; "flat" is exact for few documents.
         window: Documents a shard that are scored by both heads at least.
-        asynchronous: For `AsyncElasticsearchStore`.
+        asynchronous: Whether the parameters are for `AsyncElasticsearchStore`.
 
     Raises:
         ImportError: If m3plugins-elasticsearch is not installed.

@@ -1,4 +1,4 @@
-"""What Elasticsearch's store writes of a document where it keeps both the dense and the sparse head."""
+"""Embeddings for Elasticsearch's store where it keeps both the dense and the sparse head."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class M3HybridEmbeddings(M3Embeddings):
     """`M3Embeddings` whose documents have the fields "dense" and "sparse"; see `elasticsearch_hybrid_params`."""
 
     def embed_documents(self, texts: list[str]) -> list[Any]:
-        """The two fields of each document's vector, in order.
+        """Encodes documents, with two fields for each, in order.
 
         Raises:
             TypeError: If `texts` is one string or holds something else than strings.

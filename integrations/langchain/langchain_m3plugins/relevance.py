@@ -10,17 +10,17 @@ from m3plugins.reranking import CrossEncoderReranker, M3Reranker
 
 
 def relevance_of(retriever: HybridRetriever, weights: HybridWeights | None = None) -> Callable[[float], float]:
-    """The map from what a retriever's hits are ordered by to [0, 1]; it keeps their order.
+    """Returns the map from the scores that a retriever orders by to [0, 1]; it keeps their order.
 
     - Weighted fusion, and M3 as a reranker: score / sum of the weights of M3's heads, cut to [0, 1]. A text has
       about 1 with itself; the sparse head and BM25 have no upper bound.
-    - "rrf": score / (sum of all weights / 61); 1 is the first rank in every leg that counts.
+    - "rrf": score / (sum of all weights / 61); 1 is the first rank in every signal that counts.
     - Any other reranker: the logistic function of its score, 1 / (1 + exp(-score)); of a cross-encoder that
       returns it already, the score itself.
 
     Args:
-        retriever: Whose scores.
-        weights: Those of the search, in place of the retriever's own.
+        retriever: The retriever of the scores.
+        weights: The weights of the search, in place of the retriever's own.
     """
     weights = weights or retriever.weights
     reranker = retriever.reranker

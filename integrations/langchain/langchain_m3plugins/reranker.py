@@ -25,12 +25,12 @@ class M3Reranker(RerankerFields, BaseDocumentCompressor):
     """
 
     top_n: int | None = Field(default=3, ge=1)
-    """How many documents to keep at most; None keeps all."""
+    """The most documents to keep; None keeps all."""
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
-        """The best `top_n` documents.
+        """Returns the best `top_n` documents.
 
         Args:
             documents: Any LangChain documents; `page_content` is what is scored.

@@ -45,13 +45,13 @@ class M3Retriever(BatchedQueries):
     """Searches the index."""
 
     k: int = Field(default=4, ge=1)
-    """How many documents to return at most."""
+    """The most documents to return."""
 
     filter: SkipValidation[AnyFilter | None] = None
     """Only documents whose metadata match: a filter of `m3plugins.retrieval.filters`, or one of the engine's own."""
 
     weights: InstanceOf[HybridWeights] | None = None
-    """How much each head counts; None leaves it to `retriever`."""
+    """The weight of each head; None leaves it to `retriever`."""
 
     rerank: Rerank = None
     """A reranker in place of that of `retriever`, False for none; None leaves it to `retriever`."""
@@ -60,7 +60,7 @@ class M3Retriever(BatchedQueries):
     """Leave out documents that score less: the raw score, in the range of the weights or of the reranker."""
 
     per_parent: int | None = Field(default=None, ge=1)
-    """How many passages of one parent to return at most."""
+    """The most passages of one parent to return."""
 
     scores_key: str | None = "m3"
     """The key of the metadata that the scores are put under; None leaves the metadata as they are."""

@@ -1,4 +1,4 @@
-"""One search, for the retriever and the store: the query is encoded once, whoever asks."""
+"""The search that the retriever and the store share: the query is encoded once, whoever asks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SEARCH_TYPES: Mapping[str, Mapping[str, Any]] = {
 def search(
     retriever: HybridRetriever, query: str, k: int, *, rerank: Rerank = None, **options: Unpack[SearchOptions]
 ) -> list[Hit]:
-    """`HybridRetriever.search` with the remembered embedding of the query, and maybe another reranker.
+    """Runs `HybridRetriever.search` with the remembered embedding of the query, and maybe another reranker.
 
     Raises:
         TypeError: If an option or `rerank` is something else.
@@ -47,11 +47,11 @@ def search_dense(
     vector: Sequence[float],
     k: int,
     *,
-    filter: AnyFilter | None = None,  # noqa: A002
+    filter: AnyFilter | None = None,
     min_score: float | None = None,
     per_parent: int | None = None,
 ) -> list[Hit]:
-    """The best documents by the exact dense score with a vector; nothing is reranked, as there is no query.
+    """Finds the best documents by the exact dense score with a vector; nothing is reranked, as there is no query.
 
     Raises:
         ValueError: If the vector is not of the model's width, or `k` or `per_parent` is not positive.
@@ -62,7 +62,7 @@ def search_dense(
 
 
 def reranked_by(retriever: HybridRetriever, rerank: Rerank) -> HybridRetriever:
-    """The retriever, or one like it with another reranker or none.
+    """Returns the retriever, or one like it with another reranker or none.
 
     Raises:
         TypeError: If `rerank` is no reranker of m3plugins.
@@ -76,7 +76,7 @@ def reranked_by(retriever: HybridRetriever, rerank: Rerank) -> HybridRetriever:
 
 
 def dense_output(vector: Sequence[float], encoder: M3Encoder) -> M3Output:
-    """A dense vector as the output of one text.
+    """Makes of a dense vector the output of one text.
 
     Raises:
         ValueError: If it is not of the model's width.

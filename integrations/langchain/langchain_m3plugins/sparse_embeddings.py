@@ -17,10 +17,6 @@ else:
         """Stands in where langchain-milvus, which knows sparse embeddings by their class, is not installed."""
 
 
-SENTINEL_WEIGHT = 1e-6
-"""Of the only dimension, one beyond the vocabulary, of a document without a token: Milvus takes no empty vector."""
-
-
 class M3SparseEmbeddings(EncoderFields, BaseSparseEmbedding):
     """M3's token weights, `{token id: weight}` in plain numbers; a `BaseSparseEmbedding` of langchain-milvus.
 
@@ -29,17 +25,17 @@ class M3SparseEmbeddings(EncoderFields, BaseSparseEmbedding):
     """
 
     def embed_documents(self, texts: list[str]) -> list[dict[int, float]]:
-        """The weights of each document, in order; none is empty.
+        """Encodes documents, in order; the weights of none are empty.
 
         Raises:
             TypeError: If `texts` is one string or holds something else than strings.
         """
         sparse = self.encoder.memo.encode_documents(texts, heads=["sparse"]).sparse
         assert sparse is not None
-        return [row.to_dict() or {sparse.vocab_size: SENTINEL_WEIGHT} for row in sparse]
+        return sparse.to_dicts(sentinel=True)
 
     def embed_query(self, query: str) -> dict[int, float]:
-        """The weights of a query; empty if it has no token."""
+        """Encodes a query; its weights are empty if it has no token."""
         sparse = self.encoder.memo.encode_queries([query], heads=["sparse"]).sparse
         assert sparse is not None
         return sparse[0].to_dict()

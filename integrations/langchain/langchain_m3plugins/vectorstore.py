@@ -58,16 +58,16 @@ class M3VectorStore(VectorStore):
         retriever: HybridRetriever | None = None,
         **kwargs: Any,
     ) -> Self:
-        """A store with these texts.
+        """Makes a store of texts.
 
         Args:
-            texts: What to add.
+            texts: The texts to add.
             embedding: `M3Embeddings`, whose encoder the default index has; an index that is given has its own.
-            metadatas: One for each text.
-            ids: One for each text; None makes one.
-            index: Where to store; None makes an `InMemoryHybridIndex`.
-            retriever: What is to search, in place of `index`.
-            **kwargs: Those of `add_texts`.
+            metadatas: The metadata of each text.
+            ids: The id of each text; None makes one.
+            index: The index to store in; None makes an `InMemoryHybridIndex`.
+            retriever: The retriever of the store, in place of `index`.
+            **kwargs: Arguments of `add_texts`.
 
         Raises:
             TypeError: If `embedding` is something else.
@@ -80,12 +80,12 @@ class M3VectorStore(VectorStore):
 
     @property
     def index(self) -> HybridIndex:
-        """Where the documents are."""
+        """The index of the documents."""
         return self.retriever.index
 
     @property
     def embeddings(self) -> M3Embeddings:
-        """The dense head of what encodes documents and queries."""
+        """The dense head of the encoder of documents and queries."""
         return M3Embeddings(encoder=self.index.encoder)
 
     def add_texts(
@@ -99,9 +99,9 @@ class M3VectorStore(VectorStore):
         """Stores texts; one of a known id replaces the old one.
 
         Args:
-            texts: What to add.
-            metadatas: One for each text: JSON values.
-            ids: One for each text; None makes one.
+            texts: The texts to add.
+            metadatas: The metadata of each text: JSON values.
+            ids: The id of each text; None makes one.
             **kwargs: `batch_size` is accepted and not needed: texts are encoded and written as a stream anyway.
 
         Returns:
@@ -119,7 +119,7 @@ class M3VectorStore(VectorStore):
     def add_documents(
         self, documents: Iterable[Document], *, ids: Sequence[str | None] | None = None, **kwargs: Any
     ) -> list[str]:
-        """`add_texts` for documents; `ids` go before the ids that the documents have."""
+        """Stores documents as `add_texts` does; `ids` go before the ids that the documents have."""
         documents = list(documents)
         texts = [document.page_content for document in documents]
         metadatas = [document.metadata for document in documents]
@@ -130,7 +130,7 @@ class M3VectorStore(VectorStore):
         self,
         ids: Sequence[str] | None = None,
         *,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         **kwargs: Any,
     ) -> bool:
         """Deletes by ids or by filter; unknown ids are passed over.
@@ -143,11 +143,11 @@ class M3VectorStore(VectorStore):
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """The documents of these ids, in this order; unknown ids are left out."""
+        """Returns the documents of these ids, in this order; unknown ids are left out."""
         return [to_langchain(document) for document in self.index.get(ids)]
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
-        """The best k documents for a query, best first."""
+        """Searches for the best k documents for a query, best first."""
         return to_documents(search(self.retriever, query, k, **kwargs))
 
     def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> list[tuple[Document, float]]:
@@ -155,7 +155,7 @@ class M3VectorStore(VectorStore):
         return to_scored(search(self.retriever, query, k, **kwargs))
 
     def similarity_search_by_vector(self, embedding: Sequence[float], k: int = 4, **kwargs: Any) -> list[Document]:
-        """The best k documents by the dense score alone, which is all that a dense vector has; nothing is reranked."""
+        """Searches for the best k documents by the dense score alone, all that a vector gives; nothing is reranked."""
         return to_documents(search_dense(self.retriever, embedding, k, **kwargs))
 
     def similarity_search_with_score_by_vector(
@@ -167,14 +167,14 @@ class M3VectorStore(VectorStore):
     def max_marginal_relevance_search(
         self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
-        """Of the best documents for a query, k that also differ from each other.
+        """Chooses, of the best documents for a query, k that also differ from each other.
 
         Args:
             query: The question.
-            k: How many documents to return at most.
-            fetch_k: How many of the hybrid ranking to choose from, or k if that is more.
+            k: Most documents to return.
+            fetch_k: Documents of the hybrid ranking to choose from; k if that is more.
             lambda_mult: 1 goes by the dense similarity to the query alone, 0 by the dissimilarity to each other.
-            **kwargs: Those of `similarity_search`.
+            **kwargs: Arguments of `similarity_search`.
         """
         check_positive("k", k)
         hits = search(self.retriever, query, max(fetch_k, k), **kwargs)
@@ -204,7 +204,7 @@ class M3VectorStore(VectorStore):
         return await super().asearch(query, search_type, **kwargs)
 
     def as_retriever(self, **kwargs: Any) -> M3VectorStoreRetriever:
-        """A retriever over this store.
+        """Makes a retriever over this store.
 
         Args:
             **kwargs: `search_type`, one of those of `search`; `search_kwargs`, the keywords of that search, such

@@ -1,4 +1,4 @@
-"""What `M3VectorStore.as_retriever` returns."""
+"""The retriever that `M3VectorStore.as_retriever` returns."""
 
 from __future__ import annotations
 

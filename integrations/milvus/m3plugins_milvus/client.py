@@ -296,7 +296,7 @@ def _release_all() -> None:
 
 def _forget() -> None:
     """In a forked process: an engine of Lite is the parent's, whose files none else may write, at exit neither."""
-    global _registry, _recording  # noqa: PLW0603
+    global _registry, _recording
     _registry, _recording = threading.RLock(), threading.RLock()
     for state in (_users, _started, _failed, _records, _writers):
         state.clear()

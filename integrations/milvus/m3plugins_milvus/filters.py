@@ -50,7 +50,7 @@ class Plan:
         return self.check is None or matches(self.check, metadata)
 
 
-def compile_filter(filter: AnyFilter | None, tenant: str | None = None) -> Plan:  # noqa: A002
+def compile_filter(filter: AnyFilter | None, tenant: str | None = None) -> Plan:
     """The plan of a neutral filter, or of an expression in Milvus' own language.
 
     Args:
@@ -85,7 +85,7 @@ def compile_filter(filter: AnyFilter | None, tenant: str | None = None) -> Plan:
     return Plan(part.expression, None if part.exact else filter)
 
 
-def pinned_values(filter: Filter, field: str) -> tuple[Scalar, ...] | None:  # noqa: A002
+def pinned_values(filter: Filter, field: str) -> tuple[Scalar, ...] | None:
     """The only values of a field that can match; None if others can, too.
 
     Example:

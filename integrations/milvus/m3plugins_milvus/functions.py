@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m3plugins import M3Encoder, SparseEmbeddings
+from m3plugins.encoding.sparse import SENTINEL_WEIGHT
 from m3plugins.reranking import CrossEncoderReranker, M3Reranker, Reranker
-from m3plugins_milvus.rows import SENTINEL_WEIGHT
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -16,11 +16,11 @@ from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.encoding.passages import Passages
 from m3plugins.retrieval.document import Candidate
-from m3plugins.retrieval.engine import NamedIndex, check_bm25, opened_or_created
 from m3plugins.retrieval.index import AnyFilter, check_ids
 from m3plugins.retrieval.info import IndexInfo
 from m3plugins.retrieval.locking import shared_locks
-from m3plugins.scoring.heads import LEGS, HeadScores, Leg, check_query
+from m3plugins.retrieval.named_index import NamedIndex, check_bm25, opened_or_created
+from m3plugins.scoring.heads import SIGNALS, HeadScores, Signal, check_query
 from m3plugins_milvus import checks, lifecycle, reading
 from m3plugins_milvus.address import is_server
 from m3plugins_milvus.blocks import POINTER
@@ -64,7 +64,7 @@ class MilvusHybridIndex(NamedIndex):
         self._lock = writer_lock(connection, name)
         documents, blocks = Collection(connection, name), Collection(connection, name + BLOCKS_SUFFIX)
         self._store = Store(documents, blocks, identity, self._lock, shared_locks("milvus", connection.uri, name))
-        self._legs = ThreadPoolExecutor(len(LEGS), thread_name_prefix="m3-search")
+        self._signals = ThreadPoolExecutor(len(SIGNALS), thread_name_prefix="m3-search")
 
     @classmethod
     def checks(cls, uri: str = "", token: str | None = None, *, repair: bool = False) -> Iterator[Check]:
@@ -99,7 +99,7 @@ class MilvusHybridIndex(NamedIndex):
             passages: How to cut documents into what is stored and found; None stores them as they are.
             tenant: A metadata field that every document has, by which Milvus partitions the documents:
                 a filter with `eq` or `in_` on it reads only the partitions in question.
-            bm25: For Milvus' own full-text search as a fourth leg (`HybridWeights(bm25=...)`): a tokenizer
+            bm25: For Milvus' own full-text search as a fourth signal (`HybridWeights(bm25=...)`): a tokenizer
                 ("standard", "jieba", ...) or Milvus' analyzer parameters. It reads the first 65,535
                 bytes of title and text; its statistics are those of a segment.
             consistency: Of `candidates` on a server. Below "Strong" a search is faster on a busy server and may
@@ -270,7 +270,7 @@ class MilvusHybridIndex(NamedIndex):
         self._check_open()
         return reading.embeddings(self._store, check_ids(ids), check_heads(heads))
 
-    def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
+    def count(self, filter: AnyFilter | None = None) -> int:
         """How many documents there are, or match."""
         self._check_open()
         plan = self._plan(filter)
@@ -286,7 +286,7 @@ class MilvusHybridIndex(NamedIndex):
     ) -> Iterator[tuple[Document, M3Output]]: ...
     def scan(
         self,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         with_embeddings: bool = False,
     ) -> Iterator[Document] | Iterator[tuple[Document, M3Output]]:
         """Every document that matches, in no particular order, in bounded memory.
@@ -304,29 +304,32 @@ class MilvusHybridIndex(NamedIndex):
         self,
         query: M3Output,
         k: int,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         text: str | None = None,
-    ) -> dict[Leg, list[Candidate]]:
-        """The best k documents of each leg; see `HybridIndex.candidates`. The legs are searched in parallel."""
+    ) -> dict[Signal, list[Candidate]]:
+        """The best k documents of each signal; see `HybridIndex.candidates`. The signals are searched in parallel."""
         self._check_open()
         self._check_model()
         check_query(query)
         check_bm25(text, self.identity.bm25, self.name)
         plan = self._plan(filter)
-        legs: dict[Leg, Future[list[Candidate]]] = {}
+        signals: dict[Signal, Future[list[Candidate]]] = {}
         submit, search = self._submit, partial(self._store.documents.search, consistency=self._consistency)
         if query.dense is not None:
-            legs["dense"] = submit(
+            signals["dense"] = submit(
                 search, "dense", query.dense[0], k, plan, self._store.identity.dense_index["index_type"]
             )
         if query.sparse is not None:
             weights = sparse_row(query.sparse[0], self._store.identity.vocab_size)
-            legs["sparse"] = submit(search, "sparse", weights, k, plan, SPARSE_INDEX) if weights else submit(list)
+            signals["sparse"] = submit(search, "sparse", weights, k, plan, SPARSE_INDEX) if weights else submit(list)
         if text is not None:
-            legs["bm25"] = submit(search, "bm25", text, k, plan, BM25)
-        found = {leg: future.result() for leg, future in legs.items()}
-        return {leg: hits if leg == "dense" else [hit for hit in hits if hit.score > 0] for leg, hits in found.items()}
+            signals["bm25"] = submit(search, "bm25", text, k, plan, BM25)
+        found = {signal: future.result() for signal, future in signals.items()}
+        return {
+            signal: hits if signal == "dense" else [hit for hit in hits if hit.score > 0]
+            for signal, hits in found.items()
+        }
 
     def score(self, query: M3Output, ids: Sequence[str], *, text: str | None = None) -> dict[str, HeadScores]:
         """Exact scores (of what the codec kept), on the heads that `query` has; unknown ids are left out."""
@@ -373,7 +376,7 @@ class MilvusHybridIndex(NamedIndex):
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._legs.shutdown()
+                self._signals.shutdown()
                 self._connection.close()
 
     def _open_beside(self, name: str, encoder: M3Encoder) -> MilvusHybridIndex:
@@ -400,18 +403,18 @@ class MilvusHybridIndex(NamedIndex):
     def _deleting(self) -> RLock:
         return self._lock
 
-    def _remove_matching(self, filter: AnyFilter) -> int:  # noqa: A002
+    def _remove_matching(self, filter: AnyFilter) -> int:
         pages = reading.matching(self._store, self._plan(filter), POINTER)
         return sum(self._store.remove_rows(rows.values()) for rows in pages)
 
     def _submit(self, *task: Any) -> Future[list[Candidate]]:
         try:
-            return self._legs.submit(*task)
+            return self._signals.submit(*task)
         except RuntimeError:
             self._check_open()  # another thread may have closed it
             raise
 
-    def _plan(self, filter: AnyFilter | None) -> Plan:  # noqa: A002
+    def _plan(self, filter: AnyFilter | None) -> Plan:
         """The filter compiled; a native one names only fields that there are: Milvus takes any for a dynamic one."""
         if isinstance(filter, str):
             for name in sorted(field_names(filter) - self._store.identity.fields):

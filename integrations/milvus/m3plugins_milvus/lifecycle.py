@@ -13,9 +13,9 @@ from pymilvus.milvus_client.index import IndexParams
 from m3plugins import Document
 from m3plugins.encoding.output import M3Output
 from m3plugins.encoding.sparse import SparseEmbeddings
-from m3plugins.retrieval.engine import check_no_alias
 from m3plugins.retrieval.index import IndexExistsError, IndexNotFoundError
 from m3plugins.retrieval.info import IndexInfo
+from m3plugins.retrieval.named_index import check_no_alias
 from m3plugins.retrieval.writing import Batch
 from m3plugins_milvus import repair, requests, schema
 from m3plugins_milvus.client import Connection, MilvusIndexError, errors, writer_lock
@@ -86,7 +86,7 @@ def _wait(documents: Collection, blocks: Collection) -> None:
         time.sleep(_PAUSE_S)
 
 
-def open(connection: Connection, name: str) -> tuple[str, Identity]:  # noqa: A001
+def open(connection: Connection, name: str) -> tuple[str, Identity]:
     """The true name of an index (`name` may be an alias) and what it holds, ready to be searched.
 
     Raises:

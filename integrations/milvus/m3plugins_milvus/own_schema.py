@@ -107,7 +107,7 @@ def hybrid_search_requests(
     k: int,
     dense_field: str = "dense",
     sparse_field: str = "sparse",
-    filter: str | None = None,  # noqa: A002
+    filter: str | None = None,
     dense_params: Mapping[str, Any] | None = None,
 ) -> list[AnnSearchRequest]:
     """What `MilvusClient.hybrid_search` takes: one request for each head of the query.

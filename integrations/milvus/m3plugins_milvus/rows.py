@@ -11,7 +11,7 @@ import numpy as np
 
 from m3plugins import Document
 from m3plugins.encoding.output import M3Output
-from m3plugins.encoding.sparse import SparseEmbeddings, SparseVector
+from m3plugins.encoding.sparse import SENTINEL_WEIGHT, SparseEmbeddings, SparseVector
 from m3plugins.retrieval.document import Digest
 from m3plugins.retrieval.writing import Batch
 from m3plugins_milvus.blocks import POINTER, block_count, split_text
@@ -24,11 +24,9 @@ DOCUMENT = ("id", "text", "title", "parent_id", "metadata", *POINTER)
 EMBEDDING = ("token_count", "truncated", "dense", "sparse")
 UNCHANGED = ("id", "text", "title", *POINTER, *EMBEDDING)
 """What new metadata leave as it is."""
-SENTINEL_WEIGHT = 1e-6
-"""Milvus takes no empty sparse vector: a document without a token gets one dimension beyond the vocabulary."""
 
 
-def key_of(id: str) -> str:  # noqa: A002
+def key_of(id: str) -> str:
     """The primary key of a document: 32 hexadecimal digits."""
     return hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
@@ -122,7 +120,7 @@ def row_fault(row: Row) -> str:
 
 
 def stored_sparse(vector: SparseVector, vocab_size: int) -> dict[int, float]:
-    """Token weights as they are stored: never empty."""
+    """Token weights as they are stored: Milvus takes no empty vector."""
     return sparse_row(vector, vocab_size) or {vocab_size: SENTINEL_WEIGHT}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from m3plugins.encoding.text import lone_surrogate
+from m3plugins.encoding.text import check_unicode
 from m3plugins.training.data.controls import Controls
 
 _LARGEST_SCORE = float(np.finfo(np.float32).max)
@@ -180,9 +180,7 @@ def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
         msg = f"{name} must be a string, got {type(value).__name__}"
         raise ValueError(msg)
-    if (surrogate := lone_surrogate(value)) is not None:
-        msg = f"{name} must be valid Unicode, got a lone surrogate at character {surrogate}; repair the text first"
-        raise ValueError(msg)
+    check_unicode(name, value)
 
 
 def _check_not_blank(name: str, text: str) -> None:

@@ -82,7 +82,7 @@ def step(
     loss_of: Callable[[Pair], M3Loss],
     *,
     max_tokens: int,
-    context: StepContext = StepContext(),  # noqa: B008
+    context: StepContext = StepContext(),
 ) -> M3Loss:
     """Adds the gradient of a batch's loss to the parameters, in one pass if it fits and else in two.
 

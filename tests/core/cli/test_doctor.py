@@ -11,7 +11,7 @@ import pytest
 from m3plugins.cli import doctor, versions
 from m3plugins.cli.app import run
 from m3plugins.cli.checks import Check
-from m3plugins.retrieval import engines
+from m3plugins.retrieval import registry
 
 
 def checks(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, str]]:
@@ -71,8 +71,8 @@ def test_an_integration_that_is_not_there_is_a_warning_with_the_command(without,
 def test_an_engine_that_cannot_be_imported_fails_with_its_fix(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    point = EntryPoint("milvus", "no_such_module:Index", engines.GROUP)
-    monkeypatch.setattr(engines, "entry_points", lambda group: [point])
+    point = EntryPoint("milvus", "no_such_module:Index", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
     assert run(["doctor", "--json"]) == 1
     found = checks(capsys)["engine milvus"]
     assert (found["status"], found["fix"]) == ("broken", "pip install -U m3plugins-milvus")
@@ -81,7 +81,7 @@ def test_an_engine_that_cannot_be_imported_fails_with_its_fix(
 def test_no_engine_is_a_warning_with_its_fix(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(engines, "entry_points", lambda group: [])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [])
     assert run(["doctor"]) == 0
     assert "warn   engines: none installed; only in memory → pip install m3plugins-milvus" in capsys.readouterr().out
 
@@ -101,11 +101,12 @@ class Unchecked:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [
-        EntryPoint(kind.__name__.lower(), f"{__name__}:{kind.__name__}", engines.GROUP) for kind in (Checked, Unchecked)
+        EntryPoint(kind.__name__.lower(), f"{__name__}:{kind.__name__}", registry.GROUP)
+        for kind in (Checked, Unchecked)
     ]
     kinds = {"checked": Checked, "unchecked": Unchecked}
     monkeypatch.setattr(EntryPoint, "load", lambda self: kinds[self.name])
-    monkeypatch.setattr(engines, "entry_points", lambda group: points)
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
 
 
 @pytest.mark.usefixtures("engine")

@@ -130,7 +130,7 @@ def test_bfloat16_is_close_and_comes_back_as_float32(checkpoint: Path, encoder: 
         ("one string", TypeError, "put it in a list"),
         (["a", None], TypeError, "got NoneType at position 1"),
         (["a", b"b"], TypeError, "got bytes at position 1"),
-        (["ok", "bad \ud800 text"], ValueError, "text 1 has a lone surrogate at character 4"),
+        (["ok", "bad \ud800 text"], ValueError, "text 1 must be valid Unicode, got a lone surrogate at character 4"),
     ],
 )
 def test_bad_texts_are_refused_with_their_position(encoder: M3Encoder, texts, error, message):

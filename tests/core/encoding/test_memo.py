@@ -307,7 +307,11 @@ def test_fewer_than_zero_bytes_are_refused(encoder):
         ("one string", TypeError, "put it in a list"),
         ([TEXTS[0], None], TypeError, "got NoneType at position 1"),
         ([TEXTS[0], [TEXTS[1]]], TypeError, "got list at position 1"),
-        ([TEXTS[0], "bad \ud800 text"], ValueError, "text 1 has a lone surrogate at character 4"),
+        (
+            [TEXTS[0], "bad \ud800 text"],
+            ValueError,
+            "text 1 must be valid Unicode, got a lone surrogate at character 4",
+        ),
     ],
 )
 def test_bad_texts_are_refused_with_their_position_by_every_call(memo, passes, texts, error, message):

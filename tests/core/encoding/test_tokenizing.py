@@ -36,7 +36,7 @@ def test_long_and_short_texts_keep_their_order(encoder: M3Encoder):
 
 
 def test_a_panic_of_the_library_is_an_error_like_any_other(encoder: M3Encoder, monkeypatch):
-    class PanicException(BaseException):  # noqa: N818 - its name, from Rust
+    class PanicException(BaseException):
         pass
 
     class Panicking:

@@ -37,9 +37,9 @@ def test_negative_or_infinite_weights_are_refused(weights):
 
 @pytest.mark.parametrize("weight", ["1", None, True, [1.0], 1j])
 def test_weights_that_are_no_numbers_are_refused(weight):
-    for leg in ("dense", "bm25"):
-        with pytest.raises(TypeError, match=f"weight of {leg} must be a number, got .*; 0 leaves {leg} out"):
-            HybridWeights(**{leg: weight})
+    for signal in ("dense", "bm25"):
+        with pytest.raises(TypeError, match=f"weight of {signal} must be a number, got .*; 0 leaves {signal} out"):
+            HybridWeights(**{signal: weight})
 
 
 @pytest.mark.parametrize("one", [1, np.float32(1), np.int64(1), Fraction(1)])

@@ -58,7 +58,7 @@ class Owner:
         self.client.indices.create(index=name or self.name, settings=settings, **body)
         return name or self.name
 
-    def put(self, id: str, index: str | None = None, **source: Any) -> None:  # noqa: A002
+    def put(self, id: str, index: str | None = None, **source: Any) -> None:
         self.client.index(index=index or self.name, id=id, document=source)
 
     def fill(self, count: int, index: str | None = None, first: int = 0, text: str = "the fox number") -> list[str]:
@@ -67,14 +67,14 @@ class Owner:
         bulk(self.client, actions, index=index or self.name)
         return texts
 
-    def update(self, id: str, **fields: Any) -> None:  # noqa: A002
+    def update(self, id: str, **fields: Any) -> None:
         self.client.update(index=self.name, id=id, doc=fields)
 
-    def source(self, id: str) -> dict[str, Any]:  # noqa: A002
+    def source(self, id: str) -> dict[str, Any]:
         """The whole document; a newer server leaves out vectors that are not asked for."""
         return dict(self.client.get(index=self.name, id=id, source_includes="*")["_source"])
 
-    def m3(self, id: str) -> dict[str, Any]:  # noqa: A002
+    def m3(self, id: str) -> dict[str, Any]:
         """What the enricher wrote, with the sparse weights as the object that they are."""
         ours = dict(self.source(id).get("m3") or {})
         if isinstance(ours.get("sparse"), list):

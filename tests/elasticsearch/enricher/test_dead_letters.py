@@ -9,9 +9,9 @@ import pytest
 from elasticsearch import Elasticsearch
 
 from m3plugins import HybridRetriever
-from m3plugins_elasticsearch.enricher import Enricher, rounds
+from m3plugins_elasticsearch.enricher import Enricher, run
+from m3plugins_elasticsearch.enricher.dead_letters import DeadLetter, DeadLetters
 from m3plugins_elasticsearch.enricher.feed import Feed
-from m3plugins_elasticsearch.enricher.letters import DeadLetters, Letter
 from m3plugins_elasticsearch.enricher.shards import Shard, positions
 from tests.elasticsearch.enricher.conftest import Owner, until, watching
 
@@ -191,12 +191,12 @@ def mortal(articles, attach, witness, monkeypatch):
             raise KilledError
 
     def leave(self):
-        if self._session is not None:
-            self._session._ended.set()
-            self._session._thread.join()
+        if self._heartbeat is not None:
+            self._heartbeat._ended.set()
+            self._heartbeat._thread.join()
 
     witness.hook = kill
-    monkeypatch.setattr(rounds.Rounds, "leave", leave)
+    monkeypatch.setattr(run.Run, "leave", leave)
     return lambda: Enricher(attach(), lease_s=0.5, poll_s=0.05)
 
 
@@ -212,7 +212,7 @@ def test_a_document_that_kills_every_worker_is_a_dead_letter_and_its_neighbours_
         except KilledError:
             deaths += 1
     assert deaths == 6  # twice with all others, then each twice alone
-    assert articles.letters() == {"7": rounds.KILLED, "12": rounds.KILLED}
+    assert articles.letters() == {"7": run.KILLED, "12": run.KILLED}
     assert report.dead_letters == 2 and report.completed
     assert all(articles.m3(str(number)) for number in range(20) if number not in (7, 12))
     articles.update("7", body="a fox")
@@ -290,8 +290,8 @@ def letters(articles: Owner, attach) -> DeadLetters:
     return DeadLetters(attach().writer.reader.connection, articles.name, "w1")
 
 
-def letter(shard: Shard, id: str = "0", seq_no: int = 0, reason: str = "old") -> Letter:  # noqa: A002
-    return Letter(id, None, shard.number, shard.history, seq_no, reason)
+def letter(shard: Shard, id: str = "0", seq_no: int = 0, reason: str = "old") -> DeadLetter:
+    return DeadLetter(id, None, shard.number, shard.history, seq_no, reason)
 
 
 def test_a_letter_of_an_older_change_replaces_none_of_a_newer_one(shard, letters, articles):
@@ -328,8 +328,8 @@ def test_a_letter_that_is_written_while_void_ones_are_looked_for_stays(shard, le
 @pytest.mark.parametrize("there", [True, False])
 def test_two_workers_that_write_one_letter_at_a_time_leave_the_newer_one(shard, letters, articles, attach, there):
     class Slow(DeadLetters):
-        def _filed(self, keys):
-            found = super()._filed(keys)
+        def _stored(self, keys):
+            found = super()._stored(keys)
             letters.write([letter(shard, seq_no=9, reason="new")])
             return found
 
@@ -348,7 +348,7 @@ def test_void_letters_are_deleted_with_one_request_a_page(shard, letters, articl
 
 
 def test_a_worker_that_watches_deletes_the_letters_of_deleted_documents(objects, attach, monkeypatch):
-    monkeypatch.setattr(rounds, "PRUNE_S", 0.1)
+    monkeypatch.setattr(run, "PRUNE_S", 0.1)
     objects.put("1", body=POINT)
     objects.put("2", body=POINT)
     with watching(Enricher(attach(fields={"text": "body"}), poll_s=0.1)):

@@ -13,7 +13,7 @@ from m3plugins import HybridRetriever
 from m3plugins.retrieval.index import IndexNotFoundError
 from m3plugins_elasticsearch import ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher import Enricher
-from m3plugins_elasticsearch.enricher.places import Place
+from m3plugins_elasticsearch.enricher.system_index import SystemIndex
 from tests.elasticsearch.enricher.conftest import PROPERTIES, Owner, until, watching
 
 
@@ -229,15 +229,15 @@ def test_a_run_survives_that_the_dead_letters_are_deleted_while_one_is_written(
 ):
     articles.fill(5)
     witness.hook = lambda texts: {}["no"] if "the fox number 3" in texts else None
-    ensure, deleted = Place.ensure, []
+    ensure, deleted = SystemIndex.ensure, []
 
-    def ensure_and_delete(place):
-        ensure(place)
-        if place.name == f"m3-dead-letters.{articles.name}" and witness.texts and not deleted:
-            deleted.append(place.name)
-            articles.client.indices.delete(index=place.name)
+    def ensure_and_delete(system_index):
+        ensure(system_index)
+        if system_index.name == f"m3-dead-letters.{articles.name}" and witness.texts and not deleted:
+            deleted.append(system_index.name)
+            articles.client.indices.delete(index=system_index.name)
 
-    monkeypatch.setattr(Place, "ensure", ensure_and_delete)
+    monkeypatch.setattr(SystemIndex, "ensure", ensure_and_delete)
     report = enricher.run_once()
     assert deleted and report.completed
     assert (report.enriched, report.dead, report.dead_letters) == (4, 1, 1)

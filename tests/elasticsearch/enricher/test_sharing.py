@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 
 from m3plugins_elasticsearch.enricher import Enricher
+from m3plugins_elasticsearch.enricher.heartbeat import Heartbeat, LeaseLostError
 from m3plugins_elasticsearch.enricher.leases import Leases
-from m3plugins_elasticsearch.enricher.session import LeaseLostError, Session
 from m3plugins_elasticsearch.enricher.shards import positions
 from tests.elasticsearch.enricher.conftest import Owner, Witness, until, watching
 
@@ -44,23 +44,23 @@ def test_workers_that_watch_side_by_side_encode_every_text_once(articles, attach
     assert first.verify().complete
 
 
-def silent(articles: Owner, attach, lease_s: float) -> Session:
+def silent(articles: Owner, attach, lease_s: float) -> Heartbeat:
     """A worker that has taken everything, and gives no sign any more."""
     reader = attach().writer.reader
     leases = Leases(reader.connection, articles.name)
-    leases.place.ensure()
+    leases.system_index.ensure()
     shard = positions(reader.connection, articles.name).shards[0]
-    session = Session(reader.connection, leases.place, "silent", lease_s).start()
-    claim = leases.take(shard, leases.read([shard])[0], session, shard.checkpoint, lambda ledger: shard.checkpoint)
+    heartbeat = Heartbeat(reader.connection, leases.system_index, "silent", lease_s).start()
+    claim = leases.take(shard, leases.read([shard])[0], heartbeat, shard.checkpoint, lambda ledger: shard.checkpoint)
     assert claim is not None and (claim.after, claim.upto) == (-1, 9)
-    session._ended.set()
-    session._thread.join()
-    return session
+    heartbeat._ended.set()
+    heartbeat._thread.join()
+    return heartbeat
 
 
 def test_what_a_silent_worker_holds_is_taken_over_when_its_lease_is_over_not_before(articles, attach, witness):
     articles.fill(10)
-    session = silent(articles, attach, lease_s=1.5)
+    heartbeat = silent(articles, attach, lease_s=1.5)
     enricher = Enricher(attach(), poll_s=0.1)
     started = time.monotonic()
     told: list[float] = []
@@ -68,7 +68,7 @@ def test_what_a_silent_worker_holds_is_taken_over_when_its_lease_is_over_not_bef
     assert enricher.run_once().enriched == 10
     assert told[0] > 1.5
     with pytest.raises(LeaseLostError, match="gave no sign"):
-        session.check()
+        heartbeat.check()
 
 
 def test_what_a_living_worker_holds_is_waited_for(articles, attach, encoder):

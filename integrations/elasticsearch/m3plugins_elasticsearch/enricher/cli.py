@@ -15,7 +15,7 @@ import typer
 from m3plugins.cli.errors import CallError, Interrupted
 from m3plugins.cli.options import Collection, Dtype, Model, Token, load_encoder
 from m3plugins.cli.printing import complain, print_json, say
-from m3plugins_elasticsearch.enricher.showing import Lines, Progress, summary, verdict
+from m3plugins_elasticsearch.enricher.console import Lines, Progress, summary, verdict
 
 if TYPE_CHECKING:
     from m3plugins_elasticsearch.attached import AttachedIndex
@@ -27,7 +27,7 @@ def enrich(
     collection: Collection = "docs",
     text: Annotated[
         list[str] | None,
-        typer.Option(help="Path of the text in a document; several are joined. Needed the first time."),
+        typer.Option(help="Path of the text in a document, needed the first time; several are joined."),
     ] = None,
     title: Annotated[str, typer.Option(help="Path of the title, if there is one.")] = "",
     model: Model = "m3-mini",
@@ -40,7 +40,7 @@ def enrich(
     once: Annotated[bool, typer.Option("--once", help="Enrich what is there, and end.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Enrich what is there and what comes, as a service.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Compare every document with its vectors.")] = False,
-    anew: Annotated[bool, typer.Option("--anew", help="With --once: look at every document once more.")] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Look at every document once more, with --once.")] = False,
     worker: Annotated[str, typer.Option(help="A name for this worker, for people.")] = "",
     lease: Annotated[float, typer.Option(min=1, help="Seconds of silence after which others take over.")] = 30.0,
     poll: Annotated[float, typer.Option(min=0.05, help="Seconds between looks for changes.")] = 1.0,
@@ -48,10 +48,10 @@ def enrich(
     dtype: Dtype = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON objects, one a line, and nothing else.")] = False,
 ) -> int:
-    """Keep the M3 vectors of an Elasticsearch index that others write to.
+    """Keep M3 vectors up to date in an Elasticsearch index that others write to.
 
     Any number of workers may run side by side, --once and --watch alike. SIGTERM and Ctrl-C end one after its current
-    batch. What cannot be enriched is in the index m3-dead-letters.NAME, with the reason.
+    batch. The index m3-dead-letters.NAME lists the documents that cannot be enriched, with the reasons.
     """
     if once + watch + verify != 1 or (anew and not once):
         msg = "say one of --once, --watch and --verify; --anew goes with --once"

@@ -1,4 +1,4 @@
-"""What is to be done about a document: its text and metadata against those that its vectors were made of."""
+"""Comparison of a document's text and metadata with those that its vectors were made of."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ State = Literal["enriched", "stale", "missing", "orphaned", "dead"]
 
 @dataclass(frozen=True)
 class Compared:
-    """A change, and what it makes of the document.
+    """A change, with its document and what the stored vectors were made of.
 
     Attributes:
         change: The change.
-        document: What it holds; None if it holds no text that can be encoded.
-        fault: Why it does not.
-        before: What the stored vectors were made of; None if there are none that could be kept.
+        document: The document; None if it holds no text that can be encoded.
+        fault: The reason why it does not.
+        before: Digest of what the stored vectors were made of; None if there are none that could be kept.
     """
 
     change: Change
@@ -33,7 +33,7 @@ class Compared:
 
     @property
     def state(self) -> State:
-        """How the document is.
+        """The state of the document.
 
         `enriched`: it has the vectors of its text, and can be found by its metadata. `stale`: it has those of another
         text, of other metadata or of another model, or is a copy that has those of another document. `missing`: it has
@@ -47,7 +47,7 @@ class Compared:
 
 
 def stamp(identity: Identity) -> str:
-    """What made a document's vectors, in the document: it may be copied from an index of another model.
+    """Names the model that made a document's vectors, in the document, which may be copied into an index of another.
 
     The precision and the backend of the encoder are not in it: they change the last digits.
     """
@@ -55,7 +55,7 @@ def stamp(identity: Identity) -> str:
 
 
 def stamps(identity: Identity) -> frozenset[str]:
-    """The `stamp`, and the one of vectors that were made before the index was brought up to date."""
+    """Returns the `stamp`, and the one of vectors that were made before the index was brought up to date."""
     former = replace(identity, fingerprint=identity.former or identity.fingerprint)
     return frozenset({stamp(identity), stamp(former)})
 
@@ -67,9 +67,9 @@ def compare(change: Change, layout: Layout, models: Collection[str]) -> Compared
     found by its title and its metadata.
 
     Args:
-        change: Of the feed.
-        layout: Of the documents.
-        models: The index's `stamps`.
+        change: A change of the feed.
+        layout: The layout of the documents.
+        models: The `stamps` of the index.
     """
     if change.fault:
         return Compared(change, fault=change.fault)
@@ -82,7 +82,7 @@ def compare(change: Change, layout: Layout, models: Collection[str]) -> Compared
 
 
 def _before(change: Change, models: Collection[str]) -> Digest | None:
-    """What the vectors were made of. Those of a copied document are of its text too, and need not be made again."""
+    """Returns what the vectors were made of; those of a copied document suit its text, and need not be made again."""
     if change.digest is None or change.model not in models:
         return None
     return change.digest if change.owner == change.id else change.digest._replace(attributes="")

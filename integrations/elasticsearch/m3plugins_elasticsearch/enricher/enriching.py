@@ -1,4 +1,4 @@
-"""One claim, from the feed to the write-back: while a batch is written, the next one is encoded."""
+"""The work on one claim, from the feed to the write-back: while a batch is written, the next one is encoded."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from m3plugins.retrieval.index import UpsertReport
 from m3plugins.retrieval.streaming import Pending, Stream
 from m3plugins.retrieval.writing import Writer
 from m3plugins_elasticsearch.enricher.comparing import compare
+from m3plugins_elasticsearch.enricher.dead_letters import StoredDeadLetter
 from m3plugins_elasticsearch.enricher.ledger import Claim
-from m3plugins_elasticsearch.enricher.letters import Filed
 from m3plugins_elasticsearch.enricher.ranges import Range
 from m3plugins_elasticsearch.enricher.write_back import WriteBack
 
@@ -21,28 +21,28 @@ def enrich(
     """Brings the documents of a claim up to date; when it returns, each is, or has a dead letter, or a newer change.
 
     Args:
-        writer: For the claim.
-        claim: Which changes.
+        writer: Writes back the documents of the claim.
+        claim: The changes.
         without: Changes that are our own.
         progressed: Called after each batch.
-        fault: Why the documents are dead letters, unread, if they are.
+        fault: The reason for dead letters of all the documents, unread, if there is one.
 
     Raises:
         LeaseLostError: If the claim is another's by now.
         StoppedError: If the writer was told to stop.
         ElasticsearchIndexError: If Elasticsearch refuses or stays away.
     """
-    target, tally, report = writer.target, writer.tally, UpsertReport()
-    letters: dict[str, Filed] = {}
+    watched, tally, report = writer.watched, writer.tally, UpsertReport()
+    letters: dict[str, StoredDeadLetter] = {}
 
     def items() -> Iterator[Pending]:
-        for page in target.feed.changes(writer.shard.number, claim.after, claim.upto, without, fault=fault):
-            writer.session.check()
-            known = target.letters.known(writer.shard, [change.id for change in page])
+        for page in watched.feed.changes(writer.shard.number, claim.after, claim.upto, without, fault=fault):
+            writer.heartbeat.check()
+            known = watched.dead_letters.known(writer.shard, [change.id for change in page])
             letters.update(known)
-            dead = {(i, filed.letter.seq_no) for i, filed in known.items()}
+            dead = {(i, stored_letter.letter.seq_no) for i, stored_letter in known.items()}
             undecided = [change for change in page if (change.id, change.seq_no) not in dead]
-            found = [compare(change, target.reader.layout, target.models) for change in undecided]
+            found = [compare(change, watched.reader.layout, watched.models) for change in undecided]
             for compared in found:
                 writer.expect(compared)
             writer.bury((compared.change.id, compared.fault) for compared in found if compared.document is None)
@@ -54,7 +54,7 @@ def enrich(
             writer.done.extend(ids)
         progressed()
 
-    Stream(target.index.encoder, cast(Writer, writer), report, stored).run(items())
+    Stream(watched.index.encoder, cast(Writer, writer), report, stored).run(items())
     writer.bury(report.failed)
     tally.add(truncated=report.truncated)
-    target.letters.remove(letters[i] for i in writer.done if i in letters)
+    watched.dead_letters.remove(letters[i] for i in writer.done if i in letters)

@@ -1,4 +1,4 @@
-"""The changes of a shard, in their order: each document that is there, at its newest change.
+"""The feed of a shard's changes, in their order: each document that is there, at its newest change.
 
 Elasticsearch numbers the changes of a shard. Up to the global checkpoint all of them are on every copy, and after a
 refresh a search sees them. Deletes do not show.
@@ -34,16 +34,16 @@ class Change:
     """A document at its newest change.
 
     Attributes:
-        id: The document's.
-        routing: Its routing, if it has one of its own.
-        seq_no: With `primary_term`, which change it is.
+        id: Id of the document.
+        routing: Routing of the document, if it has one of its own.
+        seq_no: Sequence number of the change, which is unique together with `primary_term`.
         primary_term: See `seq_no`.
         source: The document, without our fields.
-        fault: Why the source cannot be read; "" if it can.
-        held: Which of our fields it has.
-        owner: Whose they say they are: another's, in a document that was copied with them.
-        model: What made them.
-        digest: What they are compared by, if it has all of them.
+        fault: The reason why the source cannot be read; "" if it can.
+        held: Whether it has all, some or none of our fields.
+        owner: Id of the document that they were made for: another one, if this is a copy.
+        model: Stamp of the model that made them.
+        digest: Digest of what they were made of, if all are there.
     """
 
     id: str
@@ -59,16 +59,16 @@ class Change:
 
     @property
     def condition(self) -> dict[str, int | str]:
-        """Of a write: that nobody has changed the document since."""
+        """The condition of a write: that nobody has changed the document since."""
         condition: dict[str, int | str] = {"if_seq_no": self.seq_no, "if_primary_term": self.primary_term}
         return condition if self.routing is None else {**condition, "routing": self.routing}
 
 
 class Feed:
-    """Of one index.
+    """Reads the changes of one index.
 
     Args:
-        reader: Of the index.
+        reader: Reads the index.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -80,14 +80,14 @@ class Feed:
         self.reader.connection.refresh(self.reader.name)
 
     def end(self, shard: int, after: int, upto: int, without: Sequence[Range], count: int) -> int:
-        """The number of the change that ends the next `count` documents; `upto` if there are fewer.
+        """Finds the change that ends the next `count` documents; `upto` if there are fewer.
 
         Args:
             shard: Number of the shard.
-            after: Number ahead of the first change.
+            after: Sequence number before the first change.
             upto: The last change that counts.
             without: Changes that do not count.
-            count: Documents.
+            count: Number of documents.
         """
         hits = self._search(shard, after, upto, without, count, {"stored_fields": "_none_", "source": False})
         return int(hits[-1]["sort"][0]) if len(hits) == count else upto
@@ -95,14 +95,14 @@ class Feed:
     def changes(
         self, shard: int, after: int, upto: int, without: Sequence[Range] = (), *, fault: str = ""
     ) -> Iterator[list[Change]]:
-        """The documents, in pages of bounded size.
+        """Reads the documents, in pages of bounded size.
 
         Args:
             shard: Number of the shard.
-            after: Number ahead of the first change.
+            after: Sequence number before the first change.
             upto: The last change.
             without: Changes to leave out.
-            fault: Why the documents themselves are not to be read, if they are not.
+            fault: The reason why the documents themselves are not to be read, if there is one.
         """
         while after < upto and (hits := self._page(shard, after, upto, without, self._size, fault)):
             after = hits[-1]["_seq_no"]
@@ -113,7 +113,7 @@ class Feed:
     def _page(
         self, shard: int, after: int, upto: int, without: Sequence[Range], size: int, fault: str = ""
     ) -> list[dict[str, Any]]:
-        """The next hits; of a page that cannot be read only the first, without its source if it is to blame."""
+        """Reads the next hits; of a page that cannot be read only the first, without its source if it is to blame."""
         layout = self.reader.layout
         wanted = {
             "source": layout.source,
@@ -184,6 +184,6 @@ class Feed:
 
 
 def _cause(err: BaseException | None) -> str:
-    """In one line: what the parser says, not the answer that it could not parse."""
+    """Says in one line what the parser says, not the answer that it could not parse."""
     parser = err.__context__ if isinstance(err, SerializationError) else None
     return " ".join(str(parser or err).split())[:200]

@@ -1,4 +1,4 @@
-"""Which worker has which changes: ledgers in an index of ours, changed by compare and set."""
+"""Ledgers of who works on which changes, in an index of ours, changed by compare and set."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from m3plugins_elasticsearch.client import Connection, ElasticsearchIndexError
+from m3plugins_elasticsearch.enricher.heartbeat import FailureDetector, Heartbeat, now
 from m3plugins_elasticsearch.enricher.ledger import RELEASED, Claim, Ledger
-from m3plugins_elasticsearch.enricher.places import Place
-from m3plugins_elasticsearch.enricher.session import Session, Watcher, now
 from m3plugins_elasticsearch.enricher.shards import Shard
+from m3plugins_elasticsearch.enricher.system_index import SystemIndex
 
-PLACE = "m3-enricher."
-"""Ahead of an index's name: where its ledgers and sessions are. Ahead, so that no wildcard of its owner takes them."""
+PREFIX = "m3-enricher."
+"""Goes before an index's name, to name the index of its ledgers and heartbeats: no wildcard of its owner takes it."""
 
 _HASTE_S = 5.0
 _NO_INDEX = "index_not_found_exception"
@@ -26,8 +26,8 @@ class Entry:
 
     Attributes:
         shard: Number of its shard.
-        ledger: What it says; a new one if there is none.
-        condition: That nobody changed it since.
+        ledger: The ledger; a new one if none is stored.
+        condition: Holds while nobody has changed it.
     """
 
     shard: int
@@ -39,66 +39,66 @@ class Leases:
     """The ledgers of an index.
 
     Args:
-        connection: To Elasticsearch.
-        index: Its name.
+        connection: The connection to Elasticsearch.
+        index: Name of the index.
     """
 
     def __init__(self, connection: Connection, index: str) -> None:
-        self.place = Place(connection, PLACE + index, _MAPPING)
-        self.watcher = Watcher(connection, self.place)
+        self.system_index = SystemIndex(connection, PREFIX + index, _MAPPING)
+        self.detector = FailureDetector(connection, self.system_index)
         self._connection = connection
         self._index = index
 
     def read(self, shards: Iterable[Shard]) -> dict[int, Entry]:
-        """The ledgers of the shards, by number.
+        """Reads the ledgers of the shards, by number.
 
         Raises:
-            PlaceGoneError: If somebody deleted them.
+            SystemIndexDeletedError: If somebody deleted them.
             ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
         """
         known = {_key(shard.number): shard for shard in shards}
         ask = self._connection.client.mget
-        answer = self._connection.read("read ledgers", lambda: ask(index=self.place.name, ids=sorted(known)))
+        answer = self._connection.read("read ledgers", lambda: ask(index=self.system_index.name, ids=sorted(known)))
         if any("error" in item and item["error"].get("type") == _NO_INDEX for item in answer["docs"]):
-            raise self.place.gone()
+            raise self.system_index.gone()
         return {known[item["_id"]].number: _entry(known[item["_id"]], item) for item in answer["docs"]}
 
     def take(
-        self, shard: Shard, entry: Entry, session: Session, upto: int, end: Callable[[Ledger], int]
+        self, shard: Shard, entry: Entry, heartbeat: Heartbeat, upto: int, end: Callable[[Ledger], int]
     ) -> Claim | None:
         """Claims what a dead worker left, or the next changes; None if there is nothing to do, or all is taken.
 
         Args:
-            shard: Whose changes.
+            shard: The shard.
             entry: Its ledger, as it was read last.
-            session: Who claims.
+            heartbeat: The heartbeat of the worker that claims.
             upto: The last change that may be claimed.
             end: Tells how far to take; it is asked only if there is something.
         """
         while True:
             ledger = entry.ledger
-            ours = {session.id, RELEASED}
-            left = ledger.left_by(ours | self.watcher.dead(ledger.sessions() - ours))
-            if left is not None and left.session == session.id:
+            ours = {heartbeat.id, RELEASED}
+            left = ledger.left_by(ours | self.detector.dead(ledger.sessions() - ours))
+            if left is not None and left.session == heartbeat.id:
                 return left
             if left is None and ledger.handed >= upto:
                 return None
             if left is not None:
-                new = ledger.taken_over(left, session.id)
+                new = ledger.taken_over(left, heartbeat.id)
             elif ledger.unread(upto):
-                new = ledger.handing_out(end(ledger), session.id)
+                new = ledger.handing_out(end(ledger), heartbeat.id)
             else:
                 new = ledger.passed(upto)
             if self._set(entry, new):
-                return new.left_by({session.id})
+                return new.left_by({heartbeat.id})
             entry = self.read([shard])[shard.number]
 
     def settle(self, shard: Shard, claim: Claim, written: Iterable[int]) -> None:
         """Gives a claim back that is worked off; if it is somebody else's by now, it stays theirs.
 
         Args:
-            shard: Whose changes they are.
-            claim: What was taken.
+            shard: The shard.
+            claim: The claim.
             written: Sequence numbers of our own writes, none of which can be undone any more.
         """
         known = list(written)
@@ -107,11 +107,11 @@ class Leases:
             entry = self.read([shard])[shard.number]
 
     def advance(self, shard: Shard, claim: Claim, after: int) -> Claim:
-        """The claim less what is done of it; if it is somebody else's by now, it stays theirs.
+        """Shortens a claim by what is done of it; if it is somebody else's by now, it stays theirs.
 
         Args:
-            shard: Whose changes they are.
-            claim: What was taken.
+            shard: The shard.
+            claim: The claim.
             after: The last change that is done.
         """
         entry = self.read([shard])[shard.number]
@@ -120,7 +120,11 @@ class Leases:
         return Ledger(shard.history, claims=(claim,)).advanced(claim, after).claims[0]
 
     def release(self, shard: Shard, session: str) -> None:
-        """Gives back what a session has not finished that ends in good order: not even that is worth waiting for.
+        """Gives back what a worker that stops has not finished; not even that is worth waiting for.
+
+        Args:
+            shard: The shard.
+            session: The id of the worker's heartbeat.
 
         Raises:
             ElasticsearchIndexError: If it cannot be done at once; then it counts as a worker that died.
@@ -137,9 +141,9 @@ class Leases:
             pass
 
     def _set(self, entry: Entry, ledger: Ledger) -> bool:
-        """Whether the ledger is as it is to be; not if somebody was faster."""
+        """Stores a ledger; returns False if somebody was faster."""
         condition = dict(entry.condition) or {"op_type": "create"}
-        return self.place.write(_key(entry.shard), {**ledger.to_dict(), "time": now()}, **condition)
+        return self.system_index.write(_key(entry.shard), {**ledger.to_dict(), "time": now()}, **condition)
 
 
 def _key(shard: int) -> str:

@@ -1,4 +1,4 @@
-"""What of a shard's changes was handed out to whom: pure values, kept by `leases`.
+"""Ledgers of a shard's changes: pure values that say what was handed out to whom; `leases` keeps them.
 
 A worker claims a run of changes, works it off and gives the claim back. So any number of workers share any number of
 shards, and what a dead worker held is known to the change. Below the checkpoint everything is settled.
@@ -31,10 +31,10 @@ class Claim:
     """A run of changes that is being worked on.
 
     Attributes:
-        after: Sequence number ahead of the first.
-        upto: The last.
-        session: Whose it is; `RELEASED` if anybody's.
-        deaths: How many workers died while it was theirs.
+        after: Sequence number before the first change.
+        upto: Sequence number of the last change.
+        session: The session that holds it; `RELEASED` if anybody may take it.
+        deaths: Number of workers that died while they held it.
     """
 
     after: int
@@ -45,12 +45,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Of one shard.
+    """Tracks which worker has claimed which changes of one shard.
 
     Attributes:
-        history: Of the shard; the ledger is void for another.
+        history: The shard's history; the ledger is void for another.
         handed: Changes up to this one were handed out.
-        claims: Those that are not settled yet.
+        claims: Claims that are not settled yet.
         written: Changes that are write-backs of ours, as far as they are remembered: nobody need look at them.
     """
 
@@ -65,46 +65,46 @@ class Ledger:
         return min((claim.after for claim in self.claims), default=self.handed)
 
     def behind(self, upto: int) -> int:
-        """How many changes up to this one are not settled; what is known to be our own does not count."""
+        """Counts the changes up to this one that are not settled; those known to be our own do not count."""
         return left_out(self.written, self.checkpoint, upto)
 
     def unread(self, upto: int) -> int:
-        """How many changes up to this one nobody has claimed, other than our own."""
+        """Counts the changes up to this one, other than our own, that nobody has claimed."""
         return left_out(self.written, self.handed, upto)
 
     def sessions(self) -> set[str]:
-        """Who holds claims."""
+        """Returns the sessions that hold claims."""
         return {claim.session for claim in self.claims}
 
     def left_by(self, sessions: Collection[str]) -> Claim | None:
-        """The first claim of one of these sessions."""
+        """Returns the first claim of one of these sessions, if there is one."""
         return next((claim for claim in self.claims if claim.session in sessions), None)
 
     def taken_over(self, claim: Claim, session: str) -> Ledger:
-        """The claim in another's hands."""
+        """Hands a claim to another session."""
         deaths = claim.deaths + (claim.session != RELEASED)
         return self._replacing(claim, replace(claim, session=session, deaths=deaths))
 
     def released(self, session: str) -> Ledger:
-        """The claims of a session that ends in good order, for anybody."""
+        """Frees the claims of a session that ends in good order."""
         return replace(
             self, claims=tuple(replace(one, session=RELEASED) if one.session == session else one for one in self.claims)
         )
 
     def advanced(self, claim: Claim, after: int) -> Ledger:
-        """The claim less what is done of it; what comes next is not to blame for the deaths, but suspect."""
+        """Shortens a claim by what is done of it; what comes next is not to blame for the deaths, but suspect."""
         return self._replacing(claim, replace(claim, after=after, deaths=min(claim.deaths, ALONE)))
 
     def handing_out(self, upto: int, session: str) -> Ledger:
-        """The next changes, in these hands."""
+        """Hands the next changes to a session."""
         return replace(self, handed=upto, claims=(*self.claims, Claim(self.handed, upto, session)))
 
     def passed(self, upto: int) -> Ledger:
-        """Without anything to do up to here."""
+        """Skips to a change, where there is nothing to do before it."""
         return replace(self, handed=upto)
 
     def settled(self, claim: Claim, written: Iterable[int]) -> Ledger:
-        """Without the claim, and with the sequence numbers that were written for it."""
+        """Drops a claim, and adds the sequence numbers that were written for it."""
         left = replace(self, claims=tuple(one for one in self.claims if one != claim))
         known = (*self.written, *((number, number) for number in written))
         return replace(left, written=merged(known, above=left.checkpoint))
@@ -113,12 +113,12 @@ class Ledger:
         return replace(self, claims=tuple(new if one == claim else one for one in self.claims))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """Converts to JSON values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Ledger:
-        """What `to_dict` wrote."""
+        """Restores what `to_dict` wrote."""
         return cls(
             history=stored["history"],
             handed=stored["handed"],

@@ -1,4 +1,4 @@
-"""What an enricher did, and how far behind it is."""
+"""Metrics of an enricher: the work that it did, and how far behind it is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _REMEMBERED = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What became of the changes that this worker saw.
+    """Counts of what became of the changes that this worker saw.
 
     Attributes:
         enriched: Documents encoded and written back.
@@ -24,7 +24,7 @@ class Counts:
             newer change is in the feed. (A write-back whose answer was lost looks the same.)
         gone: Documents that were deleted meanwhile.
         dead: Documents that cannot be enriched; each has a dead letter with the reason.
-        truncated: Of the enriched ones, those whose text is longer than the model reads.
+        truncated: Enriched documents whose text is longer than the model reads.
     """
 
     enriched: int = 0
@@ -38,12 +38,12 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class EnrichReport(Counts):
-    """What one `Enricher.run_once` did.
+    """The report of one `Enricher.run_once`.
 
     Attributes:
         dead_letters: Documents of the index that cannot be enriched, whoever found out, and when.
         completed: Whether everything that was there at the start is settled; not if it was stopped before.
-        seconds: How long it took.
+        seconds: Duration of the run.
     """
 
     dead_letters: int
@@ -53,17 +53,17 @@ class EnrichReport(Counts):
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics(Counts):
-    """How an enricher is doing, since it started.
+    """The metrics of an enricher since it started.
 
     Attributes:
-        worker: Its name.
-        index: Which index it is at.
+        worker: Name of the worker.
+        index: Name of the index that it is at.
         behind: Changes that are not settled, by this worker or another, as of the last look.
         lag_s: Seconds between the moment when this worker first could see a change and its write-back, the median
             of the last thousand; None if there was none. It looks every `poll_s`, so that much may be missing.
         lag_p99_s: The same, the 99th percentile.
-        seconds: Since it started.
-        error: Why it cannot go on for the moment; "" if it can.
+        seconds: Time since it started.
+        error: The reason why it cannot go on for the moment; "" if it can.
     """
 
     worker: str
@@ -77,7 +77,7 @@ class Metrics(Counts):
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What a full comparison found; the first five counts are of all documents.
+    """The findings of a full comparison; the first five counts are of all documents.
 
     Attributes:
         enriched: Documents that have the vectors of their text, and what their metadata are found by.
@@ -97,7 +97,7 @@ class VerifyReport:
 
     @property
     def documents(self) -> int:
-        """How many there are."""
+        """Number of documents."""
         return self.enriched + self.stale + self.missing + self.orphaned + self.dead
 
     @property
@@ -107,7 +107,7 @@ class VerifyReport:
 
 
 class Tally:
-    """Counts while it happens, from several threads."""
+    """Counts as the work goes on, from several threads."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -121,23 +121,23 @@ class Tally:
             self._counts.update(counts)
 
     def wrote(self, lag_s: float | None) -> None:
-        """A change was written back."""
+        """Notes how long a change took to be written back."""
         if lag_s is not None:
             with self._lock:
                 self._lags.append(lag_s)
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Time since the start, in seconds."""
         return time.monotonic() - self.started
 
     def counts(self) -> dict[str, int]:
-        """By name."""
+        """Returns the counts by name."""
         with self._lock:
             return {name: self._counts[name] for name in Counts.__dataclass_fields__}
 
     def lags(self) -> tuple[float | None, float | None]:
-        """The median and the 99th percentile."""
+        """Returns the median lag and its 99th percentile, in seconds."""
         with self._lock:
             ordered = sorted(self._lags)
         if not ordered:
@@ -146,20 +146,20 @@ class Tally:
 
 
 class Timeline:
-    """When changes were first known to be there."""
+    """Remembers when changes were first known to be there."""
 
     def __init__(self) -> None:
         self._seen: dict[int, tuple[deque[int], deque[float]]] = {}
 
     def see(self, shard: int, checkpoint: int) -> None:
-        """All changes of a shard up to here are there now."""
+        """Notes that all changes of a shard up to this one are there now."""
         numbers, times = self._seen.setdefault(shard, (deque(maxlen=_REMEMBERED), deque(maxlen=_REMEMBERED)))
         if not numbers or numbers[-1] < checkpoint:
             numbers.append(checkpoint)
             times.append(time.monotonic())
 
     def since(self, shard: int, seq_no: int) -> float | None:
-        """Seconds since a change was seen; None if it never was."""
+        """Returns the seconds since a change was seen; None if it never was."""
         numbers, times = self._seen.get(shard, (deque[int](), deque[float]()))
         position = bisect.bisect_left(numbers, seq_no)
         return time.monotonic() - times[position] if position < len(times) else None

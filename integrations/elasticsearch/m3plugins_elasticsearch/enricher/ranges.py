@@ -1,4 +1,4 @@
-"""Runs of sequence numbers."""
+"""Ranges of sequence numbers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ Range = tuple[int, int]
 """The first and the last number, both included."""
 
 MOST = 200
-"""As many ranges are kept, and asked Elasticsearch to leave out."""
+"""Number of ranges that are kept, and that Elasticsearch is asked to leave out."""
 
 
 def merged(ranges: Iterable[Range], *, above: int = -1, most: int = MOST) -> tuple[Range, ...]:
-    """The same numbers in ascending ranges that do not touch.
+    """Merges ranges into ascending ones that do not touch.
 
     Args:
-        ranges: In any order.
+        ranges: Ranges in any order.
         above: Ranges that end here or earlier are dropped.
         most: The longest ones are kept if there are more.
 
@@ -36,7 +36,7 @@ def merged(ranges: Iterable[Range], *, above: int = -1, most: int = MOST) -> tup
 
 
 def within(ranges: Sequence[Range], after: int, upto: int) -> list[Range]:
-    """Those that have a number above `after` and up to `upto`.
+    """Selects the ranges that have a number above `after` and up to `upto`.
 
     Example:
         >>> within([(1, 5), (7, 9)], 5, 7)
@@ -46,7 +46,7 @@ def within(ranges: Sequence[Range], after: int, upto: int) -> list[Range]:
 
 
 def left_out(ranges: Sequence[Range], after: int, upto: int) -> int:
-    """How many of the numbers above `after` and up to `upto` are in none of the (disjoint) ranges.
+    """Counts the numbers above `after` and up to `upto` that are in none of the (disjoint) ranges.
 
     Example:
         >>> left_out([(1, 5), (7, 9)], 3, 8)

@@ -1,4 +1,4 @@
-"""Which shards an index has, and how far the changes of each are complete."""
+"""The shards of an index, and how far the changes of each are complete."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _ASKED = ("uuid", "shards.*.routing.primary", "shards.*.seq_no", "shards.*.commi
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard, as its primary sees it.
+    """A shard, as its primary sees it.
 
     Attributes:
-        number: From 0.
+        number: Number of the shard, from 0.
         history: Changes when the sequence numbers no longer mean what they did: another index, a restored snapshot.
         checkpoint: Changes up to this one are on every copy, for good.
     """
@@ -30,12 +30,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Positions:
-    """An index at a moment.
+    """The shards of an index at a moment.
 
     Attributes:
-        index: Its own name.
-        uuid: Of this index, and of no later one of that name.
-        shards: Those whose primary is there, by number.
+        index: Name of the index, not an alias.
+        uuid: Id that this index has, and no later one of its name.
+        shards: The shards whose primary is there, by number.
     """
 
     index: str
@@ -44,17 +44,17 @@ class Positions:
 
     @property
     def histories(self) -> dict[int, str]:
-        """Of the shards, by number."""
+        """The histories of the shards, by number."""
         return {number: shard.history for number, shard in self.shards.items()}
 
     @property
     def checkpoints(self) -> dict[int, int]:
-        """Of the shards, by number."""
+        """The checkpoints of the shards, by number."""
         return {number: shard.checkpoint for number, shard in self.shards.items()}
 
 
 def positions(connection: Connection, name: str) -> Positions:
-    """Where an index is; `name` may be an alias of it.
+    """Reads the positions of an index; `name` may be an alias of it.
 
     Raises:
         IndexNotFoundError: If there is none.

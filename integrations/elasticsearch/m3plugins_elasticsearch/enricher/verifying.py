@@ -1,4 +1,4 @@
-"""A full comparison: every document's text and metadata against what is stored of them. Nothing is encoded."""
+"""A full comparison of every document's text and metadata with what is stored of them. Nothing is encoded."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from collections.abc import Callable, Mapping
 from m3plugins_elasticsearch.enricher.comparing import State, compare
 from m3plugins_elasticsearch.enricher.metrics import VerifyReport
 from m3plugins_elasticsearch.enricher.shards import Shard
-from m3plugins_elasticsearch.enricher.target import Target
+from m3plugins_elasticsearch.enricher.watched_index import WatchedIndex
 
 _EXAMPLES = 10
 
 
-def verify(target: Target, shards: Mapping[int, Shard], progressed: Callable[[int], None]) -> VerifyReport:
+def verify(watched: WatchedIndex, shards: Mapping[int, Shard], progressed: Callable[[int], None]) -> VerifyReport:
     """Compares all documents, as they are now.
 
     Args:
-        target: The index.
-        shards: All of it.
+        watched: The index.
+        shards: All its shards, by number.
         progressed: Called with a number of documents, after each page.
     """
-    target.feed.refresh()
+    watched.feed.refresh()
     counts: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
     for shard in shards.values():
-        for page in target.feed.changes(shard.number, -1, shard.checkpoint):
-            found = [compare(change, target.reader.layout, target.models) for change in page]
+        for page in watched.feed.changes(shard.number, -1, shard.checkpoint):
+            found = [compare(change, watched.reader.layout, watched.models) for change in page]
             behind = [one.change.id for one in found if one.state not in ("enriched", "dead")]
-            letters = target.letters.known(shard, behind)
-            dead = {(i, filed.letter.seq_no) for i, filed in letters.items()}
+            letters = watched.dead_letters.known(shard, behind)
+            dead = {(i, stored.letter.seq_no) for i, stored in letters.items()}
             for one in found:
                 state: State = "dead" if (one.change.id, one.change.seq_no) in dead else one.state
                 counts[state] += 1

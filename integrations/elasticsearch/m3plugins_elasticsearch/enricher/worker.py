@@ -1,4 +1,4 @@
-"""`Enricher`: keeps the M3 fields of an index filled, whoever writes the documents."""
+"""The enricher, which keeps the M3 fields of an index filled, whoever writes the documents."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from collections.abc import Callable
 from m3plugins.retrieval.index import IndexNotFoundError
 from m3plugins_elasticsearch.attached import AttachedIndex
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
+from m3plugins_elasticsearch.enricher.backoff import Backoff
+from m3plugins_elasticsearch.enricher.heartbeat import LeaseLostError
 from m3plugins_elasticsearch.enricher.metrics import EnrichReport, Metrics, VerifyReport
-from m3plugins_elasticsearch.enricher.pace import Patience
-from m3plugins_elasticsearch.enricher.rounds import Options, Rounds, check_whole
-from m3plugins_elasticsearch.enricher.session import LeaseLostError
+from m3plugins_elasticsearch.enricher.run import Options, Run, check_whole
 from m3plugins_elasticsearch.enricher.shards import Positions, positions
-from m3plugins_elasticsearch.enricher.target import check_name, open_target
 from m3plugins_elasticsearch.enricher.verifying import verify
+from m3plugins_elasticsearch.enricher.watched_index import check_name, open_watched_index
 
 OnProgress = Callable[[Metrics], None]
 
@@ -26,7 +26,7 @@ _WAITING_S = 0.5
 
 
 class Enricher:
-    """Follows the changes of an index and writes back what M3 makes of its documents.
+    """Follows the changes of an index and writes M3's vectors back into its documents.
 
     Any number of enrichers, in any number of processes, share the work on one index: each claims the next changes
     of a shard, and takes over what a dead one left. None overwrites a newer edit: write-backs are conditional. What
@@ -35,8 +35,8 @@ class Enricher:
     A document without the text is enriched as an empty one: it can be found by its title and its metadata.
 
     Args:
-        index: What to enrich. It stays open.
-        worker: A name for people; by default the host's and the process's.
+        index: The index to enrich. It stays open.
+        worker: A name for people; by default made of the host and the process.
         follow: A name or an alias to follow to whichever index it leads to; by default the index's own name. An
             index made anew under it is attached to in the same way, and enriched from its beginning.
         lease_s: Seconds without a sign of life after which others take over what a worker holds.
@@ -79,7 +79,7 @@ class Enricher:
 
     @property
     def index(self) -> str:
-        """The own name of the index that it was made for."""
+        """The name, not an alias, of the index to enrich."""
         return self._index.name
 
     def run_once(
@@ -92,55 +92,55 @@ class Enricher:
         Args:
             on_progress: Called after each batch and each look.
             anew: Whether to look at every document once more, at dead letters too. What is enriched is not encoded.
-            stop: Ends it after the current batch.
+            stop: Ends the work after the current batch.
 
         Raises:
             IndexNotFoundError: If there is no such index any more.
             ElasticsearchIndexError: If Elasticsearch refuses or stays away.
         """
         stop = stop or threading.Event()
-        rounds = Rounds(self._index, self._options, stop, on_progress or _nothing)
-        patience = Patience(self._index.writer.reader.connection.patience)
+        run = Run(self._index, self._options, stop, on_progress or _nothing)
+        backoff = Backoff(self._index.writer.reader.connection.patience)
         goal: Positions | None = None
         completed = False
         letters: int | None = None
         try:
             while letters is None:
                 try:
-                    at, target = rounds.look()
+                    at, watched = run.look()
                     if completed or stop.is_set():
-                        target.feed.refresh()
-                        target.letters.prune(stop)
-                        letters = target.letters.count()
+                        watched.feed.refresh()
+                        watched.dead_letters.prune(stop)
+                        letters = watched.dead_letters.count()
                         continue
-                    check_whole(at, target)
+                    check_whole(at, watched)
                     if goal is None or goal.histories != at.histories:
                         if anew:
-                            rounds.restart(at, target)
+                            run.restart(at, watched)
                         goal = at
-                    done = rounds.round(at, target, goal.checkpoints)
-                    patience.renew()
+                    done = run.round(at, watched, goal.checkpoints)
+                    backoff.reset()
                 except LeaseLostError:
                     continue
                 except ElasticsearchIndexError as err:
-                    rounds.failed(err)
+                    run.failed(err)
                     if stop.is_set():
                         raise
-                    patience.wait(err, stop)
+                    backoff.wait(err, stop)
                     continue
-                completed = not rounds.behind
+                completed = not run.behind
                 if not completed and not done.took:
                     stop.wait(min(_WAITING_S, self._options.poll_s))
         finally:
-            rounds.leave()
-        seconds = rounds.metrics().seconds
-        return EnrichReport(**rounds.counts(), dead_letters=letters, completed=completed, seconds=seconds)
+            run.leave()
+        seconds = run.metrics().seconds
+        return EnrichReport(**run.counts(), dead_letters=letters, completed=completed, seconds=seconds)
 
     def watch(self, stop: threading.Event, on_progress: OnProgress | None = None) -> Metrics:
         """Follows the changes until it is told to stop, whatever happens to Elasticsearch and to the index.
 
         Args:
-            stop: Ends it after the current batch.
+            stop: Ends the work after the current batch.
             on_progress: Called after each batch and each look.
 
         Returns:
@@ -149,27 +149,27 @@ class Enricher:
         Raises:
             ValueError: If the name that is followed is of several indexes by now, or of one that cannot be enriched.
         """
-        rounds = Rounds(self._index, self._options, stop, on_progress or _nothing)
-        patience = Patience(float("inf"))
+        run = Run(self._index, self._options, stop, on_progress or _nothing)
+        backoff = Backoff(float("inf"))
         try:
             while not stop.is_set():
                 started = time.monotonic()
                 try:
-                    at, target = rounds.look()
-                    done = rounds.round(at, target, at.checkpoints)
-                    rounds.prune(target)
-                    patience.renew()
+                    at, watched = run.look()
+                    done = run.round(at, watched, at.checkpoints)
+                    run.prune(watched)
+                    backoff.reset()
                 except LeaseLostError:
                     continue
                 except (ElasticsearchIndexError, IndexNotFoundError) as err:
-                    rounds.failed(err)
-                    patience.wait(err, stop)
+                    run.failed(err)
+                    backoff.wait(err, stop)
                     continue
                 if not done.more:
                     stop.wait(max(0.0, started + self._options.poll_s - time.monotonic()))
-            return rounds.metrics()
+            return run.metrics()
         finally:
-            rounds.leave()
+            run.leave()
 
     def verify(self, on_progress: Callable[[int], None] | None = None) -> VerifyReport:
         """Compares every document with what is stored of it; encodes nothing and changes no document.
@@ -182,10 +182,10 @@ class Enricher:
             ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
         """
         at = positions(self._index.writer.reader.connection, self._options.follow)
-        target = open_target(self._index, at, self._options.follow, self.worker)
-        check_whole(at, target)
-        return verify(target, at.shards, on_progress or (lambda count: None))
+        watched = open_watched_index(self._index, at, self._options.follow, self.worker)
+        check_whole(at, watched)
+        return verify(watched, at.shards, on_progress or (lambda count: None))
 
 
 def _nothing(metrics: Metrics) -> None:
-    """Where nobody wants to know."""
+    """Ignores the metrics."""

@@ -1,4 +1,4 @@
-"""Our fields into documents of someone else's, each on condition that nobody has changed it since it was read."""
+"""Conditional writes of our fields into documents of someone else's, unless these changed since they were read."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from m3plugins.retrieval.writing import Batch
 from m3plugins_elasticsearch.bulk import CONFLICT, GONE, Action, Outcome, bulk, update
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher.comparing import Compared
+from m3plugins_elasticsearch.enricher.dead_letters import DeadLetter
 from m3plugins_elasticsearch.enricher.feed import Change
-from m3plugins_elasticsearch.enricher.letters import Letter
+from m3plugins_elasticsearch.enricher.heartbeat import Heartbeat
 from m3plugins_elasticsearch.enricher.metrics import Tally
-from m3plugins_elasticsearch.enricher.session import Session
 from m3plugins_elasticsearch.enricher.shards import Shard
-from m3plugins_elasticsearch.enricher.target import Target
+from m3plugins_elasticsearch.enricher.watched_index import WatchedIndex
 from m3plugins_elasticsearch.layout import OURS
 from m3plugins_elasticsearch.rows import digest_fields, our_fields
 
@@ -33,22 +33,22 @@ class StoppedError(RuntimeError):
 
 @dataclass
 class WriteBack:
-    """What a `Stream` needs of a `Writer`, for the changes of one claim.
+    """Writes back the changes of one claim, as a `Stream` asks a `Writer` to.
 
     Attributes:
-        target: The index.
-        shard: The shard.
-        session: Whose claim it is.
+        watched: The index.
+        shard: The shard of the claim.
+        heartbeat: The heartbeat of the worker that holds the claim.
         tally: Counts what is written.
-        lag: Tells how long ago a change was first seen, by its number.
+        lag: Tells how many seconds ago a change was first seen, by its number.
         stop: Once it is set, no further batch is written.
         numbers: The sequence numbers of the writes.
         done: Ids of the documents that need nothing more.
     """
 
-    target: Target
+    watched: WatchedIndex
     shard: Shard
-    session: Session
+    heartbeat: Heartbeat
     tally: Tally
     lag: Callable[[int], float | None]
     stop: threading.Event
@@ -65,12 +65,12 @@ class WriteBack:
             self._before[change.id] = compared.before
 
     def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
-        """What the stored vectors of these documents were made of."""
+        """Returns what the stored vectors of these documents were made of."""
         return {i: self._before[i] for i in ids if i in self._before}
 
     def write(self, batch: Batch) -> list[FailedDocument]:
         """Writes embeddings back; returns the documents that Elasticsearch does not take."""
-        codec = self.target.reader.identity.codec
+        codec = self.watched.reader.identity.codec
         rows = enumerate(zip(batch.documents, batch.digests, strict=True))
         fields = (
             (document.id, our_fields(document, digest, batch.embeddings, codec, row))
@@ -79,13 +79,13 @@ class WriteBack:
         return self._send("enriched", ((i, self._replacing(ours)) for i, ours in fields))
 
     def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> list[FailedDocument]:
-        """Writes back what documents are compared and found by."""
+        """Writes back the fields that documents are compared and found by."""
         pairs = zip(documents, digests, strict=True)
         fields = ((document.id, {"id": document.id, **digest_fields(document, digest)}) for document, digest in pairs)
         return self._send("annotated", fields)
 
     def bury(self, faults: Iterable[tuple[str, str]]) -> None:
-        """Writes the dead letters of documents, by id, with the reason.
+        """Writes dead letters, given the ids of the documents and the reasons.
 
         What our fields say of an older text is taken out, so that nothing is found by a text that it has no more.
         """
@@ -104,17 +104,18 @@ class WriteBack:
                 self.numbers.append(outcome.seq_no)
                 numbers[outcome.id] = outcome.seq_no
         number, history = self.shard.number, self.shard.history
-        self.target.letters.write(
-            Letter(i, self._changes[i].routing, number, history, numbers[i], reason) for i, reason in reasons.items()
+        self.watched.dead_letters.write(
+            DeadLetter(i, self._changes[i].routing, number, history, numbers[i], reason)
+            for i, reason in reasons.items()
         )
         self.tally.add(dead=len(reasons))
 
     def _replacing(self, ours: dict[str, Any]) -> dict[str, Any]:
-        """As a partial update replaces what is there: an object would be merged, a list of one is not."""
-        return {**ours, "sparse": [ours["sparse"]], "model": self.target.model}
+        """Shapes fields so that a partial update replaces them: an object would be merged, a list of one is not."""
+        return {**ours, "sparse": [ours["sparse"]], "model": self.watched.model}
 
     def _send(self, kind: str, fields: Iterable[tuple[str, Any]]) -> list[FailedDocument]:
-        self.session.check()
+        self.heartbeat.check()
         failed = []
         for outcome in self._bulk(fields):
             if outcome.status in _REFUSED:
@@ -133,10 +134,10 @@ class WriteBack:
         return failed
 
     def _bulk(self, fields: Iterable[tuple[str, Any]]) -> Iterable[Outcome]:
-        """Conditional partial updates of our object; None takes it out."""
-        target = self.target
+        """Sends conditional partial updates of our object; None takes it out."""
+        watched = self.watched
         actions: Iterable[Action] = (update(i, {OURS: ours}, **self._changes[i].condition) for i, ours in fields)
-        return bulk(target.connection, target.write_name, actions, require_alias=True)
+        return bulk(watched.connection, watched.write_name, actions, require_alias=True)
 
 
 def _refused(outcome: Outcome) -> ElasticsearchIndexError:

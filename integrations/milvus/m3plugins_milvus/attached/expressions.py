@@ -32,7 +32,7 @@ def literal(value: Key) -> str:
     return str(int(value)) if isinstance(value, int) else f'"{value.translate(_ESCAPES)}"'
 
 
-def to_key(id: str, *, integer: bool) -> Key | None:  # noqa: A002
+def to_key(id: str, *, integer: bool) -> Key | None:
     """The primary key that a document's id stands for; None if no row can have it."""
     if integer:
         return int(id) if re.fullmatch(r"0|-?[1-9][0-9]{0,18}", id) and int(id) in INT64 else None
@@ -68,7 +68,7 @@ class Span:
         return Span(self.low, middle), Span(middle, self.high)
 
 
-def plan(filter: AnyFilter | None, kinds: Mapping[str, DataType]) -> Plan:  # noqa: A002
+def plan(filter: AnyFilter | None, kinds: Mapping[str, DataType]) -> Plan:
     """How to find what a filter matches.
 
     A neutral filter is always decided in Python; equality of strings, and comparisons of integers, with a

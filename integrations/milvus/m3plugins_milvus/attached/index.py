@@ -11,10 +11,10 @@ from typing import Literal, overload
 from m3plugins import Document, HeadScores, M3Encoder, M3Output
 from m3plugins.encoding.output import HEADS, check_heads
 from m3plugins.retrieval.document import Candidate
-from m3plugins.retrieval.engine import WritableIndex
 from m3plugins.retrieval.identity import Identity
 from m3plugins.retrieval.index import AnyFilter, IndexNotFoundError, check_ids
-from m3plugins.scoring.heads import Leg
+from m3plugins.retrieval.named_index import WritableIndex
+from m3plugins.scoring.heads import Signal
 from m3plugins_milvus.address import is_server
 from m3plugins_milvus.attached import reading
 from m3plugins_milvus.attached.computed import ComputedHeads
@@ -130,7 +130,7 @@ class AttachedIndex(WritableIndex):
         self._check_open()
         return reading.embeddings(self._table, self._computed, check_ids(ids), check_heads(heads))
 
-    def count(self, filter: AnyFilter | None = None) -> int:  # noqa: A002
+    def count(self, filter: AnyFilter | None = None) -> int:
         """How many documents there are, or match."""
         self._check_open()
         plan = self._plan(filter)
@@ -146,7 +146,7 @@ class AttachedIndex(WritableIndex):
     ) -> Iterator[tuple[Document, M3Output]]: ...
     def scan(
         self,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         with_embeddings: bool = False,
     ) -> Iterator[Document] | Iterator[tuple[Document, M3Output]]:
         """Every document that matches, in no particular order, in bounded memory.
@@ -164,10 +164,10 @@ class AttachedIndex(WritableIndex):
         self,
         query: M3Output,
         k: int,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         text: str | None = None,
-    ) -> dict[Leg, list[Candidate]]:
+    ) -> dict[Signal, list[Candidate]]:
         """The best k documents of each head that is stored and that `query`, of length 1, has.
 
         Raises:
@@ -180,7 +180,7 @@ class AttachedIndex(WritableIndex):
             stored, asked = ", ".join(indexes), ", ".join(query.heads)
             msg = f"one of the stored heads must propose documents, these are {stored}, the query has {asked}"
             raise ValueError(msg)
-        found: dict[Leg, list[Candidate]] = {}
+        found: dict[Signal, list[Candidate]] = {}
         if query.dense is not None and (index := indexes.get("dense")):
             found["dense"] = self._table.search(index, to_vector(query.dense[0], index), k, plan)
         if query.sparse is not None and (index := indexes.get("sparse")):
@@ -223,10 +223,10 @@ class AttachedIndex(WritableIndex):
     def _deleting(self) -> RLock:
         return self._lock
 
-    def _remove_matching(self, filter: AnyFilter) -> int:  # noqa: A002
+    def _remove_matching(self, filter: AnyFilter) -> int:
         return sum(self._writer.remove(list(rows)) for rows in self._table.matching(self._plan(filter), []))
 
-    def _plan(self, filter: AnyFilter | None) -> Plan:  # noqa: A002
+    def _plan(self, filter: AnyFilter | None) -> Plan:
         if isinstance(filter, str):
             self._check_fields(filter)
         return plan(filter, {} if self._table.layout.fields.metadata else self._kinds)

@@ -62,7 +62,7 @@ def check_asked(query: M3Output, text: str | None) -> None:
     """
     check_query(query)
     if text is not None:
-        msg = "this collection has no BM25 leg, it is attached; leave the weight of bm25 at 0"
+        msg = "this collection has no BM25 signal, it is attached; leave the weight of bm25 at 0"
         raise ValueError(msg)
 
 

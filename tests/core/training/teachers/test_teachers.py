@@ -267,7 +267,7 @@ class Watching(FrozenEnsemble):
         self.gradients: set[bool] = set()
         self.updates: list[int] = []
 
-    def encode(self, chunk: TokenBatch):  # noqa: ANN201
+    def encode(self, chunk: TokenBatch):
         self.chunks.append(chunk.mask.numel())
         found = super().encode(chunk)
         self.gradients |= {torch.is_grad_enabled(), *(tensor.requires_grad for tensor in found.floating)}

@@ -11,7 +11,7 @@ Node = TypeVar("Node", bound=BaseNode)
 
 
 def copied(node: Node, **update: Any) -> Node:
-    """A copy with metadata and lists of its own, and these fields in place of the old ones."""
+    """Copies a node, with metadata and lists of its own, and these fields in place of the old ones."""
     own = {
         "metadata": copy.deepcopy(node.metadata),
         "excluded_embed_metadata_keys": list(node.excluded_embed_metadata_keys),

@@ -39,7 +39,7 @@ class M3Embedding(EncoderFields, BaseEmbedding):
         return "M3Embedding"
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
-        """Copies of the nodes, with their embeddings; the text is `MetadataMode.EMBED`."""
+        """Returns copies of the nodes, with their embeddings; the text is `MetadataMode.EMBED`."""
         return super().__call__([copied(node) for node in nodes], **kwargs)
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
@@ -66,7 +66,7 @@ class M3Embedding(EncoderFields, BaseEmbedding):
 
 
 def dense_rows(output: M3Output) -> list[list[float]]:
-    """The dense vectors, which must be there, in plain Python numbers."""
+    """Returns the dense vectors, which must be there, in plain Python numbers."""
     assert output.dense is not None
     rows: list[list[float]] = output.dense.tolist()
     return rows

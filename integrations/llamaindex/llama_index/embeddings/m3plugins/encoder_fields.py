@@ -1,4 +1,4 @@
-"""Which encoder a component uses, as fields: so that it can be hashed, saved and made again."""
+"""The choice of an encoder as the fields of a component, which can be hashed, saved and made again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EncoderFields(BaseModel):
 
     Args:
         model: A checkpoint folder, a hub id such as "BAAI/bge-m3", or "m3-mini" (bundled, English).
-        encoder: In place of a model and its options.
+        encoder: An encoder, in place of a model and its options.
         **data: The options of `M3Encoder.from_pretrained`, and the other fields of the class.
 
     Raises:
@@ -35,7 +35,7 @@ class EncoderFields(BaseModel):
 
     model_name: str = Field(alias="model", frozen=True, description="A folder, a hub id, or m3-mini.")
     revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit of a hub id.")
-    backend: Literal["auto", "torch"] = Field(default="auto", frozen=True, description="What runs the model.")
+    backend: Literal["auto", "torch"] = Field(default="auto", frozen=True, description="Backend that runs the model.")
     dtype: Dtype = Field(default="auto", frozen=True, description="Precision of the forward pass; auto is float32.")
     devices: _Devices = Field(default=("auto",), frozen=True, description="Torch devices, each holds the model.")
     query_max_length: int = Field(default=512, frozen=True, description="Tokens a query is cut to.")
@@ -76,5 +76,5 @@ class EncoderFields(BaseModel):
 
     @property
     def encoder(self) -> M3Encoder:
-        """What encodes."""
+        """The encoder."""
         return self._encoder

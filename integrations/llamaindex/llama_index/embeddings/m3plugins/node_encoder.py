@@ -1,4 +1,4 @@
-"""One forward pass a node for the stock stores that keep a dense and a sparse vector."""
+"""A transformation for the stock stores that keep two vectors: a node costs one forward pass."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class M3NodeEncoder(EncoderFields, TransformComponent):
         return "M3NodeEncoder"
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
-        """Copies of the nodes, with the embedding of their text."""
+        """Returns copies of the nodes, with the embedding of their text."""
         texts = [node.get_content(MetadataMode.NONE) for node in nodes]
         rows = dense_rows(self.encoder.memo.encode_documents(texts, heads=["dense", "sparse"]))
         return [copied(node, embedding=row) for node, row in zip(nodes, rows, strict=True)]

@@ -30,14 +30,14 @@ class M3Rerank(EncoderFields, BaseNodePostprocessor):
     See `EncoderFields` for the arguments; besides those:
 
     Args:
-        top_n: How many nodes to return at most.
-        weights: How much each head counts.
-        keep_retrieval_score: Put the score before into the metadata, as `retrieval_score`, which neither an embedding
-            model nor an LLM gets to read.
+        top_n: Most nodes to return.
+        weights: Weight of each head.
+        keep_retrieval_score: Whether to put the score before into the metadata, as `retrieval_score`, which neither an
+            embedding model nor an LLM gets to read.
     """
 
     top_n: int = Field(default=2, gt=0, description="Number of nodes to return at most.")
-    weights: HybridWeights = Field(default_factory=HybridWeights, description="How much each head counts.")
+    weights: HybridWeights = Field(default_factory=HybridWeights, description="Weight of each head.")
     keep_retrieval_score: bool = Field(default=False, description="Whether to keep the score before in the metadata.")
 
     @classmethod

@@ -28,22 +28,22 @@ class M3Retriever(BaseRetriever):
     of the query, which the reranker still reads.
 
     Args:
-        retriever: The index, and how to rank.
-        similarity_top_k: How many nodes to return at most.
-        k: The same, as `HybridRetriever.search` calls it; goes first.
+        retriever: The retriever, which knows the index and how to rank.
+        similarity_top_k: Most nodes to return.
+        k: The same under the name of `HybridRetriever.search`; wins if both are given.
         filters: LlamaIndex' metadata filters, neutral ones (`m3plugins.retrieval.filters`), or the engine's own.
-        weights: In place of the retriever's own.
-        reranker: In place of the retriever's own; False for none.
-        similarity_cutoff: Leave out nodes that score less.
-        per_parent: How many nodes of one source document to return at most.
+        weights: Weights in place of the retriever's own.
+        reranker: A reranker in place of the retriever's own; False for none.
+        similarity_cutoff: Lowest score of a node to return.
+        per_parent: Most nodes of one source document to return.
         scores_key: A metadata field for the node's scores, say "m3": `score`, and one a head. Neither an embedding
             model nor an LLM gets to read it. A field of that name that the node has is under `own` in it. None (the
             default) leaves the metadata alone: they are in the hash of a
             `TextNode`, by which `QueryFusionRetriever` knows a node that it found twice.
-        callback_manager: As in `BaseRetriever`.
-        object_map: As in `BaseRetriever`.
-        objects: As in `BaseRetriever`.
-        verbose: As in `BaseRetriever`.
+        callback_manager: See `BaseRetriever`.
+        object_map: See `BaseRetriever`.
+        objects: See `BaseRetriever`.
+        verbose: See `BaseRetriever`.
 
     Raises:
         ValueError: If a filter is one that no index can do.

@@ -9,8 +9,6 @@ from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
 from llama_index.core.bridge.pydantic import Field
 from llama_index.embeddings.m3plugins.encoder_fields import EncoderFields
 
-from m3plugins import M3Output
-
 if TYPE_CHECKING:
     from llama_index.sparse_embeddings.m3plugins.milvus import M3MilvusSparseFunction
 
@@ -32,7 +30,7 @@ class M3SparseEmbedding(EncoderFields, BaseSparseEmbedding):
         return "M3SparseEmbedding"
 
     def for_milvus(self) -> M3MilvusSparseFunction:
-        """The same for the stock store: `MilvusVectorStore(enable_sparse=True, sparse_embedding_function=…)`.
+        """Makes the `sparse_embedding_function` of the stock store, `MilvusVectorStore(enable_sparse=True, …)`.
 
         Raises:
             ImportError: If llama-index-vector-stores-milvus is not installed.
@@ -45,17 +43,21 @@ class M3SparseEmbedding(EncoderFields, BaseSparseEmbedding):
         return M3MilvusSparseFunction(self.encoder)
 
     def similarity(self, embedding1: dict[int, float], embedding2: dict[int, float]) -> float:
-        """The dot product, which is M3's sparse score; the base class would take the cosine."""
+        """Computes the dot product, which is M3's sparse score; the base class would take the cosine."""
         return sum((weight * embedding2.get(token, 0.0) for token, weight in embedding1.items()), 0.0)
 
     def _get_query_embedding(self, query: str) -> dict[int, float]:
-        return sparse_rows(self.encoder.memo.encode_queries([query], heads=["sparse"]))[0]
+        sparse = self.encoder.memo.encode_queries([query], heads=["sparse"]).sparse
+        assert sparse is not None
+        return sparse[0].to_dict()
 
     def _get_text_embedding(self, text: str) -> dict[int, float]:
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[dict[int, float]]:
-        return sparse_rows(self.encoder.memo.encode_documents(texts, heads=["sparse"]))
+        sparse = self.encoder.memo.encode_documents(texts, heads=["sparse"]).sparse
+        assert sparse is not None
+        return sparse.to_dicts()
 
     async def _aget_query_embedding(self, query: str) -> dict[int, float]:
         return await asyncio.to_thread(self._get_query_embedding, query)
@@ -65,9 +67,3 @@ class M3SparseEmbedding(EncoderFields, BaseSparseEmbedding):
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[dict[int, float]]:
         return await asyncio.to_thread(self._get_text_embeddings, texts)
-
-
-def sparse_rows(output: M3Output) -> list[dict[int, float]]:
-    """The sparse vectors, which must be there, in plain Python numbers."""
-    assert output.sparse is not None
-    return [row.to_dict() for row in output.sparse]

@@ -31,10 +31,10 @@ class M3ElasticsearchStore(ElasticsearchStore):  # type: ignore[misc,unused-igno
     Args:
         index_name: A new index; one that the stock store has made has another mapping.
         encoder: An encoder; or the name of a model, whose encoder is shared with all who name it.
-        weights: How much each head counts; that of the multi-vector head is not used.
+        weights: Weight of each head; that of the multi-vector head is not used.
         dense_index: A type of dense index, or `index_options` of one.
         window: Documents a shard that are scored by both heads at least.
-        **options: Of the stock store: `es_url` or `es_client`, and others.
+        **options: Options of the stock store: `es_url` or `es_client`, and others.
 
     Raises:
         ValueError: If an option is not possible.

@@ -18,7 +18,7 @@ _RANGES = {
 
 
 def to_filter(filters: MetadataFilters | Filter | None) -> Filter | None:
-    """The neutral filter; None where nothing is asked for.
+    """Converts filters to a neutral one; None where nothing is asked for.
 
     A list field passes where one of its elements does (`all` asks each value of some element); a field that is not
     there passes only `!=`, `nin` and `is_empty`. 1 and 0 are also true and false, for which LlamaIndex' filters have no

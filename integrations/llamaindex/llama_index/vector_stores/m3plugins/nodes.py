@@ -25,12 +25,12 @@ _RESERVED = (NODE, NODE_ID, REF_DOC_ID)
 _TEXT = "text"
 _TYPES: Mapping[str, type[BaseNode]] = {kind.get_type(): kind for kind in (TextNode, LlamaDocument, IndexNode, Node)}
 _MORE = ("image_resource", "audio_resource", "video_resource", "image", "image_path", "image_url", "obj")
-"""What nodes may hold besides text: files, addresses and other nodes, which nobody is to be given by a stored text."""
+"""Fields of nodes besides text: files, addresses and other nodes, which nobody is to be given by a stored text."""
 _TEMPLATES = {"text_template": {"content", "metadata_str"}, "metadata_template": {"key", "value"}}
 
 
 def to_document(node: BaseNode) -> Document:
-    """What is indexed of a node. Its content, which is encoded, is the node's EMBED text, stripped.
+    """Makes the document that is indexed of a node; its content, which is encoded, is the EMBED text, stripped.
 
     Raises:
         ValueError: If the metadata have a reserved field, or the node cannot be written as JSON, or is not text alone.
@@ -62,7 +62,7 @@ def to_document(node: BaseNode) -> Document:
 
 
 def to_node(document: Document) -> BaseNode:
-    """The node of a document: all of it but its embedding, in copies.
+    """Restores the node of a document, all of it but its embedding, in copies.
 
     A document that came to the index another way, or whose stored node is not one that `to_document` makes of this
     document, becomes a `TextNode` whose EMBED text is the document's content.
@@ -100,7 +100,7 @@ def _stored_node(document: Document, metadata: dict[str, Any]) -> BaseNode | Non
 
 
 def _fault(kind: str, data: Mapping[str, Any]) -> str:
-    """Why a node is not kept; "" if it is: it is text, and its templates only say where that and its metadata go."""
+    """Says why a node is not kept; "" for text whose templates only say where that and its metadata go."""
     more = [name for name in _MORE if data.get(name)]
     more += [f"text_resource.{name}" for name in ("data", "path", "url") if (data.get("text_resource") or {}).get(name)]
     if kind not in _TYPES or more:
@@ -116,7 +116,7 @@ def _fault(kind: str, data: Mapping[str, Any]) -> str:
 
 
 def annotated(node: BaseNode, name: str, value: object) -> BaseNode:
-    """A copy with one more metadata field, which neither the embedding model nor the LLM gets to read."""
+    """Copies a node, with one more metadata field, which neither the embedding model nor the LLM gets to read."""
     own = copied(node)
     own.metadata[name] = value
     own.excluded_embed_metadata_keys.append(name)

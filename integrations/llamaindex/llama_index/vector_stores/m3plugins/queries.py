@@ -1,4 +1,4 @@
-"""What a `VectorStoreQuery` asks of a `HybridRetriever`."""
+"""Translation of a `VectorStoreQuery` into searches of a `HybridRetriever`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _PREFETCH_FACTOR = 4.0  # as the stock stores have it
 
 
 def search(retriever: HybridRetriever, query: VectorStoreQuery, options: Mapping[str, Any]) -> list[tuple[Hit, float]]:
-    """What the query finds, best first, each with its similarity.
+    """Searches for a query; returns hits, best first, each with its similarity.
 
     Args:
-        retriever: Does the ranking.
-        query: LlamaIndex' query.
-        options: Of MMR: `mmr_threshold`, and `mmr_prefetch_k` or `mmr_prefetch_factor`.
+        retriever: The retriever that ranks.
+        query: The query of LlamaIndex.
+        options: Options of MMR: `mmr_threshold`, and `mmr_prefetch_k` or `mmr_prefetch_factor`.
 
     Raises:
         TypeError: If there is another option.
@@ -100,13 +100,13 @@ def _filter(query: VectorStoreQuery) -> Filter | None:
 
 
 def _asked_for(hit: Hit, query: VectorStoreQuery) -> bool:
-    """Whether it is one of the nodes asked for by the index's ids: metadata of another origin may claim so."""
+    """Tells whether a hit is one of the nodes asked for by the index's ids: metadata of another origin may claim so."""
     source = hit.document.parent_id or hit.id
     return (not query.node_ids or hit.id in query.node_ids) and (not query.doc_ids or source in query.doc_ids)
 
 
 def _prefetched(wanted: int, options: Mapping[str, Any]) -> int:
-    """How many of the best MMR chooses from."""
+    """Returns the number of hits that MMR chooses from."""
     if options.get("mmr_prefetch_k") is None:
         return int(wanted * options.get("mmr_prefetch_factor", _PREFETCH_FACTOR))
     if options.get("mmr_prefetch_factor") is not None:

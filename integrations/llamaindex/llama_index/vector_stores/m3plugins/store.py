@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class M3VectorStore(BasePydanticVectorStore):
-    """Nodes in a `HybridIndex`, ranked by all three heads of M3.
+    """Keeps nodes in a `HybridIndex`, ranked by all three heads of M3.
 
     The store does the encoding: of a node its EMBED text (`node.get_content(MetadataMode.EMBED)`, stripped), once for
     all heads; of a query its text. Embeddings that come with nodes are not used, so give LlamaIndex an embed model that
@@ -77,11 +77,11 @@ class M3VectorStore(BasePydanticVectorStore):
 
     @property
     def retriever(self) -> HybridRetriever:
-        """What ranks."""
+        """The retriever that ranks."""
         return self._retriever
 
     def as_index(self, **kwargs: Any) -> VectorStoreIndex:
-        """A `VectorStoreIndex` over this store that leaves the encoding to it; takes the arguments of that class."""
+        """Makes a `VectorStoreIndex` over this store, which does the encoding; takes its arguments."""
         from llama_index.core import VectorStoreIndex
 
         return VectorStoreIndex.from_vector_store(self, embed_model=StoreEmbedding(), **kwargs)
@@ -132,7 +132,7 @@ class M3VectorStore(BasePydanticVectorStore):
             self.client.delete(ids=[node.node_id for node in self.get_nodes(node_ids, filters)] if wanted else node_ids)
 
     def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
-        """The nodes of these ids (unknown ones are left out), or those that pass the filter, or both; without, all."""
+        """Returns the nodes of these ids that are there, those that pass the filter, or both; without either, all."""
         wanted = to_filter(filters)
         if node_ids is None:
             return [to_node(document) for document in self.client.scan(wanted)]
@@ -144,7 +144,7 @@ class M3VectorStore(BasePydanticVectorStore):
         self.client.delete(filter=neutral.and_())
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """Nodes, their similarities and their ids, best first.
+        """Finds nodes, with their similarities and ids, best first.
 
         Raises:
             ValueError: If the query has no text, a mode that no M3 index has, or a filter that none can do.

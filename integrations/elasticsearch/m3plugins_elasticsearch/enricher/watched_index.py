@@ -1,4 +1,4 @@
-"""The index that is being enriched, as it is now: the same name may be another index tomorrow."""
+"""The index that is being enriched, as it is now: its name may lead to another one tomorrow."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from elasticsearch import NotFoundError
 
 from m3plugins_elasticsearch.attached import AttachedIndex
 from m3plugins_elasticsearch.client import Connection
+from m3plugins_elasticsearch.enricher.backoff import NotReadyError
 from m3plugins_elasticsearch.enricher.comparing import stamp, stamps
+from m3plugins_elasticsearch.enricher.dead_letters import PREFIX, DeadLetters
 from m3plugins_elasticsearch.enricher.feed import Feed
 from m3plugins_elasticsearch.enricher.leases import Leases
-from m3plugins_elasticsearch.enricher.letters import PLACE, DeadLetters
-from m3plugins_elasticsearch.enricher.pace import NotReadyError
-from m3plugins_elasticsearch.enricher.places import add_write_alias
 from m3plugins_elasticsearch.enricher.shards import Positions
+from m3plugins_elasticsearch.enricher.system_index import add_write_alias
 from m3plugins_elasticsearch.lifecycle import stored_identity
 from m3plugins_elasticsearch.mapping import WRITE_ALIAS
 from m3plugins_elasticsearch.reading import Reader
 
-_MAX_NAME = 255 - len(WRITE_ALIAS + PLACE)
+_MAX_NAME = 255 - len(WRITE_ALIAS + PREFIX)
 
 
 @dataclass(frozen=True)
-class Target:
-    """One index, and where its ledgers and dead letters are.
+class WatchedIndex:
+    """An index that is being enriched, with its feed, its ledgers and its dead letters.
 
     Attributes:
-        index: Attached to.
-        uuid: Which index of that name it is.
-        shards: How many it has.
-        model: What its vectors are to be made by, as it is stored with them.
-        models: That, and what it was stored as before the index was brought up to date.
-        feed: Of its changes.
-        leases: Of its changes.
-        letters: Of its documents.
+        index: The attached index.
+        uuid: Tells it from other indexes of its name.
+        shards: Number of its shards.
+        model: The model that its vectors are to be made by, as it is stored with them.
+        models: The stamps of the model, now and before the index was brought up to date.
+        feed: The feed of its changes.
+        leases: The ledgers of its changes.
+        dead_letters: The dead letters of its documents.
     """
 
     index: AttachedIndex
@@ -46,16 +46,16 @@ class Target:
     models: Collection[str]
     feed: Feed
     leases: Leases
-    letters: DeadLetters
+    dead_letters: DeadLetters
 
     @property
     def reader(self) -> Reader:
-        """Of the index."""
+        """The reader of the index."""
         return self.index.writer.reader
 
     @property
     def connection(self) -> Connection:
-        """To Elasticsearch."""
+        """The connection to Elasticsearch."""
         return self.reader.connection
 
     @property
@@ -64,21 +64,21 @@ class Target:
         return WRITE_ALIAS + self.index.name
 
     def is_at(self, at: Positions) -> bool:
-        """Whether that is this index."""
+        """Tells whether those are positions of this index."""
         return self.uuid == at.uuid
 
 
-def open_target(index: AttachedIndex, at: Positions, follow: str, worker: str) -> Target:
-    """The index of `at`: the one given, or, where that is another one by now, attached to in the same way.
+def open_watched_index(index: AttachedIndex, at: Positions, follow: str, worker: str) -> WatchedIndex:
+    """Opens the index of `at`: the one given, or, where that is another one by now, that one in the same way.
 
     It gets a hidden alias for our writes. A bulk request names its index, not which index of that name it means, and
     in another one, made meanwhile, our fields would be mapped by guesses.
 
     Args:
-        index: What was attached to first.
-        at: Where the name that is followed leads to.
-        follow: That name.
-        worker: The worker's.
+        index: The index that was attached to first.
+        at: The positions of the index that the name leads to.
+        follow: The name that is followed.
+        worker: Name of the worker.
 
     Raises:
         ValueError: If our partial updates would do harm to the documents, or its fields are not there.
@@ -97,10 +97,10 @@ def open_target(index: AttachedIndex, at: Positions, follow: str, worker: str) -
         raise NotReadyError(msg)
     _check_source(index.name, described)
     leases, letters = Leases(connection, index.name), DeadLetters(connection, index.name, worker)
-    leases.place.ensure()
-    letters.place.ensure()
+    leases.system_index.ensure()
+    letters.system_index.ensure()
     model, models = stamp(reader.identity), stamps(reader.identity)
-    return Target(index, at.uuid, int(settings["number_of_shards"]), model, models, Feed(reader), leases, letters)
+    return WatchedIndex(index, at.uuid, int(settings["number_of_shards"]), model, models, Feed(reader), leases, letters)
 
 
 def check_name(name: str) -> None:
@@ -115,7 +115,7 @@ def check_name(name: str) -> None:
 
 
 def _attached(index: AttachedIndex, at: Positions, follow: str) -> AttachedIndex:
-    """Where `follow` leads to, attached to as `index` is.
+    """Attaches to the index that `follow` leads to, as `index` is.
 
     Raises:
         NotReadyError: If it is empty, and its fields have yet to come.
@@ -145,7 +145,7 @@ def _is_attached(connection: Connection, at: Positions, reader: Reader) -> bool:
 
 
 def _described(connection: Connection, name: str) -> Mapping[str, Any]:
-    """What Elasticsearch says of an index, all of one moment; nothing if it is gone."""
+    """Describes an index, all of one moment; one that is gone has no settings."""
 
     def ask() -> Mapping[str, Any]:
         try:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from m3plugins.retrieval import engines
+from m3plugins.retrieval import registry
 
 
 class TinyEngine:
@@ -17,23 +17,23 @@ class TinyEngine:
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = EntryPoint("tiny", f"{__name__}:TinyEngine", engines.GROUP)
-    broken = EntryPoint("broken", "no_such_module:Index", engines.GROUP)
-    monkeypatch.setattr(engines, "entry_points", lambda group: [point, broken] if group == engines.GROUP else [])
+    point = EntryPoint("tiny", f"{__name__}:TinyEngine", registry.GROUP)
+    broken = EntryPoint("broken", "no_such_module:Index", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point, broken] if group == registry.GROUP else [])
     monkeypatch.setitem(sys.modules, __name__, SimpleNamespace(TinyEngine=TinyEngine))
 
 
 @pytest.mark.usefixtures("registered")
 def test_engines_are_listed_by_name_without_being_imported() -> None:
-    assert list(engines.engines()) == ["broken", "tiny"]
+    assert list(registry.engines()) == ["broken", "tiny"]
 
 
 @pytest.mark.usefixtures("registered")
 def test_an_engine_is_loaded_by_name() -> None:
-    assert engines.load_engine("tiny") is TinyEngine
+    assert registry.load_engine("tiny") is TinyEngine
 
 
 @pytest.mark.usefixtures("registered")
 def test_an_unknown_engine_is_refused_with_what_is_installed_and_what_to_install() -> None:
     with pytest.raises(ValueError, match=r"installed: broken, tiny\); pip install m3plugins-milvus"):
-        engines.load_engine("milvus")
+        registry.load_engine("milvus")

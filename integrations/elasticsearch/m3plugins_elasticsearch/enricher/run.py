@@ -1,4 +1,4 @@
-"""One run of an enricher, round by round: look where the index is, claim changes, work them off."""
+"""The run of an enricher, round by round: it looks where the index is, claims changes and works them off."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from dataclasses import dataclass, replace
 
 from m3plugins_elasticsearch.attached import AttachedIndex
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
+from m3plugins_elasticsearch.enricher.backoff import NotReadyError
+from m3plugins_elasticsearch.enricher.batch_size import BatchSize
 from m3plugins_elasticsearch.enricher.enriching import enrich
+from m3plugins_elasticsearch.enricher.heartbeat import Heartbeat, LeaseLostError
 from m3plugins_elasticsearch.enricher.leases import Entry
 from m3plugins_elasticsearch.enricher.ledger import ALONE, DEADLY, Claim, Ledger
 from m3plugins_elasticsearch.enricher.metrics import Metrics, Tally, Timeline
-from m3plugins_elasticsearch.enricher.pace import NotReadyError, Pace
-from m3plugins_elasticsearch.enricher.places import PlaceGoneError
 from m3plugins_elasticsearch.enricher.ranges import Range
-from m3plugins_elasticsearch.enricher.session import LeaseLostError, Session
 from m3plugins_elasticsearch.enricher.shards import Positions, Shard, positions
-from m3plugins_elasticsearch.enricher.target import Target, open_target
+from m3plugins_elasticsearch.enricher.system_index import SystemIndexDeletedError
+from m3plugins_elasticsearch.enricher.watched_index import WatchedIndex, open_watched_index
 from m3plugins_elasticsearch.enricher.write_back import StoppedError, WriteBack
 
 KILLED = (
@@ -33,7 +34,7 @@ PRUNE_S = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Of `Enricher`, where they are explained."""
+    """The options of an `Enricher`, which explains them."""
 
     worker: str
     follow: str
@@ -44,7 +45,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Round:
-    """What a round did.
+    """The outcome of a round.
 
     Attributes:
         took: Whether there was something to work on.
@@ -55,13 +56,13 @@ class Round:
     more: bool
 
 
-class Rounds:
-    """A run.
+class Run:
+    """Enriches in rounds, until the caller has seen enough of them.
 
     Args:
-        index: What was attached to first.
-        options: Of the enricher.
-        stop: Ends it after the current batch.
+        index: The index that was attached to first.
+        options: The options of the enricher.
+        stop: Ends the run after the current batch.
         on_progress: Called after each batch and each look.
     """
 
@@ -73,40 +74,40 @@ class Rounds:
         self._options = options
         self._stop = stop
         self._on_progress = on_progress
-        self._tally, self._timeline, self._pace = Tally(), Timeline(), Pace(options.batch)
-        self._target: Target | None = None
-        self._session: Session | None = None
+        self._tally, self._timeline, self._batch_size = Tally(), Timeline(), BatchSize(options.batch)
+        self._watched: WatchedIndex | None = None
+        self._heartbeat: Heartbeat | None = None
         self._held: dict[int, Shard] = {}
         self._visible: dict[str, int] = {}
         self._prune_at = 0.0
         self._error = ""
 
-    def look(self) -> tuple[Positions, Target]:
-        """Where the index is now; it is opened if it is another one than at the last look."""
+    def look(self) -> tuple[Positions, WatchedIndex]:
+        """Finds where the index is now, and opens it if it is another one than at the last look."""
         at = positions(self._index.writer.reader.connection, self._options.follow)
-        if self._target is None or not self._target.is_at(at):
+        if self._watched is None or not self._watched.is_at(at):
             self.leave()
             self._timeline = Timeline()
-            self._target = open_target(self._index, at, self._options.follow, self._options.worker)
+            self._watched = open_watched_index(self._index, at, self._options.follow, self._options.worker)
         for shard in at.shards.values():
             self._timeline.see(shard.number, shard.checkpoint)
-        return at, self._target
+        return at, self._watched
 
-    def round(self, at: Positions, target: Target, goal: Mapping[int, int]) -> Round:
+    def round(self, at: Positions, watched: WatchedIndex, goal: Mapping[int, int]) -> Round:
         """Works off one claim of each shard.
 
         Args:
-            at: Where the index is.
-            target: The index.
+            at: The positions of its shards.
+            watched: The index.
             goal: The last change of each shard that counts.
 
         Raises:
             LeaseLostError: If others took this worker for dead; the next round begins anew.
             ElasticsearchIndexError: If Elasticsearch refuses or stays away; the claim is kept.
         """
-        session = self._session = self._session or self._new_session(target)
+        heartbeat = self._heartbeat = self._heartbeat or self._new_heartbeat(watched)
         shards = [shard for shard in at.shards.values() if shard.number in goal]
-        entries = target.leases.read(shards)
+        entries = watched.leases.read(shards)
         self.behind = sum(entries[shard.number].ledger.behind(goal[shard.number]) for shard in shards)
         self._error = ""
         self._on_progress(self.metrics())
@@ -115,43 +116,43 @@ class Rounds:
             for shard in random.sample(shards, len(shards)):
                 if not self._stop.is_set():
                     upto = goal[shard.number]
-                    claim = self._claim(at, target, session, entries[shard.number], upto)
+                    claim = self._claim(at, watched, heartbeat, entries[shard.number], upto)
                     took, more = took or claim is not None, more or (claim is not None and claim.upto < upto)
         except LeaseLostError:
-            self.leave_session()
+            self.release_claims()
             raise
         except StoppedError:
             pass
         return Round(took, more)
 
-    def restart(self, at: Positions, target: Target) -> None:
+    def restart(self, at: Positions, watched: WatchedIndex) -> None:
         """Forgets what was settled, dead letters too."""
-        target.letters.clear()
+        watched.dead_letters.clear()
         for shard in at.shards.values():
-            target.leases.restart(shard)
+            watched.leases.restart(shard)
 
-    def prune(self, target: Target) -> None:
+    def prune(self, watched: WatchedIndex) -> None:
         """Deletes void dead letters, now and then."""
         if time.monotonic() >= self._prune_at:
             self._prune_at = time.monotonic() + PRUNE_S * random.uniform(0.5, 1.5)
-            target.letters.prune(self._stop)
+            watched.dead_letters.prune(self._stop)
 
     def failed(self, err: Exception) -> None:
-        """Tells of an error, after which nobody's silence means anything."""
+        """Reports an error, after which nobody's silence means anything."""
         self._error = str(err)
-        if isinstance(err, PlaceGoneError):
+        if isinstance(err, SystemIndexDeletedError):
             self.leave()
-        if self._target is not None:
-            self._target.leases.watcher.forget()
+        if self._watched is not None:
+            self._watched.leases.detector.forget()
         self._on_progress(self.metrics())
 
     def metrics(self) -> Metrics:
-        """How it is doing."""
+        """Returns the metrics up to now."""
         median, high = self._tally.lags()
         return Metrics(
             **self._tally.counts(),
             worker=self._options.worker,
-            index=self._target.index.name if self._target else self._index.name,
+            index=self._watched.index.name if self._watched else self._index.name,
             behind=self.behind,
             lag_s=median,
             lag_p99_s=high,
@@ -160,56 +161,58 @@ class Rounds:
         )
 
     def counts(self) -> dict[str, int]:
-        """What was done."""
+        """Counts what was done, by name."""
         return self._tally.counts()
 
     def leave(self) -> None:
         """Lets go of the index."""
-        self.leave_session()
-        self._target = None
+        self.release_claims()
+        self._watched = None
 
-    def leave_session(self) -> None:
+    def release_claims(self) -> None:
         """Lets go of all claims, for others to take."""
-        session, self._session = self._session, None
+        heartbeat, self._heartbeat = self._heartbeat, None
         held, self._held = self._held, {}
-        if session is None:
+        if heartbeat is None:
             return
         for shard in held.values():
-            if self._target is not None:
+            if self._watched is not None:
                 with suppress(ElasticsearchIndexError):
-                    self._target.leases.release(shard, session.id)
-        session.end()
+                    self._watched.leases.release(shard, heartbeat.id)
+        heartbeat.end()
 
-    def _new_session(self, target: Target) -> Session:
+    def _new_heartbeat(self, watched: WatchedIndex) -> Heartbeat:
         options = self._options
-        return Session(target.connection, target.leases.place, options.worker, options.lease_s).start()
+        return Heartbeat(watched.connection, watched.leases.system_index, options.worker, options.lease_s).start()
 
-    def _claim(self, at: Positions, target: Target, session: Session, entry: Entry, upto: int) -> Claim | None:
+    def _claim(
+        self, at: Positions, watched: WatchedIndex, heartbeat: Heartbeat, entry: Entry, upto: int
+    ) -> Claim | None:
         """Takes a claim and works it off; None if there was none."""
         shard = at.shards[entry.shard]
 
         def end(ledger: Ledger) -> int:
             if upto > self._visible.get(shard.history, -1):
-                target.feed.refresh()
+                watched.feed.refresh()
                 self._visible |= {shard.history: shard.checkpoint for shard in at.shards.values()}
-            return target.feed.end(shard.number, ledger.handed, upto, ledger.written, self._pace.documents)
+            return watched.feed.end(shard.number, ledger.handed, upto, ledger.written, self._batch_size.documents)
 
-        claim = target.leases.take(shard, entry, session, upto, end)
+        claim = watched.leases.take(shard, entry, heartbeat, upto, end)
         if claim is None:
             return None
         if claim.upto <= entry.ledger.handed:  # it was somebody's before: what he wrote for it is to be seen
-            target.feed.refresh()
+            watched.feed.refresh()
         self._held[shard.number] = shard
         started = time.monotonic()
-        writer = WriteBack(target, shard, session, self._tally, self._lag(shard), self._stop)
+        writer = WriteBack(watched, shard, heartbeat, self._tally, self._lag(shard), self._stop)
         try:
             rest = self._work_off(writer, claim, entry.ledger.written)
         except MemoryError:
             del self._held[shard.number]  # it counts as a death
             raise
-        self._pace.took(time.monotonic() - started)
-        session.check()
-        target.leases.settle(shard, rest, self._lasting(target, shard, writer.numbers))
+        self._batch_size.adapt(time.monotonic() - started)
+        heartbeat.check()
+        watched.leases.settle(shard, rest, self._lasting(watched, shard, writer.numbers))
         del self._held[shard.number]
         return claim
 
@@ -218,16 +221,16 @@ class Rounds:
 
         If several workers died at it, one by one: then it is known which document it is.
         """
-        target, shard = writer.target, writer.shard
+        watched, shard = writer.watched, writer.shard
         progressed = lambda: self._on_progress(self.metrics())  # noqa: E731
         while claim.deaths >= ALONE:
-            upto = target.feed.end(shard.number, claim.after, claim.upto, without, 1)
+            upto = watched.feed.end(shard.number, claim.after, claim.upto, without, 1)
             fault = KILLED if claim.deaths >= DEADLY else ""
             enrich(writer, replace(claim, upto=upto), without, progressed, fault=fault)
             if upto >= claim.upto:
                 return claim
-            writer.session.check()
-            claim = target.leases.advance(shard, claim, upto)
+            writer.heartbeat.check()
+            claim = watched.leases.advance(shard, claim, upto)
         enrich(writer, claim, without, progressed)
         return claim
 
@@ -235,20 +238,20 @@ class Rounds:
         timeline = self._timeline
         return lambda seq_no: timeline.since(shard.number, seq_no)
 
-    def _lasting(self, target: Target, shard: Shard, numbers: list[int]) -> list[int]:
-        """Those of our writes that no crash can undo any more: another write might get the number then."""
+    def _lasting(self, watched: WatchedIndex, shard: Shard, numbers: list[int]) -> list[int]:
+        """Returns the writes that no crash can undo any more: after one, another write might get the number."""
         if not numbers:
             return []
-        now = positions(target.connection, target.index.name).shards.get(shard.number, shard)
+        now = positions(watched.connection, watched.index.name).shards.get(shard.number, shard)
         return [number for number in numbers if number <= now.checkpoint and now.history == shard.history]
 
 
-def check_whole(at: Positions, target: Target) -> None:
+def check_whole(at: Positions, watched: WatchedIndex) -> None:
     """Passes if all shards are there.
 
     Raises:
         NotReadyError: If not.
     """
-    if len(at.shards) < target.shards:
-        msg = f"{target.shards - len(at.shards)} of {target.shards} shards of {at.index!r} have no active primary"
+    if len(at.shards) < watched.shards:
+        msg = f"{watched.shards - len(at.shards)} of {watched.shards} shards of {at.index!r} have no active primary"
         raise NotReadyError(msg)

@@ -142,7 +142,7 @@ class WritableIndex(EngineIndex):
     def delete(
         self,
         ids: Sequence[str] | None = None,
-        filter: AnyFilter | None = None,  # noqa: A002
+        filter: AnyFilter | None = None,
         *,
         parent_id: str | None = None,
     ) -> int:
@@ -159,7 +159,7 @@ class WritableIndex(EngineIndex):
         with self._deleting():
             return self.writer.remove(doomed if parent_id is None else list(self.writer.passages_of(doomed)))
 
-    def _remove_matching(self, filter: AnyFilter) -> int:  # noqa: A002
+    def _remove_matching(self, filter: AnyFilter) -> int:
         """Deletes what matches; returns how many documents there were."""
         raise NotImplementedError
 
@@ -305,7 +305,7 @@ def check_no_alias(name: str, aliases: Sequence[str]) -> None:
         raise ValueError(msg)
 
 
-def opened_or_created(open: Callable[[], Index], create: Callable[[], Index]) -> Index:  # noqa: A002
+def opened_or_created(open: Callable[[], Index], create: Callable[[], Index]) -> Index:
     """An index that is opened if it is there, and made otherwise; where others make it meanwhile, theirs is opened.
 
     Args:

@@ -1,4 +1,4 @@
-"""Calls that are under way while the results of earlier ones are used."""
+"""A concurrent map that keeps the order of its items."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def ahead(call: Callable[[T], R], items: Iterable[T], at_once: int) -> Generator[R, None, None]:
-    """What the call returns for each item, in their order; some more are called meanwhile, in threads.
+def ordered_map(call: Callable[[T], R], items: Iterable[T], at_once: int) -> Generator[R, None, None]:
+    """Yields the result of a call for each item, in their order, while threads make the next calls.
 
     Args:
-        call: Called with each item.
-        items: Read one further than there are calls under way.
-        at_once: How many calls there are at a time.
+        call: The call to make with each item.
+        items: The items, which are read one further than there are calls under way.
+        at_once: Number of calls at a time.
     """
-    with ThreadPoolExecutor(at_once, thread_name_prefix="m3-ahead") as pool:
+    with ThreadPoolExecutor(at_once, thread_name_prefix="m3-ordered-map") as pool:
         under_way: deque[Future[R]] = deque()
         for item in items:
             under_way.append(pool.submit(call, item))

@@ -1,4 +1,4 @@
-"""Where the enricher keeps what is its own: hidden indexes, which somebody may delete at any time."""
+"""Hidden indexes that the enricher keeps for itself, and that somebody may delete at any time."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 from elasticsearch import BadRequestError, ConflictError, NotFoundError
 
 from m3plugins_elasticsearch.client import Connection, errors, persist
-from m3plugins_elasticsearch.enricher.pace import NotReadyError
+from m3plugins_elasticsearch.enricher.backoff import NotReadyError
 from m3plugins_elasticsearch.mapping import WRITE_ALIAS
 
 _ONE_SHARD = {"number_of_shards": 1, "auto_expand_replicas": "0-1", "hidden": True}
 _ALREADY = "resource_already_exists_exception"
 
 
-class PlaceGoneError(NotReadyError):
-    """Somebody deleted an index of ours; it can be made anew."""
+class SystemIndexDeletedError(NotReadyError):
+    """Somebody deleted a system index; it can be made anew."""
 
 
-class Place:
-    """One of them. Writes go by an alias that it is made with, so that none can make it anew, with a guessed mapping.
+class SystemIndex:
+    """A hidden index, written by the alias that it is made with: no write can make it anew, with a guessed mapping.
 
     Args:
-        connection: To Elasticsearch.
-        name: Of the index.
-        properties: The fields to search.
+        connection: The connection to Elasticsearch.
+        name: Name of the index.
+        properties: Mapping of the fields to search.
     """
 
     def __init__(self, connection: Connection, name: str, properties: Mapping[str, Any]) -> None:
@@ -35,7 +35,7 @@ class Place:
         self._mappings = {"dynamic": False, "properties": dict(properties)}
 
     def ensure(self) -> None:
-        """Makes it, unless it is there."""
+        """Makes the index, unless it is there."""
         connection, indices = self._connection, self._connection.client.indices
 
         def make() -> None:
@@ -55,11 +55,11 @@ class Place:
                 persist(make, connection.patience)
                 add_write_alias(connection, self.name)  # that of a restored snapshot may be without
 
-    def write(self, id: str, document: Mapping[str, Any], **condition: Any) -> bool:  # noqa: A002
+    def write(self, id: str, document: Mapping[str, Any], **condition: Any) -> bool:
         """Stores a document; returns whether the condition held.
 
         Raises:
-            PlaceGoneError: If there is no such place any more.
+            SystemIndexDeletedError: If the index is not there any more.
             ElasticsearchIndexError: If Elasticsearch refuses or stays away.
         """
         write = self._connection.client.index
@@ -75,9 +75,9 @@ class Place:
                 raise self.gone() from err
         return True
 
-    def gone(self) -> PlaceGoneError:
-        """The error to raise where it is not there."""
-        return PlaceGoneError(f"the index {self.name!r} was deleted meanwhile; it is made anew")
+    def gone(self) -> SystemIndexDeletedError:
+        """Returns the error to raise where the index is not there."""
+        return SystemIndexDeletedError(f"the index {self.name!r} was deleted meanwhile; it is made anew")
 
 
 def add_write_alias(connection: Connection, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What `m3 enrich` shows."""
+"""Progress and reports of `m3 enrich` on the console."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EVERY_S = 5.0
 
 
 class Progress:
-    """A bar of the changes that are to be settled, if someone is watching stderr."""
+    """A progress bar of the changes that are to be settled, if stderr is a terminal."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -32,23 +32,23 @@ class Progress:
         self._total = 0
 
     def __call__(self, metrics: Metrics) -> None:
-        """Shows how far it is."""
+        """Updates the bar."""
         self._total = max(self._total, metrics.behind)
         description = message(metrics.error or _counts(metrics))
         self._bar.update(self._task, total=self._total, completed=self._total - metrics.behind, description=description)
 
     def __enter__(self) -> Self:
-        """Begins."""
+        """Starts the bar."""
         self._bar.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Ends."""
+        """Stops the bar."""
         self._bar.stop()
 
 
 class Lines:
-    """A line of metrics every few seconds."""
+    """Prints a line of metrics every few seconds."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
@@ -56,12 +56,12 @@ class Lines:
         self._error = ""
 
     def __call__(self, metrics: Metrics) -> None:
-        """Prints them, if it is time or something went wrong."""
+        """Prints the metrics, if it is time or something went wrong."""
         if time.monotonic() > self._due or metrics.error != self._error:
             self.show(metrics)
 
     def show(self, metrics: Metrics) -> None:
-        """Prints them."""
+        """Prints the metrics."""
         self._due = time.monotonic() + _EVERY_S
         self._error = metrics.error
         if self._as_json:
@@ -71,13 +71,13 @@ class Lines:
 
 
 def summary(report: EnrichReport) -> str:
-    """A report in one line."""
+    """Says a report in one line."""
     rate = report.enriched / max(report.seconds, 1e-3)
     return f"{_counts(report)} in {report.seconds:.1f} s ({rate:.0f} documents encoded a second)"
 
 
 def verdict(report: VerifyReport) -> str:
-    """A comparison in one line."""
+    """Says the findings of a comparison in one line."""
     parts = (("stale", report.stale), ("missing", report.missing), ("orphaned", report.orphaned), ("dead", report.dead))
     bad = "".join(f", {count} {name}" for name, count in parts if count)
     return f"{report.enriched} of {report.documents} documents are enriched{bad}"
