@@ -24,6 +24,8 @@ from m3plugins_milvus.schema import KEY, MAX_JSON, MAX_VARCHAR
 
 DOCUMENT = ("id", "text", "title", "parent_id", "metadata", *POINTER)
 EMBEDDING = ("token_count", "truncated", "dense", "sparse")
+COMPARED = ("id", "attributes", "parent_id", "parent_key", "metadata", *POINTER)
+"""What says whether a document is stored, whole and unchanged."""
 UNCHANGED = ("id", "text", "title", *POINTER, *EMBEDDING)
 """What new metadata leave as it is."""
 AGAIN = "delete it and index it again"
@@ -130,9 +132,13 @@ def row_fault(row: Row) -> str:
     if "id" in row and not is_own(row):
         only = f"{KEY} == {quoted(row[KEY])}"
         return f"the row with the key {row[KEY]!r} has its id; delete(filter={only!r}) and index what is missing again"
-    if (fault := blocks_fault(row)) or isinstance(row.get("metadata", {}), Mapping):
+    if fault := blocks_fault(row):
         return fault
-    return f"its metadata must be an object, got {row['metadata']!r:.40}; {AGAIN}"
+    if not isinstance(row.get("metadata", {}), Mapping):
+        return f"its metadata must be an object, got {row['metadata']!r:.40}; {AGAIN}"
+    if "parent_key" in row and row["parent_key"] != parent_key(row["parent_id"]):
+        return f"its parent_key must be that of its parent {row['parent_id']!r:.40}; {AGAIN}"
+    return ""
 
 
 def is_own(row: Row) -> bool:

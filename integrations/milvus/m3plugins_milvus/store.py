@@ -22,6 +22,7 @@ from m3plugins_milvus.collection import Collection, Row
 from m3plugins_milvus.identity import Identity
 from m3plugins_milvus.rows import (
     AGAIN,
+    COMPARED,
     DOCUMENT,
     UNCHANGED,
     attributes,
@@ -88,13 +89,20 @@ class Store:
         """Refuses what Milvus could not keep; see `check_document`."""
         check_document(document, self.identity.tenant)
 
-    def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
-        """The digests of those of the given ids that are stored; what cannot be read is not, and is written again."""
-        rows = self.documents.fetch(keys_of(ids), ["id", "metadata", "attributes", *POINTER], DOCUMENTS_PER_READ)
+    def digests(self, ids: Sequence[str], attempts: int = 3) -> dict[str, Digest]:
+        """The digests of those of the given ids that are stored whole: what cannot be read has to be written again.
+
+        Args:
+            ids: Of documents.
+            attempts: How often to look for blocks: those of a document that is being replaced go with its row.
+        """
+        rows = self.documents.fetch(keys_of(ids), COMPARED)
         named = {key: BlockKeys.of(row).all() for key, row in rows.items() if not row_fault(row)}
         there = self.blocks.fetch([block for blocks in named.values() for block in blocks], [])
         whole = [rows[key] for key, blocks in named.items() if there.keys() >= set(blocks)]
-        return {row["id"]: Digest(row["revision"], row["attributes"]) for row in whole}
+        found = {row["id"]: Digest(row["revision"], row["attributes"]) for row in whole}
+        lost = [rows[key]["id"] for key in named if rows[key]["id"] not in found]
+        return found | self.digests(lost, attempts - 1) if lost and attempts > 1 else found
 
     def write(self, batch: Batch) -> None:
         """Stores documents: new blocks, then the rows that name them, then away with the old blocks."""
@@ -140,11 +148,10 @@ class Store:
         """The parent's id, by the id of each stored document that has one of these parents and can be found by it."""
         found: dict[str, str] = {}
         for group in bounded_runs(dict.fromkeys(parent_ids), lambda i: 1, PARENTS_PER_READ):
-            of_these = requests.among([parent_key(i) for i in group], "parent_key")
-            for page in self.documents.keys(of_these):
-                rows = self.documents.fetch(page, ["id", "parent_id"])
-                passages = [row for row in rows.values() if is_own(row) and row["parent_id"] is not None]
-                found |= {row["id"]: row["parent_id"] for row in passages}
+            owners = {parent_key(i): i for i in group}
+            for page in self.documents.keys(requests.among(list(owners), "parent_key")):
+                rows = self.documents.fetch(page, ["id", "parent_key"]).values()
+                found |= {row["id"]: owners[row["parent_key"]] for row in rows if is_own(row)}
         return found
 
     def remove(self, ids: Sequence[str]) -> int:
