@@ -185,6 +185,17 @@ def test_a_document_with_a_damaged_passage_is_written_again_and_deleted(cut, nam
         assert len(cut.embeddings([passage.id for passage in passages])) == len(passages) > 2
 
 
+@pytest.mark.parametrize("name", ["no blocks", "negative text", "very many blocks"])
+def test_a_sweep_leaves_the_blocks_of_a_damaged_row(healing, name):
+    document = Document(id="victim", text=TEXT)
+    healing.upsert([document])
+    blocks = blocks_of(healing, "victim")
+    store_row(healing, "victim", **DAMAGED[name])
+    healing.sweep()
+    assert blocks_of(healing, "victim") == blocks
+    assert healing.upsert([document]).written == 1
+
+
 def test_a_text_has_to_fit_the_blocks(healing, monkeypatch):
     monkeypatch.setattr(rows, "MAX_TEXT", 3)
     (failed,) = healing.upsert([Document(id="long", text="four")]).failed

@@ -237,7 +237,9 @@ class Store:
             owners = list(dict.fromkeys(key.partition(":")[0] for key in blocks))
             rows = self.documents.fetch(owners, POINTER)
             living, gone = living + len(rows), gone + len(owners) - len(rows)
-            doomed += orphans(blocks, rows)
+            damaged = {key for key, row in rows.items() if blocks_fault(row)}  # which blocks are theirs, nobody knows
+            sure = {key: row for key, row in rows.items() if key not in damaged}
+            doomed += orphans([key for key in blocks if key.partition(":")[0] not in damaged], sure)
         if gone > living + LEFT_AT_ONCE and not force:
             msg = (
                 f"{self.blocks.name!r} holds token vectors of {gone:,} documents that {self.documents.name!r} does not "
