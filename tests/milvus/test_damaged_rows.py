@@ -73,10 +73,10 @@ def test_a_sound_row_is_read_beside_them(index, encoder):
     assert scores.multi_vector == pytest.approx(1, abs=1e-2)
 
 
-def store_row(index, id, **damage):
+def store_row(index, name, **damage):
     """Writes the row of a document as somebody else might."""
     store = index.writer
-    (row,) = store.documents.fetch([key_of(id)], ["*"]).values()
+    (row,) = store.documents.fetch([key_of(name)], ["*"]).values()
     store.documents.upsert([{**row, **damage}])
     return row
 

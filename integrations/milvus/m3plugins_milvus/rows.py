@@ -42,8 +42,8 @@ def key_of(id: str) -> str:  # noqa: A002
     return hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def is_key(text: str) -> bool:
-    """Whether a string may be a key: nothing is to be found under a row's otherwise, whoever wrote it."""
+def is_hash(text: str) -> bool:
+    """Whether a string may be a key or a revision of ours: blocks are of no other, whoever wrote the row."""
     return re.fullmatch("[0-9a-f]{32}", text) is not None
 
 

@@ -20,6 +20,7 @@ from m3plugins_milvus.blocks import POINTER, BlockKeys, block_rows, orphans
 from m3plugins_milvus.client import MilvusIndexError
 from m3plugins_milvus.collection import Collection, Row
 from m3plugins_milvus.identity import Identity
+from m3plugins_milvus.requests import MAX_KEYS
 from m3plugins_milvus.rows import (
     AGAIN,
     COMPARED,
@@ -28,7 +29,7 @@ from m3plugins_milvus.rows import (
     attributes,
     blocks_fault,
     check_document,
-    is_key,
+    is_hash,
     is_own,
     key_of,
     parent_key,
@@ -97,11 +98,11 @@ class Store:
             attempts: How often to look for blocks: those of a document that is being replaced go with its row.
         """
         rows = self.documents.fetch(keys_of(ids), COMPARED)
-        named = {key: BlockKeys.of(row).all() for key, row in rows.items() if not row_fault(row)}
-        there = self.blocks.fetch([block for blocks in named.values() for block in blocks], [])
-        whole = [rows[key] for key, blocks in named.items() if there.keys() >= set(blocks)]
+        sound = [row for row in rows.values() if not row_fault(row)]
+        there = set(self.blocks.fetch(self._blocks_of(sound), []))
+        whole = [row for row in sound if there.issuperset(BlockKeys.of(row).all())]
         found = {row["id"]: Digest(row["revision"], row["attributes"]) for row in whole}
-        lost = [rows[key]["id"] for key in named if rows[key]["id"] not in found]
+        lost = [row["id"] for row in sound if row["id"] not in found]
         return found | self.digests(lost, attempts - 1) if lost and attempts > 1 else found
 
     def write(self, batch: Batch) -> None:
@@ -261,13 +262,13 @@ class Store:
         return data
 
     def _blocks_of(self, rows: Iterable[Row]) -> list[str]:
-        """The blocks that rows name; where their number is damaged, all that there are of the document."""
+        """The blocks that rows name; where their number is damaged, or may be, those of them that there are."""
         found: list[str] = []
         for row in rows:
-            if not blocks_fault(row):
+            if not blocks_fault(row) and row["vector_blocks"] + row["text_blocks"] <= MAX_KEYS:
                 found += BlockKeys.of(row).all()
-            elif is_key(row[KEY]):
-                found += [key for page in self.blocks.keys(prefix=f"{row[KEY]}:") for key in page]
+            elif is_hash(row[KEY]) and is_hash(row["revision"]):
+                found += [key for page in self.blocks.keys(prefix=f"{row[KEY]}:{row['revision']}:") for key in page]
         return found
 
     def _block_rows(self, batch: Batch, rows: list[Row]) -> Iterator[Row]:
