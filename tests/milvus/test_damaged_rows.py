@@ -9,6 +9,7 @@ import pytest
 
 from m3plugins import Document
 from m3plugins.encoding.passages import Passages
+from m3plugins.retrieval import filters
 from m3plugins.retrieval.index import BrokenDocumentsError
 from m3plugins_milvus import MilvusIndexError, rows
 from m3plugins_milvus.rows import key_of
@@ -194,6 +195,14 @@ def test_a_sweep_leaves_the_blocks_of_a_damaged_row(healing, name):
     healing.sweep()
     assert blocks_of(healing, "victim") == blocks
     assert healing.upsert([document]).written == 1
+
+
+def test_metadata_that_are_no_object_are_counted_as_none_by_a_filter(healing):
+    healing.delete(filter=filters.and_())
+    healing.upsert([Document(id=i, text=TEXT, metadata={"lang": "en"}) for i in ("sound", "victim")])
+    store_row(healing, "victim", metadata=[1])
+    assert healing.count(filters.not_(filters.contains("lang", "en"))) == 1
+    assert healing.delete(filter=filters.not_(filters.contains("lang", "en"))) == 1
 
 
 def test_a_text_has_to_fit_the_blocks(healing, monkeypatch):
