@@ -96,7 +96,8 @@ class Rows:
 
     def _judged(self, stored: Stored, sound: _Readings, case: Case) -> str | None:
         index = stored.index
-        names = [VICTIM.id, *(str(edit.value) for edit in case if edit.place.endswith(("/id", "/key")))]
+        own = stored.row.get("key", VICTIM.id)  # all that names a row whose id is damaged
+        names = [VICTIM.id, own, *(str(edit.value) for edit in case if edit.place.endswith(("/id", "/key")))]
         damaged = _Readings(index, names)
         damaged.compare(sound)
         fields = ", ".join(sorted({edit.place for edit in case}))
