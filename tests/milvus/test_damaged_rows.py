@@ -145,6 +145,14 @@ def test_a_row_under_another_key_is_named_and_goes_as_its_error_says(healing, ke
     assert len(healing.embeddings(["sound", "victim"])) == 2
 
 
+def test_a_damaged_id_is_cut_in_the_message_and_whole_in_the_report(healing):
+    healing.upsert([Document(id="victim", text=TEXT)])
+    store_row(healing, "victim", id="[" * 3000)
+    with pytest.raises(BrokenDocumentsError) as error:
+        healing.get(["victim"])
+    assert len(str(error.value)) < 500 and error.value.failed[0].id == "[" * 3000
+
+
 def test_a_damaged_block_heals_once_its_document_is_deleted_and_indexed_again(healing):
     document = Document(id="victim", text=TEXT)
     healing.upsert([document])
