@@ -26,6 +26,7 @@ Ack = Callable[[list[str]], None]
 
 _ASYNC_PAGE = 64
 _SHOWN = 5
+_SHOWN_ID = 100
 
 AnyFilter = Filter | str | dict[str, Any]
 """The neutral tree, or a filter in the engine's own language (what that is, the engine says)."""
@@ -113,7 +114,7 @@ class UpsertError(ValueError):
     """
 
     def __init__(self, report: UpsertReport) -> None:
-        shown = "; ".join(f"{failed.id!r}: {failed.reason}" for failed in report.failed[:_SHOWN])
+        shown = "; ".join(f"{failed.id!r:.{_SHOWN_ID}}: {failed.reason}" for failed in report.failed[:_SHOWN])
         stored = report.written + report.unchanged
         rest = f"; and {len(report.failed) - _SHOWN} more, in report.failed" if len(report.failed) > _SHOWN else ""
         super().__init__(f"{len(report.failed)} documents were not stored, {stored} were: {shown}{rest}")
@@ -128,7 +129,7 @@ class BrokenDocumentsError(RuntimeError):
     """
 
     def __init__(self, failed: Sequence[FailedDocument]) -> None:
-        shown = "; ".join(f"{broken.id!r}: {broken.reason}" for broken in failed[:_SHOWN])
+        shown = "; ".join(f"{broken.id!r:.{_SHOWN_ID}}: {broken.reason}" for broken in failed[:_SHOWN])
         rest = f"; and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
         super().__init__(f"{len(failed)} documents cannot be read: {shown}{rest}")
         self.failed = list(failed)

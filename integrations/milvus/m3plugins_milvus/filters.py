@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from m3plugins.retrieval.filters import And, Comparison, Filter, Not, Or, Scalar, matches
 from m3plugins.retrieval.index import AnyFilter
@@ -45,9 +45,9 @@ class Plan:
     expression: str = ""
     check: Filter | None = None
 
-    def accepts(self, metadata: Mapping[str, Any]) -> bool:
-        """Whether a row that the expression matched is wanted."""
-        return self.check is None or matches(self.check, metadata)
+    def accepts(self, metadata: object) -> bool:
+        """Whether a row that the expression matched is wanted; metadata that are no object, as damage is, are none."""
+        return self.check is None or matches(self.check, metadata if isinstance(metadata, Mapping) else {})
 
 
 def compile_filter(filter: AnyFilter | None, tenant: str | None = None) -> Plan:
