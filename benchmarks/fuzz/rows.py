@@ -1,9 +1,14 @@
-"""Fuzzing of stored rows: a damaged document harms no other, is named by what refuses it, and heals once written."""
+"""Fuzzing of stored rows: a damaged document harms no other, is named by what refuses it, and heals.
+
+It heals once it is written again, wherever a write reads what is damaged, and always by what the error advises.
+"""
 
 from __future__ import annotations
 
+import ast
 import logging
 import math
+import re
 import resource
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +27,7 @@ from benchmarks.fuzz.failures import failure, refused, require, site
 from benchmarks.fuzz.stored import Refused, Stored, edited, engines
 from langchain_m3plugins import M3Retriever as LangChainRetriever
 from m3plugins import Document, HybridIndex, HybridRetriever, M3Encoder, M3Output
+from m3plugins.retrieval.index import FailedDocument
 from m3plugins_elasticsearch import ElasticsearchIndexError
 from m3plugins_milvus import MilvusIndexError
 from tests.tiny import SENTENCES, save_checkpoint
@@ -82,13 +88,14 @@ class Rows:
         try:
             stored.write(row)
             with _limited():
-                return self._judged(stored.index, self._sound[name], case)
+                return self._judged(stored, self._sound[name], case)
         except Refused:
             return f"refused by {name} itself"
         finally:
             stored.restore()
 
-    def _judged(self, index: HybridIndex, sound: _Readings, case: Case) -> str | None:
+    def _judged(self, stored: Stored, sound: _Readings, case: Case) -> str | None:
+        index = stored.index
         names = [VICTIM.id, *(str(edit.value) for edit in case if edit.place.endswith(("/id", "/key")))]
         damaged = _Readings(index, names)
         damaged.compare(sound)
@@ -102,8 +109,15 @@ class Rows:
         healed = _Readings(index, names)
         if healed.whole(sound):
             return None
-        require(not damaged.refusals, f"a refused row that does not heal ({fields})", healed.refusals)
-        return "damage that no read sees and that counts as unchanged"
+        if not damaged.refusals:
+            return "damage that no read sees and that counts as unchanged"
+        unread = {edit.place.partition("/")[2] for edit in case} & {*stored.unread}
+        require(unread, f"a refused row that does not heal ({fields})", healed.refusals)
+        with _promised(f"what an error advises ({fields})"):
+            _follow(healed.broken, index)
+        advised = _Readings(index, names)
+        require(advised.whole(sound), f"a row that does not heal as its error says ({fields})", advised.refusals)
+        return "damage that an upsert does not read and that heals as its error says"
 
 
 def _edits(name: str, stored: Stored) -> st.SearchStrategy[Edit]:
@@ -121,6 +135,19 @@ def _edits(name: str, stored: Stored) -> st.SearchStrategy[Edit]:
     return st.one_of(ways)
 
 
+_FILTER = re.compile(r"delete\(filter=(.*?)\) and index", re.DOTALL)
+
+
+def _follow(broken: Sequence[FailedDocument], index: HybridIndex) -> None:
+    """Does what the errors advise about documents that cannot be read: deletes them and indexes them again."""
+    for i, reason in broken:
+        if found := _FILTER.search(reason):
+            index.delete(filter=ast.literal_eval(found[1]))
+        else:
+            index.delete([i])
+    index.upsert([VICTIM, *OTHERS]).raise_for_failed()
+
+
 class _Readings:
     """All that an index answers, checked by itself.
 
@@ -132,6 +159,7 @@ class _Readings:
     def __init__(self, index: HybridIndex, names: Sequence[str]) -> None:
         self._names = names
         self.refusals: list[str] = []
+        self.broken: list[FailedDocument] = []
         ids = [document.id for document in OTHERS]
         retriever = HybridRetriever(index)
         with _promised("reading sound documents beside a damaged one"):
@@ -158,6 +186,7 @@ class _Readings:
         except Exception as error:
             refused(error, self._names, _DOCUMENTED)
             self.refusals.append(f"{verb}: {error}")
+            self.broken += getattr(error, "failed", [])
             return otherwise
 
     def _check(self, found: Sequence[Document]) -> None:

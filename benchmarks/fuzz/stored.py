@@ -39,11 +39,13 @@ class Stored(Protocol):
         index: Our index over them.
         row: The row of the document that is edited.
         binary: Its fields that hold bytes in base64.
+        unread: Its fields that an upsert does not look at, and where their damage therefore need not heal by one.
     """
 
     index: HybridIndex
     row: Row
     binary: Sequence[str]
+    unread: Sequence[str]
 
     def write(self, row: Row) -> None:
         """Stores an edited row in the place of the document's.
@@ -83,6 +85,7 @@ class MilvusRows:
     """
 
     binary = (BLOCK,)
+    unread = (KEY, BLOCK)  # a row of another key is another row
 
     def __init__(self, documents: Sequence[Document], encoder: M3Encoder, uri: Path) -> None:
         self.index = MilvusHybridIndex.create("docs", encoder=encoder, uri=uri, codec="float16")
@@ -129,6 +132,7 @@ class ElasticsearchRows:
     """
 
     binary = ("sparse_weights", "token_vectors")
+    unread = ()
 
     def __init__(self, documents: Sequence[Document], encoder: M3Encoder, uri: str, name: str) -> None:
         self.index = ElasticsearchHybridIndex.create(

@@ -24,6 +24,7 @@ from m3plugins.cli.options import (
 )
 from m3plugins.cli.printing import complain, message, print_json, say
 from m3plugins.retrieval.filters import and_
+from m3plugins.retrieval.index import BrokenDocumentsError
 
 if TYPE_CHECKING:
     from m3plugins.encoding.encoder import M3Encoder
@@ -128,8 +129,19 @@ class Deleted:
 def _owners(index: HybridIndex, ids: list[str]) -> dict[str, str]:
     """The stored ids that belong to these documents, each with the document's."""
     if index.passages is None:
-        return {document.id: document.id for document in index.get(ids)}
+        try:
+            return {document.id: document.id for document in index.get(ids)}
+        except BrokenDocumentsError:
+            return {i: i for i in ids if _is_stored(index, i)}
     return index.writer.passages_of(ids)
+
+
+def _is_stored(index: HybridIndex, id: str) -> bool:  # noqa: A002
+    """Whether there is a document of this id; one that cannot be read is there to be deleted, too."""
+    try:
+        return bool(index.get([id]))
+    except BrokenDocumentsError:
+        return True
 
 
 def _encoder(model: str, held: IndexInfo) -> M3Encoder:

@@ -18,6 +18,9 @@ from m3plugins_milvus.schema import KEY, MAX_VARCHAR
 BLOCK_BYTES = MAX_VARCHAR // 4 * 3
 """Bytes whose base64 fills a VARCHAR (Milvus has no type for bytes)."""
 
+MAX_BLOCKS = 1 << 16
+"""More of one kind than a document has: 3 GiB of token vectors, 4 GiB of text."""
+
 POINTER = ("revision", "vector_blocks", "text_blocks")
 """The fields of a row that say which blocks are its own."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,8 +19,9 @@ from m3plugins_milvus.blocks import POINTER, join_vectors
 from m3plugins_milvus.collection import Row
 from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.identity import Identity
+from m3plugins_milvus.requests import among
 from m3plugins_milvus.rows import DOCUMENT, EMBEDDING, to_document, to_output
-from m3plugins_milvus.schema import BM25, KEY
+from m3plugins_milvus.schema import BM25
 from m3plugins_milvus.store import DOCUMENTS_PER_READ, LOST, Complete, LostBlocksError, Store, faults, keys_of
 
 DOCUMENTS_PER_SCORE = 32
@@ -117,7 +117,7 @@ def bm25_scores(store: Store, text: str, ids: Sequence[str]) -> dict[str, float]
     """Milvus' BM25 scores of these documents; those that share no word with the text are left out."""
     found: dict[str, float] = {}
     for group in bounded_runs(keys_of(ids), lambda key: 1, KEYS_PER_SEARCH):
-        plan = Plan(f"{KEY} in {json.dumps(group)}")
+        plan = Plan(among(group))
         found |= {hit.id: hit.score for hit in store.documents.search("bm25", text, len(group), plan, BM25)}
     return found
 

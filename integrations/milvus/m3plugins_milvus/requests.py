@@ -1,7 +1,7 @@
 """What each call asks of Milvus: the keyword arguments of `MilvusClient`'s methods, from plain values.
 
-Expressions go through `filter=` and hold keys (hashes) and what `filters` compiles, never a user's text:
-pymilvus does not escape `ids=`. Every request and every answer is bounded, in rows and in bytes.
+Expressions go through `filter=` and hold keys, quoted (hashes, unless somebody else wrote the row), and what
+`filters` compiles: pymilvus does not escape `ids=`. Every request and every answer is bounded, in rows and in bytes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ MAX_READ = 32 << 20
 
 Consistency = Literal["Strong", "Session", "Bounded", "Eventually"]
 Row = dict[str, Any]
+
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 
 _HASHES = {KEY, "revision", "attributes", "parent_key", "tenant"}
 _NARROW = frozenset({*_HASHES, "vector_blocks", "text_blocks", "token_count", "truncated"})
@@ -89,9 +91,17 @@ def search(
     }
 
 
-def among(keys: Sequence[str]) -> str:
+def among(keys: Sequence[str], field: str = KEY) -> str:
     """The rows of these keys. As the whole expression: Lite then looks them up instead of testing every row."""
-    return f"{KEY} in {json.dumps(list(keys))}"
+    return f"{field} in [{', '.join(map(quoted, keys))}]"
+
+
+def quoted(text: str) -> str:
+    """A string as an expression says it.
+
+    Other control characters stay as they are: Milvus Lite does not read the escapes that JSON has for them.
+    """
+    return f'"{text.translate(_ESCAPES)}"'
 
 
 def under(prefix: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,23 +15,36 @@ from m3plugins.encoding.output import M3Output
 from m3plugins.encoding.sparse import SparseEmbeddings, SparseVector
 from m3plugins.retrieval.document import Digest
 from m3plugins.retrieval.writing import Batch
-from m3plugins_milvus.blocks import POINTER, block_count, split_text
+from m3plugins_milvus.blocks import MAX_BLOCKS, POINTER, block_count, split_text
 from m3plugins_milvus.collection import Row
 from m3plugins_milvus.facets import bounds, facets, value_token
 from m3plugins_milvus.identity import Identity
+from m3plugins_milvus.requests import quoted
 from m3plugins_milvus.schema import KEY, MAX_JSON, MAX_VARCHAR
 
 DOCUMENT = ("id", "text", "title", "parent_id", "metadata", *POINTER)
 EMBEDDING = ("token_count", "truncated", "dense", "sparse")
+COMPARED = ("id", "attributes", "parent_id", "parent_key", "metadata", *POINTER)
+"""What says whether a document is stored, whole and unchanged."""
 UNCHANGED = ("id", "text", "title", *POINTER, *EMBEDDING)
 """What new metadata leave as it is."""
+AGAIN = "delete it and index it again"
 SENTINEL_WEIGHT = 1e-6
 """Milvus takes no empty sparse vector: a document without a token gets one dimension beyond the vocabulary."""
+
+
+MAX_TEXT = MAX_BLOCKS * (MAX_VARCHAR - 3) // 4
+"""Characters whose UTF-8 fits the blocks, whatever they are."""
 
 
 def key_of(id: str) -> str:  # noqa: A002
     """The primary key of a document: 32 hexadecimal digits."""
     return hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def is_hash(text: str) -> bool:
+    """Whether a string may be a key or a revision of ours: blocks are of no other, whoever wrote the row."""
+    return re.fullmatch("[0-9a-f]{32}", text) is not None
 
 
 def check_document(document: Document, tenant: str | None = None) -> None:
@@ -42,6 +56,9 @@ def check_document(document: Document, tenant: str | None = None) -> None:
     document.check()
     for name in ("id", "title", "parent_id"):
         _check_bytes(name, getattr(document, name) or "", MAX_VARCHAR, "shorten it")
+    if len(document.text) > MAX_TEXT:
+        msg = f"text must be at most {MAX_TEXT:,} characters for Milvus, got {len(document.text):,}; split it"
+        raise ValueError(msg)
     if tenant is not None and not isinstance(document.metadata.get(tenant), str | int | float):
         msg = (
             f"metadata must have one string, number or boolean in {tenant!r}, by which this index is partitioned, "
@@ -111,14 +128,30 @@ def to_document(row: Row, rest: Sequence[str] = ()) -> Document:
 
 
 def row_fault(row: Row) -> str:
-    """Why a row is none that `to_row` makes, as far as its fields were read; "" if it may be one."""
-    if "id" in row and row[KEY] != key_of(row["id"]):
-        return f"the row with the key {row[KEY]!r} has its id"
-    if row.get("vector_blocks", 1) < 1 or row.get("text_blocks", 0) < 0:
-        return f"it must have blocks, got {row['vector_blocks']} of vectors and {row['text_blocks']} of text"
+    """Why a row is none that `to_row` makes, as far as its fields were read, and the fix; "" if it may be one."""
+    if "id" in row and not is_own(row):
+        only = f"{KEY} == {quoted(row[KEY])}"
+        return f"the row with the key {row[KEY]!r} has its id; delete(filter={only!r}) and index what is missing again"
+    if fault := blocks_fault(row):
+        return fault
     if not isinstance(row.get("metadata", {}), Mapping):
-        return f"its metadata must be an object, got {row['metadata']!r:.40}"
+        return f"its metadata must be an object, got {row['metadata']!r:.40}; {AGAIN}"
+    if "parent_key" in row and row["parent_key"] != parent_key(row["parent_id"]):
+        return f"its parent_key must be that of its parent {row['parent_id']!r:.40}; {AGAIN}"
     return ""
+
+
+def is_own(row: Row) -> bool:
+    """Whether a row is under the key of its id. One that is not is no document's: nobody finds it by an id."""
+    return bool(row[KEY] == key_of(row["id"]))
+
+
+def blocks_fault(row: Row) -> str:
+    """Why the blocks that a row names, if that was read, can be nobody's; "" if they may be a document's."""
+    vectors, text = row.get("vector_blocks", 1), row.get("text_blocks", 0)
+    if 1 <= vectors <= MAX_BLOCKS and 0 <= text <= MAX_BLOCKS:
+        return ""
+    return f"it must have 1 to {MAX_BLOCKS:,} blocks of vectors and text, got {vectors} and {text}; {AGAIN}"
 
 
 def stored_sparse(vector: SparseVector, vocab_size: int) -> dict[int, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection as Ids
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,15 +15,22 @@ from m3plugins.retrieval.document import Digest
 from m3plugins.retrieval.index import BrokenDocumentsError, FailedDocument, check_ids
 from m3plugins.retrieval.locking import DocumentLocks
 from m3plugins.retrieval.writing import REPLACED, Batch, is_current
+from m3plugins_milvus import requests
 from m3plugins_milvus.blocks import POINTER, BlockKeys, block_rows, orphans
 from m3plugins_milvus.client import MilvusIndexError
 from m3plugins_milvus.collection import Collection, Row
 from m3plugins_milvus.identity import Identity
+from m3plugins_milvus.requests import MAX_KEYS
 from m3plugins_milvus.rows import (
+    AGAIN,
+    COMPARED,
     DOCUMENT,
     UNCHANGED,
     attributes,
+    blocks_fault,
     check_document,
+    is_hash,
+    is_own,
     key_of,
     parent_key,
     row_fault,
@@ -40,7 +46,7 @@ LEFT_AT_ONCE = 2 * DOCUMENTS_PER_READ
 """More documents than one interrupted call leaves without a row."""
 
 
-LOST = "its token vectors or its text are lost in Milvus; delete it and index it again"
+LOST = f"its token vectors or its text are lost in Milvus; {AGAIN}"
 
 
 class LostBlocksError(MilvusIndexError, BrokenDocumentsError):
@@ -84,10 +90,20 @@ class Store:
         """Refuses what Milvus could not keep; see `check_document`."""
         check_document(document, self.identity.tenant)
 
-    def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
-        """The digests of those of the given ids that are stored."""
-        rows = self.documents.fetch(keys_of(ids), ["id", "revision", "attributes"])
-        return {row["id"]: Digest(row["revision"], row["attributes"]) for row in rows.values()}
+    def digests(self, ids: Sequence[str], attempts: int = 3) -> dict[str, Digest]:
+        """The digests of those of the given ids that are stored whole: what cannot be read has to be written again.
+
+        Args:
+            ids: Of documents.
+            attempts: How often to look for blocks: those of a document that is being replaced go with its row.
+        """
+        rows = self.documents.fetch(keys_of(ids), COMPARED)
+        sound = [row for row in rows.values() if not row_fault(row)]
+        there = set(self.blocks.fetch(self._blocks_of(sound), []))
+        whole = [row for row in sound if there.issuperset(BlockKeys.of(row).all())]
+        found = {row["id"]: Digest(row["revision"], row["attributes"]) for row in whole}
+        lost = [row["id"] for row in sound if row["id"] not in found]
+        return found | self.digests(lost, attempts - 1) if lost and attempts > 1 else found
 
     def write(self, batch: Batch) -> None:
         """Stores documents: new blocks, then the rows that name them, then away with the old blocks."""
@@ -97,7 +113,7 @@ class Store:
             self.blocks.upsert(self._block_rows(batch, rows))
             self.documents.upsert(rows)
             current = {block for row in rows for block in BlockKeys.of(row).all()}
-            self.blocks.delete([b for row in replaced.values() for b in BlockKeys.of(row).all() if b not in current])
+            self.blocks.delete([block for block in self._blocks_of(replaced.values()) if block not in current])
 
     def annotate(
         self, documents: Sequence[Document], digests: Sequence[Digest], expected: Sequence[Digest] | None = None
@@ -130,13 +146,13 @@ class Store:
         return [found[i] for i in check_ids(ids) if i in found]
 
     def passages_of(self, parent_ids: Sequence[str]) -> dict[str, str]:
-        """The parent's id, by the id of each stored document that has one of these parents."""
+        """The parent's id, by the id of each stored document that has one of these parents and can be found by it."""
         found: dict[str, str] = {}
         for group in bounded_runs(dict.fromkeys(parent_ids), lambda i: 1, PARENTS_PER_READ):
-            of_these = f"parent_key in {json.dumps([parent_key(i) for i in group])}"
-            for page in self.documents.keys(of_these):
-                rows = self.documents.fetch(page, ["id", "parent_id"])
-                found |= {row["id"]: row["parent_id"] for row in rows.values() if row["parent_id"] is not None}
+            owners = {parent_key(i): i for i in group}
+            for page in self.documents.keys(requests.among(list(owners), "parent_key")):
+                rows = self.documents.fetch(page, ["id", "parent_key"]).values()
+                found |= {row["id"]: owners[row["parent_key"]] for row in rows if is_own(row)}
         return found
 
     def remove(self, ids: Sequence[str]) -> int:
@@ -150,7 +166,7 @@ class Store:
         with self.lock:
             for some in bounded_runs(rows, lambda row: 1, DOCUMENTS_PER_READ):  # what one interruption may leave
                 self.documents.delete([row[KEY] for row in some])
-                self.blocks.delete([block for row in some for block in BlockKeys.of(row).all()])
+                self.blocks.delete(self._blocks_of(some))
                 removed += len(some)
         return removed
 
@@ -192,7 +208,7 @@ class Store:
 
         for group in bounded_runs(sound, blocks_of, BLOCKS_PER_READ):
             keys = {row[KEY]: _keys(row, vectors, text) for row in group}
-            data = self.blocks.fetch([key for some in keys.values() for key in some.all()], ["data"], BLOCKS_PER_READ)
+            data = self._data([key for some in keys.values() for key in some.all()])
             for row in group:
                 own = keys[row[KEY]]
                 if all(key in data for key in own.all()):
@@ -222,7 +238,9 @@ class Store:
             owners = list(dict.fromkeys(key.partition(":")[0] for key in blocks))
             rows = self.documents.fetch(owners, POINTER)
             living, gone = living + len(rows), gone + len(owners) - len(rows)
-            doomed += orphans(blocks, rows)
+            damaged = {key for key, row in rows.items() if blocks_fault(row)}  # which blocks are theirs, nobody knows
+            sure = {key: row for key, row in rows.items() if key not in damaged}
+            doomed += orphans([key for key in blocks if key.partition(":")[0] not in damaged], sure)
         if gone > living + LEFT_AT_ONCE and not force:
             msg = (
                 f"{self.blocks.name!r} holds token vectors of {gone:,} documents that {self.documents.name!r} does not "
@@ -232,6 +250,26 @@ class Store:
             raise MilvusIndexError(msg)
         self.blocks.delete(doomed)
         return len(doomed)
+
+    def _data(self, keys: Sequence[str]) -> dict[str, Row]:
+        """These blocks, of one document or few of them, up to a lost one: a damaged row may name very many."""
+        data: dict[str, Row] = {}
+        for some in bounded_runs(keys, lambda key: 1, BLOCKS_PER_READ):
+            found = self.blocks.fetch(some, ["data"])
+            data |= found
+            if len(found) < len(some):
+                break
+        return data
+
+    def _blocks_of(self, rows: Iterable[Row]) -> list[str]:
+        """The blocks that rows name; where their number is damaged, or may be, those of them that there are."""
+        found: list[str] = []
+        for row in rows:
+            if not blocks_fault(row) and row["vector_blocks"] + row["text_blocks"] <= MAX_KEYS:
+                found += BlockKeys.of(row).all()
+            elif is_hash(row[KEY]) and is_hash(row["revision"]):
+                found += [key for page in self.blocks.keys(prefix=f"{row[KEY]}:{row['revision']}:") for key in page]
+        return found
 
     def _block_rows(self, batch: Batch, rows: list[Row]) -> Iterator[Row]:
         """The batch's blocks, one document at a time; adds each document's row to `rows`."""
@@ -246,8 +284,7 @@ class Store:
 
 def faults(rows: Mapping[str, Row]) -> list[FailedDocument]:
     """The documents whose rows are none that we write, with the reasons."""
-    found = {row["id"]: fault for row in rows.values() if (fault := row_fault(row))}
-    return [FailedDocument(i, f"{fault}; delete it and index it again") for i, fault in found.items()]
+    return [FailedDocument(row["id"], fault) for row in rows.values() if (fault := row_fault(row))]
 
 
 def keys_of(ids: Sequence[str]) -> list[str]:

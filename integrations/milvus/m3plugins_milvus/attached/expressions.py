@@ -11,7 +11,7 @@ from pymilvus import DataType
 from m3plugins.retrieval.filters import And, Comparison, Filter, Not, Or
 from m3plugins.retrieval.index import AnyFilter
 from m3plugins_milvus.filters import Plan, compile_filter
-from m3plugins_milvus.requests import both
+from m3plugins_milvus.requests import both, quoted
 
 Key = str | int
 EXPRESSION_LENGTH = 1 << 16
@@ -19,17 +19,13 @@ EXPRESSION_LENGTH = 1 << 16
 
 INT64 = range(-(2**63), 2**63)
 
-_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 _INTEGERS = frozenset({DataType.INT8, DataType.INT16, DataType.INT32, DataType.INT64})
 _OPERATORS = {"eq": "==", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 
 def literal(value: Key) -> str:
-    """A string or an integer as an expression says it.
-
-    Other control characters stay as they are: Milvus Lite does not read the escapes that JSON has for them.
-    """
-    return str(int(value)) if isinstance(value, int) else f'"{value.translate(_ESCAPES)}"'
+    """A string or an integer as an expression says it."""
+    return str(int(value)) if isinstance(value, int) else quoted(value)
 
 
 def to_key(id: str, *, integer: bool) -> Key | None:  # noqa: A002
