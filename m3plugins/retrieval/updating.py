@@ -15,7 +15,10 @@ from m3plugins.retrieval.streaming import WINDOW
 from m3plugins.retrieval.writing import REPLACED, Writer
 
 UNKNOWN = "there is no document of this id; index it first"
-BUSY = "a passage of it is damaged, or it is replaced faster than its metadata can be stored; index it again"
+BUSY = (
+    "it is replaced faster than its metadata can be stored, call update_metadata again; or a passage of it is damaged, "
+    "index it again"
+)
 
 
 def update_metadata(
