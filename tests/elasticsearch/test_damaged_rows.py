@@ -157,7 +157,7 @@ def whole(make, encoder):
 @pytest.fixture(scope="module")
 def passages(make, encoder):
     """As `whole`, of passages."""
-    return make(codec="float16", passages=Passages()), encoder.encode_documents([PASSAGE.content])
+    return make(codec="float16", passages=Passages(size=64)), encoder.encode_documents([PASSAGE.content])
 
 
 def is_whole(index, document=VICTIM):
