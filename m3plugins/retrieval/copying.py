@@ -22,7 +22,7 @@ DOCUMENTS_PER_BATCH = 64
 BYTES_PER_BATCH = 1 << 24
 _ALIKE = 0.999
 REPLACED = "it was replaced meanwhile; copy once more"
-UNREAD = "it was deleted meanwhile, or is damaged in the source; index it there again, or copy once more"
+UNREAD = "it is damaged in the source; index it there again, then copy once more"
 
 Pair = tuple[Document, M3Output]
 T = TypeVar("T")
@@ -151,7 +151,9 @@ def _copy(pairs: list[Pair], source: HybridIndex, target: HybridIndex, report: U
     known = {i for i in ids if i in before and before[i] == digests.get(i)}
     new = [(document, embedding) for document, embedding in pairs if document.id in digests.keys() - known]
     failed = dict.fromkeys(_replaced(new, digests, source), REPLACED)
-    failed |= {i: UNREAD for i in ids if i not in digests}
+    if unknown := [i for i in ids if i not in digests]:  # deleted meanwhile, or damaged
+        still = _pairs(unknown, source, failed)
+        failed |= {document.id: UNREAD for document, _ in still}
     batch: list[Pair] = []
     for document, embedding in new:
         if document.id not in failed:
