@@ -22,6 +22,7 @@ DOCUMENTS_PER_BATCH = 64
 BYTES_PER_BATCH = 1 << 24
 _ALIKE = 0.999
 REPLACED = "it was replaced meanwhile; copy once more"
+UNREAD = "it is damaged in the source; index it there again, then copy once more"
 
 Pair = tuple[Document, M3Output]
 T = TypeVar("T")
@@ -99,8 +100,9 @@ def _whole(owners: Sequence[str], source: HybridIndex, target: HybridIndex, repo
     with target.writer.holding(owners):
         for turn in range(TURNS):
             there = target.writer.digests(list(target.writer.passages_of(owners)))
-            stale = [i for i in there if i not in wanted]
-            left = [i for i in wanted if there.get(i) != wanted[i] and owner_of[i] not in failed]
+            stale = [i for i in there if i not in owner_of]
+            different = [i for i in owner_of if i not in wanted or there.get(i) != wanted[i]]
+            left = [i for i in different if owner_of[i] not in failed]
             if not left and not stale:
                 break
             if turn > 1:
@@ -149,6 +151,9 @@ def _copy(pairs: list[Pair], source: HybridIndex, target: HybridIndex, report: U
     known = {i for i in ids if i in before and before[i] == digests.get(i)}
     new = [(document, embedding) for document, embedding in pairs if document.id in digests.keys() - known]
     failed = dict.fromkeys(_replaced(new, digests, source), REPLACED)
+    if unknown := [i for i in ids if i not in digests]:  # deleted meanwhile, or damaged
+        still = _pairs(unknown, source, failed)
+        failed |= {document.id: UNREAD for document, _ in still}
     batch: list[Pair] = []
     for document, embedding in new:
         if document.id not in failed:

@@ -15,7 +15,10 @@ from m3plugins.retrieval.streaming import WINDOW
 from m3plugins.retrieval.writing import REPLACED, Writer
 
 UNKNOWN = "there is no document of this id; index it first"
-BUSY = "it is replaced faster than its metadata can be stored; call update_metadata again"
+BUSY = (
+    "it is replaced faster than its metadata can be stored, call update_metadata again; or a passage of it is damaged, "
+    "index it again"
+)
 
 
 def update_metadata(
@@ -95,9 +98,11 @@ class _Update:
             if digest != before[one.id]:
                 new.append(one)
                 digests.append(digest)
+        damaged = {owner for i, owner in owner_of.items() if i not in before}
         reasons = dict(self._writer.annotate(new, digests, [before[one.id] for one in new]) or ()) if new else {}
         refused = {owner_of[i] for i, reason in reasons.items() if reason == REPLACED}
         self.failed |= {owner_of[i]: reason for i, reason in reasons.items() if reason != REPLACED}
+        refused |= damaged - self.failed.keys()
         changed = {owner_of[one.id] for one in new}
         self.written = (self.written | changed - refused) - self.failed.keys()
         return refused, changed

@@ -6,7 +6,10 @@ import pytest
 from elasticsearch import Elasticsearch
 
 from m3plugins import Document, HybridRetriever
+from m3plugins.encoding.passages import Passages
+from m3plugins.retrieval.copying import copy
 from m3plugins_elasticsearch import ElasticsearchIndexError
+from m3plugins_elasticsearch.mapping import VECTORS
 from m3plugins_elasticsearch.rows import our_fields, own_fields
 
 pytestmark = pytest.mark.elasticsearch9
@@ -117,3 +120,133 @@ def test_a_row_without_digests_is_stored_anew_by_an_upsert(make, es_url):
     report = index.upsert([Document(id="a", text=TEXT)])
     assert (report.written, report.unchanged, report.failed) == (1, 0, [])
     assert [hit.id for hit in HybridRetriever(index).search(TEXT)] == ["a"]
+
+
+VICTIM = Document(id="victim", text=TEXT, title="Fox", metadata={"lang": "en"})
+SEEN = {
+    **{f"no {name}": (name, None) for name in ("id", "revision", "attributes", "text", "title", "metadata")},
+    **{f"no {name}": (name, None) for name in ("token_count", "truncated", *VECTORS)},
+    "another's id": ("id", "other"),
+    "two ids": ("id", ["victim", "other"]),
+    "two token counts": ("token_count", [1, 2]),
+    "other metadata": ("metadata", {"lang": "de"}),
+    "another parent": ("parent_id", "p"),
+    "attributes of others": ("attributes", "0" * 32),
+}
+UNSEEN = {
+    "half a token": ("token_vectors", packed(("u1", [1] * 63))),
+    "half a weight": ("sparse_weights", packed(("u1", [1] * 7))),
+}
+
+
+def damage(es_url, index, document, field, value, output):
+    """Stores a document's row with another value in one field."""
+    row = {**our_fields(document, document.digest(), output, "float16"), **own_fields(document)}
+    row = {**row, "dense": row["dense"].tolist(), "metadata": dict(document.metadata), field: value}
+    kept = {name: value for name, value in row.items() if value is not None}
+    with Elasticsearch(es_url) as client:
+        client.index(index=index.name, id=document.id, document=kept, refresh=True)
+
+
+@pytest.fixture(scope="module")
+def whole(make, encoder):
+    """An index whose documents each test writes anew, and what their embeddings are."""
+    return make(codec="float16"), encoder.encode_documents([VICTIM.content])
+
+
+@pytest.fixture(scope="module")
+def passages(make, encoder):
+    """As `whole`, of passages."""
+    return make(codec="float16", passages=Passages(size=64)), encoder.encode_documents([PASSAGE.content])
+
+
+def is_whole(index, document=VICTIM):
+    (output,) = index.embeddings([document.id]).values()
+    return index.get([document.id]) == [document] and len(output.sparse.values) and output.dense.any()
+
+
+@pytest.mark.parametrize(("field", "value"), SEEN.values(), ids=list(SEEN))
+def test_damage_that_is_seen_heals_by_an_upsert_of_the_same_document(whole, es_url, field, value):
+    index, output = whole
+    damage(es_url, index, VICTIM, field, value, output)
+    report = index.upsert([VICTIM])
+    assert (report.written, report.failed) == (1, []) and is_whole(index)
+    assert index.upsert([VICTIM]).unchanged == 1
+
+
+@pytest.mark.parametrize(("field", "value"), UNSEEN.values(), ids=list(UNSEEN))
+def test_damage_inside_vectors_heals_by_what_the_error_says(whole, es_url, field, value):
+    index, output = whole
+    damage(es_url, index, VICTIM, field, value, output)
+    assert index.upsert([VICTIM]).unchanged == 1
+    with pytest.raises(ElasticsearchIndexError, match="'victim': .*; delete it and index it again"):
+        index.embeddings(["victim"])
+    assert index.delete(["victim"]) == 1 and index.upsert([VICTIM]).written == 1 and is_whole(index)
+
+
+def test_new_metadata_of_damaged_vectors_fail_by_name_and_the_other_documents_are_stored(whole, es_url):
+    index, output = whole
+    damage(es_url, index, VICTIM, *UNSEEN["half a weight"], output)
+    index.upsert([Document(id="sound", text="sound")])
+    changed = [Document(id="victim", text=TEXT, title="Fox"), Document(id="sound", text="sound", metadata={"n": 1})]
+    report = index.upsert(changed)
+    assert report.written == 1 and [failed.id for failed in report.failed] == ["victim"]
+    assert report.failed[0].reason.endswith("delete it and index it again")
+
+
+def test_a_document_that_somebody_updated_in_part_is_not_unchanged(whole, es_url):
+    index, _ = whole
+    index.upsert([VICTIM])
+    with Elasticsearch(es_url) as client:  # the source, of which an update is made, does not hold the vectors
+        client.update(index=index.name, id="victim", doc={"title": "Fox"}, detect_noop=False, refresh=True)
+    assert index.upsert([VICTIM]).written == 1 and is_whole(index)
+
+
+def test_a_text_without_tokens_and_one_that_no_search_sees_yet_are_unchanged(make):
+    index = make(refresh=False)
+    documents = [Document(id="empty", text=""), Document(id="unseen", text=TEXT)]
+    assert index.upsert(documents).written == 2
+    assert index.upsert(documents).unchanged == 2
+
+
+def test_a_scan_gives_all_the_others_before_it_names_what_cannot_be_read(index):
+    found = []
+    with pytest.raises(ElasticsearchIndexError, match=f"{len(DOCUMENTS)} documents cannot be read"):
+        found.extend(document.id for document in index.scan())
+    assert set(found) == {"sound", *ALL} - DOCUMENTS.keys()
+
+
+PASSAGE = Document(id="d#0", text=TEXT, title="Fox", metadata={"lang": "en"}, parent_id="d")
+
+
+@pytest.mark.parametrize(("field", "value"), [*SEEN.values(), ("parent_id", ["a", "d"])], ids=[*SEEN, "two parents"])
+def test_a_damaged_passage_heals_by_an_upsert_of_its_document(passages, es_url, field, value):
+    index, output = passages
+    damage(es_url, index, PASSAGE, field, value, output)
+    report = index.upsert([Document(id="d", text=TEXT, title="Fox", metadata={"lang": "en"})])
+    assert (report.written, report.failed) == (1, []) and is_whole(index, PASSAGE)
+
+
+def test_damage_inside_the_vectors_of_a_passage_names_its_document(passages, es_url):
+    index, output = passages
+    damage(es_url, index, PASSAGE, *UNSEEN["half a token"], output)
+    with pytest.raises(ElasticsearchIndexError, match="'d#0': .*; delete 'd', of which it is a passage, and index"):
+        index.embeddings(["d#0"])
+    assert index.delete(["d"]) == 1
+    assert index.upsert([Document(id="d", text=TEXT, title="Fox", metadata={"lang": "en"})]).written == 1
+    assert is_whole(index, PASSAGE)
+
+
+def test_new_metadata_for_a_damaged_passage_fail_by_name(passages, es_url):
+    index, output = passages
+    damage(es_url, index, PASSAGE, "token_vectors", None, output)
+    report = index.update_metadata({"d": {"n": 1}})
+    assert [failed.id for failed in report.failed] == ["d"] and "index it" in report.failed[0].reason
+
+
+def test_a_copy_names_what_is_damaged_and_copies_the_rest(make, es_url, encoder):
+    source, target = make(codec="float16"), make(codec="float16")
+    source.upsert([Document(id="sound", text="sound")])
+    damage(es_url, source, VICTIM, "attributes", None, encoder.encode_documents([VICTIM.content]))
+    report = copy(source, target)
+    assert report.written == 1 and [failed.id for failed in report.failed] == ["victim"]

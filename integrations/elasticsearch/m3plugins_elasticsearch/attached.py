@@ -23,6 +23,7 @@ from m3plugins_elasticsearch.layout import OURS, Layout
 from m3plugins_elasticsearch.mapping import META
 from m3plugins_elasticsearch.readable import ReadableIndex
 from m3plugins_elasticsearch.reading import Reader
+from m3plugins_elasticsearch.rows import read_digest
 
 
 class AttachedIndex(ReadableIndex):
@@ -180,8 +181,8 @@ class AttachedWriter:
         """The digests of the texts and metadata that were last enriched."""
         items = self.reader.fetch(list(ids), [f"{OURS}.revision", f"{OURS}.attributes"])
         ours = {item["_id"]: item["_source"].get(OURS) for item in items}
-        kept = {i: stored for i, stored in ours.items() if isinstance(stored, dict) and len(stored) == 2}
-        return {i: Digest(stored["revision"], stored["attributes"]) for i, stored in kept.items()}
+        read = {i: read_digest(stored) for i, stored in ours.items() if isinstance(stored, dict)}
+        return {i: digest for i, digest in read.items() if digest}
 
     def write(self, batch: Batch) -> NoReturn:
         """Refuses."""

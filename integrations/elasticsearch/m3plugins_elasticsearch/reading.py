@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -126,6 +127,15 @@ class Reader:
             found |= {hit["_id"]: hit for hit in answer["hits"]["hits"]}
         return [found[i] for i in ids if i in found]
 
+    def whole(self, ids: Sequence[str]) -> set[str]:
+        """Those of these documents that a search finds with all of our fields, each once by its own id."""
+        named: Counter[str] = Counter()
+        for group in bounded_runs(ids, _one, DOCUMENTS_PER_SCORE):
+            (answer,) = self._msearch([requests.whole(group, self.layout)])
+            rows = [self._fields(hit) for hit in answer["hits"]["hits"]]
+            named.update(row["id"][0] for row in rows if all(len(row.get(name, ())) == 1 for name in ("id", *_COUNTS)))
+        return {i for i in ids if named[i] == 1}
+
     def count(self, query: dict[str, Any] | None) -> int:
         """How many documents match."""
         client = self.connection.client
@@ -189,9 +199,22 @@ class Reader:
                 client.close_point_in_time(id=point)
 
     def scan(self, plan: Plan) -> Iterator[Document]:
-        """Every document that matches."""
+        """Every document that matches.
+
+        Raises:
+            LostEmbeddingsError: At the end, if some cannot be read.
+        """
+        broken: list[FailedDocument] = []
         for hits in self.matching(plan, source=True):
-            yield from (self._document(hit.id, hit.source) for hit in hits)
+            for hit in hits:
+                try:
+                    document = self._document(hit.id, hit.source)
+                except LostEmbeddingsError as err:
+                    broken += err.failed
+                else:
+                    yield document
+        if broken:
+            raise LostEmbeddingsError(broken)
 
     def scan_embeddings(self, plan: Plan) -> Iterator[tuple[Document, M3Output]]:
         """Every document that matches and has embeddings, of the text that it has now, with these.
@@ -271,7 +294,7 @@ class Reader:
         scores: dict[str, float] = {}
         for rows in ordered_map(partial(self._doc_values, fields=["token_vectors"]), portions, _READERS):
             for i, row in rows.items():
-                with self._reading(i):
+                with self.reading(i):
                     scores[i] = mean_of_maxima(codec.products(token_bytes(row), vectors))
         return scores
 
@@ -363,15 +386,15 @@ class Reader:
 
     def _output(self, id: str, row: Fields, heads: Sequence[Head]) -> M3Output:
         identity = self.identity
-        with self._reading(id):
+        with self.reading(id):
             return to_output([row], heads, identity.codec, identity.vocab_size, identity.multi_vector_dim)
 
     def _document(self, id: str, source: Mapping[str, Any]) -> Document:
-        with self._reading(id):
+        with self.reading(id):
             return self.layout.document(id, source)
 
     def _metadata(self, hit: Hit) -> Mapping[str, Any]:
-        with self._reading(hit.id):
+        with self.reading(hit.id):
             return self.layout.metadata(hit.source)
 
     def _by_id(self, ids: Sequence[str], hits: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -403,7 +426,7 @@ class Reader:
         return not lacking
 
     @contextmanager
-    def _reading(self, id: str) -> Iterator[None]:
+    def reading(self, id: str) -> Iterator[None]:
         """Names the document whose stored values cannot be read."""
         try:
             yield
@@ -411,11 +434,11 @@ class Reader:
             raise self._damaged(id, str(err)) from err
 
     def _damaged(self, id: str, reason: str) -> LostEmbeddingsError:
-        fix = (
-            "take its m3 object out for m3 enrich to make anew"
-            if self.layout.prefix
-            else "delete it and index it again"
-        )
+        fix = "delete it and index it again"
+        if self.layout.prefix:
+            fix = "take its m3 object out for m3 enrich to make anew"
+        elif self.identity.cut is not None:
+            fix = f"delete {id.rpartition('#')[0]!r}, of which it is a passage, and index that again"
         return LostEmbeddingsError([FailedDocument(id, f"{reason}; {fix}")])
 
 

@@ -9,6 +9,7 @@ from m3plugins.encoding.output import M3Output
 from m3plugins.scoring.heads import Signal
 from m3plugins_elasticsearch.identity import OVERSAMPLE, Identity
 from m3plugins_elasticsearch.layout import Layout
+from m3plugins_elasticsearch.mapping import VECTORS
 from m3plugins_elasticsearch.rows import token_weights
 
 MAX_K = 10_000
@@ -114,6 +115,13 @@ def doc_values(ids: Sequence[str], fields: Sequence[str], layout: Layout) -> dic
     """Doc values of these documents."""
     query = {"bool": {"filter": [among_ids(ids)], "should": places(ids, layout)}}
     return {**light([layout.field(name) for name in ("id", *fields)], len(ids)), "query": query}
+
+
+def whole(ids: Sequence[str], layout: Layout) -> dict[str, Any]:
+    """Which of these documents have all of our fields; of the large ones it is asked only whether they are there."""
+    there = [{"exists": {"field": layout.field(name)}} for name in VECTORS]
+    fields = [layout.field(name) for name in ("id", "token_count", "truncated")]
+    return {**light(fields, len(ids)), "query": {"bool": {"filter": [among_ids(ids), *there]}}}
 
 
 def among_ids(ids: Sequence[str]) -> Query:

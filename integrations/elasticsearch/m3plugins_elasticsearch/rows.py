@@ -137,6 +137,14 @@ def to_output(rows: Sequence[Fields], heads: Sequence[Head], codec: str, vocab_s
     )
 
 
+def read_digest(source: Mapping[str, Any]) -> Digest | None:
+    """The digest in a document's source; None if there is none that `digest_fields` makes."""
+    revision, attributes = source.get("revision"), source.get("attributes")
+    if not isinstance(revision, str) or not isinstance(attributes, str):
+        return None
+    return Digest(revision, attributes) if revision and attributes else None
+
+
 def value(row: Fields, name: str) -> Any:
     """The one value of a field.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 from m3plugins import Document
 from m3plugins.encoding.batching import bounded_runs
@@ -16,13 +17,20 @@ from m3plugins_elasticsearch.bulk import CONFLICT, GONE, Action, Outcome, bulk, 
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.filters import Plan
 from m3plugins_elasticsearch.mapping import WRITE_ALIAS
-from m3plugins_elasticsearch.reading import EMBEDDINGS_PER_READ, Hit, Reader
-from m3plugins_elasticsearch.rows import check_document, digest_fields, our_fields, own_fields, stored_again
+from m3plugins_elasticsearch.reading import DOCUMENTS_PER_GET, EMBEDDINGS_PER_READ, Hit, LostEmbeddingsError, Reader
+from m3plugins_elasticsearch.rows import (
+    check_document,
+    digest_fields,
+    our_fields,
+    own_fields,
+    read_digest,
+    stored_again,
+)
 
 PARENTS_PER_READ = 1000
 CHANGED = "somebody changed it between the read and the write"
 _STORED = ("revision", "attributes", "token_count", "truncated", "dense", "sparse_weights", "token_vectors")
-
+_COMPARED = ("revision", "attributes", "text", "title", "parent_id", "metadata")
 
 Change = tuple[Document, Digest, Digest | None]
 """New metadata, their digest, and the digest of the document that they are of."""
@@ -47,10 +55,29 @@ class Store:
         check_document(document)
 
     def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
-        """The digests of those of the given ids that are stored."""
-        items = self.reader.fetch(list(ids), ["revision", "attributes"])
-        kept = {item["_id"]: item["_source"] for item in items if len(item["_source"]) == 2}
-        return {i: Digest(stored["revision"], stored["attributes"]) for i, stored in kept.items()}
+        """The digests of those of the given ids that are stored; what is damaged is not, and is written again.
+
+        Of the vectors it is asked whether they are there, not what they are.
+        """
+        found: dict[str, Digest] = {}
+        for group in bounded_runs(ids, lambda i: 1, DOCUMENTS_PER_GET):
+            read = {item["_id"]: self._digest(item) for item in self.reader.fetch(group, _COMPARED)}
+            found |= {i: digest for i, digest in read.items() if digest}
+        whole = self.reader.whole(list(found))
+        if hidden := [i for i in found if i not in whole]:
+            self.show()  # what was written a moment ago, no search sees
+            whole |= self.reader.whole(hidden)
+        return {i: digest for i, digest in found.items() if i in whole}
+
+    def _digest(self, item: Mapping[str, Any]) -> Digest | None:
+        """The digest of a stored document that can be read, and whose metadata and parent are what it is of."""
+        digest, source = read_digest(item["_source"]), item["_source"]
+        try:
+            document = self.reader.layout.document(item["_id"], source)
+            document.check()
+        except ValueError:
+            return None
+        return digest if digest and digest.attributes == document.digest().attributes else None
 
     def write(self, batch: Batch) -> list[FailedDocument]:
         """Stores documents."""
@@ -86,8 +113,17 @@ class Store:
         new = {document.id: (document, digest, known) for document, digest, known in changes}
         stored = Plan({"ids": {"values": list(new)}})
         for hits in self.reader.matching(stored, _STORED, source=True, page=EMBEDDINGS_PER_READ):
-            there = [hit for hit in hits if is_current(_digest(hit), *new[hit.id][1:])]
-            for done in self._bulk(_annotated(hit, *new[hit.id][:2]) for hit in there):
+            actions: list[Action] = []
+            for hit in hits:
+                document, digest, known = new[hit.id]
+                if not is_current(_digest(hit), digest, known):
+                    continue
+                try:
+                    with self.reader.reading(hit.id):
+                        actions.append(_annotated(hit, document, digest))
+                except LostEmbeddingsError as err:
+                    reasons |= dict(err.failed)
+            for done in self._bulk(actions):
                 reasons[done.id] = CHANGED if done.status == CONFLICT else done.reason
         return reasons
 
@@ -102,7 +138,7 @@ class Store:
         for group in bounded_runs(dict.fromkeys(parent_ids), lambda i: 1, PARENTS_PER_READ):
             plan = Plan({"terms": {"parent_id": list(group)}})
             for hits in self.reader.matching(plan, ["parent_id"]):
-                found |= {hit.id: hit.fields["parent_id"][0] for hit in hits}
+                found |= {hit.id: parent for hit in hits for parent in hit.fields["parent_id"] if parent in group}
         return found
 
     def remove(self, ids: Sequence[str]) -> int:
@@ -172,8 +208,8 @@ def _count(outcomes: Iterable[Outcome]) -> int:
     return sum(outcome.status not in (GONE, CONFLICT) for outcome in outcomes)
 
 
-def _digest(hit: Hit) -> Digest:
-    return Digest(hit.fields["revision"][0], hit.fields["attributes"][0])
+def _digest(hit: Hit) -> Digest | None:
+    return read_digest({name: values[0] for name, values in hit.fields.items()})
 
 
 def _annotated(hit: Hit, document: Document, digest: Digest) -> Action:
