@@ -132,7 +132,7 @@ class ElasticsearchRows:
     """
 
     binary = ("sparse_weights", "token_vectors")
-    unread = ("sparse_weights", "token_vectors")
+    unread = ("text", "sparse_weights", "token_vectors")
 
     def __init__(self, documents: Sequence[Document], encoder: M3Encoder, uri: str, name: str) -> None:
         self.index = ElasticsearchHybridIndex.create(

@@ -124,7 +124,7 @@ def test_a_row_without_digests_is_stored_anew_by_an_upsert(make, es_url):
 
 VICTIM = Document(id="victim", text=TEXT, title="Fox", metadata={"lang": "en"})
 SEEN = {
-    **{f"no {name}": (name, None) for name in ("id", "revision", "attributes", "text", "title", "metadata")},
+    **{f"no {name}": (name, None) for name in ("id", "revision", "attributes", "title", "metadata")},
     **{f"no {name}": (name, None) for name in ("token_count", "truncated", *VECTORS)},
     "another's id": ("id", "other"),
     "two ids": ("id", ["victim", "other"]),
@@ -134,6 +134,7 @@ SEEN = {
     "attributes of others": ("attributes", "0" * 32),
 }
 UNSEEN = {
+    "no text": ("text", None),
     "half a token": ("token_vectors", packed(("u1", [1] * 63))),
     "half a weight": ("sparse_weights", packed(("u1", [1] * 7))),
 }
@@ -175,12 +176,12 @@ def test_damage_that_is_seen_heals_by_an_upsert_of_the_same_document(whole, es_u
 
 
 @pytest.mark.parametrize(("field", "value"), UNSEEN.values(), ids=list(UNSEEN))
-def test_damage_inside_vectors_heals_by_what_the_error_says(whole, es_url, field, value):
+def test_damage_of_the_text_and_inside_vectors_heals_by_what_the_error_says(whole, es_url, field, value):
     index, output = whole
     damage(es_url, index, VICTIM, field, value, output)
     assert index.upsert([VICTIM]).unchanged == 1
     with pytest.raises(ElasticsearchIndexError, match="'victim': .*; delete it and index it again"):
-        index.embeddings(["victim"])
+        index.get(["victim"]), index.embeddings(["victim"])
     assert index.delete(["victim"]) == 1 and index.upsert([VICTIM]).written == 1 and is_whole(index)
 
 

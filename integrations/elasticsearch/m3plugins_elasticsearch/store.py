@@ -17,7 +17,7 @@ from m3plugins_elasticsearch.bulk import CONFLICT, GONE, Action, Outcome, bulk, 
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.filters import Plan
 from m3plugins_elasticsearch.mapping import WRITE_ALIAS
-from m3plugins_elasticsearch.reading import DOCUMENTS_PER_GET, EMBEDDINGS_PER_READ, Hit, LostEmbeddingsError, Reader
+from m3plugins_elasticsearch.reading import EMBEDDINGS_PER_READ, Hit, LostEmbeddingsError, Reader
 from m3plugins_elasticsearch.rows import (
     check_document,
     digest_fields,
@@ -30,7 +30,7 @@ from m3plugins_elasticsearch.rows import (
 PARENTS_PER_READ = 1000
 CHANGED = "somebody changed it between the read and the write"
 _STORED = ("revision", "attributes", "token_count", "truncated", "dense", "sparse_weights", "token_vectors")
-_COMPARED = ("revision", "attributes", "text", "title", "parent_id", "metadata")
+_COMPARED = ("revision", "attributes", "title", "parent_id", "metadata")
 
 Change = tuple[Document, Digest, Digest | None]
 """New metadata, their digest, and the digest of the document that they are of."""
@@ -57,12 +57,10 @@ class Store:
     def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
         """The digests of those of the given ids that are stored; what is damaged is not, and is written again.
 
-        Of the vectors it is asked whether they are there, not what they are.
+        Texts are not read, and of the vectors it is asked only whether they are there.
         """
-        found: dict[str, Digest] = {}
-        for group in bounded_runs(ids, lambda i: 1, DOCUMENTS_PER_GET):
-            read = {item["_id"]: self._digest(item) for item in self.reader.fetch(group, _COMPARED)}
-            found |= {i: digest for i, digest in read.items() if digest}
+        read = {item["_id"]: self._digest(item) for item in self.reader.fetch(list(ids), _COMPARED)}
+        found = {i: digest for i, digest in read.items() if digest}
         whole = self.reader.whole(list(found))
         if hidden := [i for i in found if i not in whole]:
             self.show()  # what was written a moment ago, no search sees
@@ -73,7 +71,7 @@ class Store:
         """The digest of a stored document that can be read, and whose metadata and parent are what it is of."""
         digest, source = read_digest(item["_source"]), item["_source"]
         try:
-            document = self.reader.layout.document(item["_id"], source)
+            document = self.reader.layout.document(item["_id"], {**source, "text": ""})
             document.check()
         except ValueError:
             return None
