@@ -14,6 +14,9 @@ from m3plugins.encoding.ragged import ragged_offsets, ragged_take
 from m3plugins.encoding.sparse import SparseEmbeddings
 from m3plugins.encoding.tokenizing import TokenizedText
 
+_TOLERANCE = 1e-3
+"""How far the square of a unit vector's length may be from 1."""
+
 
 class Assembly:
     """The outputs of one window of texts, filled in batch by batch.
@@ -38,12 +41,7 @@ class Assembly:
         self._vectors: NDArray[np.float32] | None = None
 
     def add(self, rows: NDArray[np.int64], output: BatchOutput) -> None:
-        """Puts the output of a batch in its rows' places.
-
-        Raises:
-            ValueError: If a head gave NaN or infinity.
-        """
-        check_finite(output)
+        """Puts the output of a batch in its rows' places."""
         if output.dense is not None:
             if self._dense is None:
                 self._dense = np.empty((len(self.lengths), output.dense.shape[1]), np.float32)
@@ -73,20 +71,39 @@ class Assembly:
         )
 
 
-def check_finite(output: BatchOutput) -> None:
+def check_embeddings(output: BatchOutput, model: str) -> None:
     """Refuses what no text can be found by. A NaN among the sparse weights would be left out without a word.
 
+    Args:
+        output: Of one forward pass.
+        model: For the message.
+
     Raises:
-        ValueError: If a head gave NaN or infinity.
+        ValueError: If a head gave NaN or infinity, or vectors that are not of unit length.
     """
-    heads = {"dense": output.dense, "sparse": output.token_weights, "multi_vector": output.token_vectors}
-    for head, values in heads.items():
-        if values is not None and not np.isfinite(values).all():
-            msg = (
-                f"embeddings must be finite, the {head} head gave NaN or infinity: its weights are damaged, or dtype "
-                "is too narrow for them; download the checkpoint again, or use dtype float32"
-            )
-            raise ValueError(msg)
+    lengths = {"dense": _squares(output.dense), "multi_vector": _squares(output.token_vectors)}
+    for head, values in {**lengths, "sparse": output.token_weights}.items():
+        if values is None:
+            continue
+        if not np.isfinite(values).all():
+            wrong = "NaN or infinity"
+        elif head != "sparse" and not (np.abs(values - 1) <= _TOLERANCE).all():
+            wrong = "a vector that is not of unit length"
+        else:
+            continue
+        msg = (
+            f"embeddings must be finite, the {head} head gave {wrong}: the weights of {model} are damaged, or "
+            "dtype is too narrow for them; download the checkpoint again, or use dtype float32"
+        )
+        raise ValueError(msg)
+
+
+def _squares(vectors: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+    """The squares of the lengths."""
+    if vectors is None:
+        return None
+    squares: NDArray[np.float32] = np.einsum("ij,ij->i", vectors, vectors)
+    return squares
 
 
 def max_per_token(

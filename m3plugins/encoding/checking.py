@@ -215,6 +215,8 @@ def loadable(what: str, folder: Path) -> Iterator[None]:
     except (ImportError, MemoryError, OSError):
         raise
     except Exception as err:
+        if "out of memory" in str(err):  # a device's
+            raise
         msg = f"{folder} cannot be loaded, {what} cannot be made of its files ({_line(err)}); download it again"
         raise ValueError(msg) from err
 

@@ -9,9 +9,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from m3plugins.encoding.assembling import Assembly, check_finite
+from m3plugins.encoding.assembling import Assembly, check_embeddings
 from m3plugins.encoding.backends.base import Backend, BatchOutput
 from m3plugins.encoding.batching import token_budget_batches
+from m3plugins.encoding.checking import loadable
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.encoding.forking import ON_ACCELERATOR, ForkError, is_forked
 from m3plugins.encoding.memory import release_freed_memory
@@ -39,6 +40,7 @@ class LoadedModel:
     def __init__(
         self, checkpoint: Checkpoint, options: EncoderOptions, replicas: Sequence[Backend] | None = None
     ) -> None:
+        self._name = str(checkpoint.folder)
         self.tokenizer, self._special = load_tokenizer(checkpoint.folder)
         self._replicas = replicas or _load_replicas(checkpoint, options, self._special.pad)
         self._batch_tokens = options.batch_tokens or self._replicas[0].batch_tokens
@@ -81,7 +83,9 @@ class LoadedModel:
             raise ValueError(msg)
         text = self.text_tokenizer(Layout(min(_PROBE_LENGTH, checkpoint.max_length))).tokenize([_PROBE])
         for replica in self._replicas:
-            check_finite(replica.forward(text, HEADS))
+            with loadable("the embeddings of a text", checkpoint.folder):
+                output = replica.forward(text, HEADS)
+            check_embeddings(output, self._name)
 
     def _added_ids(self) -> list[int]:
         return list(self.tokenizer.get_added_tokens_decoder())
@@ -106,6 +110,7 @@ class LoadedModel:
         threaded = len(self._replicas) > 1 or is_forked()  # for the latter see `in_live_thread`
         outputs = self._pool.map(forward, batches) if threaded else map(forward, batches)
         for rows, output in zip(batches, outputs, strict=True):
+            check_embeddings(output, self._name)
             assembly.add(rows, output)
             on_batch(len(rows))
             if len(batches) > 1:

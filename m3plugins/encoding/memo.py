@@ -6,15 +6,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from m3plugins.encoding.forking import renew_after_fork
 from m3plugins.encoding.output import HEADS, Head, M3Output, check_heads
 from m3plugins.encoding.text import utf8_length
 from m3plugins.encoding.tokenizing import Layout, check_text, check_texts
-
-if TYPE_CHECKING:
-    from m3plugins.encoding.encoder import M3Encoder
 
 MAX_BYTES = 256 << 20
 _TOGETHER: tuple[Head, ...] = ("dense", "sparse")
@@ -26,6 +23,24 @@ _Key = tuple[Layout, str]
 
 class _Encode(Protocol):
     def __call__(self, texts: Iterable[str], *, heads: Iterable[str]) -> M3Output: ...
+
+
+class Encoder(Protocol):
+    """The part of `M3Encoder` that a memo calls."""
+
+    def encode_queries(self, texts: Iterable[str], *, heads: Iterable[str]) -> M3Output:
+        """Encodes queries."""
+
+    def encode_documents(self, texts: Iterable[str], *, heads: Iterable[str]) -> M3Output:
+        """Encodes documents."""
+
+    @property
+    def query_layout(self) -> Layout:
+        """How a query is laid out for the model."""
+
+    @property
+    def document_layout(self) -> Layout:
+        """How a document is laid out for the model."""
 
 
 class EmbeddingMemo:
@@ -44,7 +59,7 @@ class EmbeddingMemo:
         ValueError: If `max_bytes` is negative.
     """
 
-    def __init__(self, encoder: M3Encoder, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, encoder: Encoder, max_bytes: int = MAX_BYTES) -> None:
         if max_bytes < 0:
             msg = f"max_bytes must be an integer >= 0, got {max_bytes}"
             raise ValueError(msg)

@@ -17,7 +17,8 @@ from m3plugins.encoding.batching import token_budget_batches
 from m3plugins.encoding.checking import check_files
 from m3plugins.encoding.checkpoint import max_sequence_length
 from m3plugins.encoding.forking import ON_ACCELERATOR, ForkError, in_live_thread, is_forked, renew_after_fork
-from m3plugins.encoding.locate import download, local_folder
+from m3plugins.encoding.hub import download
+from m3plugins.encoding.locate import local_folder
 from m3plugins.encoding.options import Dtype, EncoderOptions
 from m3plugins.encoding.settings import check_settings
 from m3plugins.encoding.shortening import Shortener

@@ -9,8 +9,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 KNOWN = {
-    frozenset({"m3plugins.encoding.encoder", "m3plugins.encoding.memo"}),
-    frozenset({"m3plugins.encoding.locate", "m3plugins.encoding.mini"}),
     frozenset({"m3plugins.retrieval.identity", "m3plugins.retrieval.index", "m3plugins.retrieval.writing"}),
 }
 """Circles that are still to be opened; none may be added."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from m3plugins.encoding.checking import digest
 from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, save_head
-from m3plugins.encoding.locate import download
+from m3plugins.encoding.hub import download
 from m3plugins.encoding.mini.cache import find_damage as cache_damage
 from m3plugins.encoding.mini.cache import private, record
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.utils import _http as http
 
-from m3plugins.encoding.locate import download
+from m3plugins.encoding.hub import download
 
 COMMIT = "0" * 40
 FILE = "config.json"

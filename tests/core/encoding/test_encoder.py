@@ -1,6 +1,7 @@
 """The encoder beyond parity: order, streams, heads, lengths, threads, devices, bad input."""
 
 import copy
+import json
 import logging
 import pickle
 import shutil
@@ -229,7 +230,25 @@ def test_a_model_whose_head_gives_no_numbers_is_refused_when_it_is_loaded(
 ):
     folder = shutil.copytree(checkpoint, tmp_path / "model")
     torch.save({"weight": torch.full((rows, 32), value), "bias": torch.ones(rows)}, folder / name)
-    with pytest.raises(ValueError, match=f"embeddings must be finite, the {head} head gave NaN or infinity"):
+    with pytest.raises(ValueError, match=f"the {head} head gave NaN or infinity: the weights of {folder} are damaged"):
+        M3Encoder.from_pretrained(folder).warm_up()
+
+
+def test_a_model_whose_token_vectors_have_no_length_is_refused_when_it_is_loaded(checkpoint: Path, tmp_path: Path):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    torch.save({"weight": torch.zeros(8, 32), "bias": torch.full((8,), 1e30)}, folder / "colbert_linear.pt")
+    with pytest.raises(ValueError, match=f"a vector that is not of unit length: the weights of {folder} are damaged"):
+        M3Encoder.from_pretrained(folder).warm_up()
+
+
+@pytest.mark.parametrize("size", [137_689_125, [0]])
+def test_a_setting_at_which_the_model_cannot_compute_is_told_with_its_folder(
+    checkpoint: Path, tmp_path: Path, size: object
+):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "chunk_size_feed_forward": size}))
+    with pytest.raises(ValueError, match=f"{folder} cannot be loaded, the embeddings of a text cannot be made"):
         M3Encoder.from_pretrained(folder).warm_up()
 
 
