@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from m3plugins import M3Encoder
 from m3plugins.evaluation import Dataset
-from m3plugins.retrieval.corpus import read_corpus
+from m3plugins.indexing.corpus import read_corpus
 from m3plugins.training import Example
 
 SEED = 20

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from m3plugins import InMemoryHybridIndex, M3Encoder
-from m3plugins.retrieval.info import IndexInfo
+from m3plugins.indexing.info import IndexInfo
 
 NAME = "memory"
 

@@ -10,7 +10,7 @@ from typing import Any
 from m3plugins.cli.errors import CallError
 from m3plugins.cli.per_head import named_numbers
 from m3plugins.fusion import HybridWeights
-from m3plugins.retrieval.filters import Filter, Scalar, and_, eq, from_dict, gt, gte, lt, lte, ne
+from m3plugins.indexing.filters import Filter, Scalar, and_, eq, from_dict, gt, gte, lt, lte, ne
 from m3plugins.scoring.heads import SIGNALS
 
 _EXAMPLE = """for example --filter 'year>=2020,lang!=en' or --filter '{"eq": {"lang": "en"}}'"""

@@ -28,11 +28,11 @@ from m3plugins.cli.options import (
 )
 from m3plugins.cli.printing import print_json, say
 from m3plugins.cli.progress import progress
-from m3plugins.retrieval.copying import copy as copy_index
-from m3plugins.retrieval.corpus import Rejected
-from m3plugins.retrieval.index import IndexNotFoundError
-from m3plugins.retrieval.named_index import NamedIndex
-from m3plugins.retrieval.registry import Engine
+from m3plugins.indexing.copy import copy as copy_index
+from m3plugins.indexing.corpus import Rejected
+from m3plugins.indexing.index import IndexNotFoundError
+from m3plugins.indexing.named_index import NamedIndex
+from m3plugins.indexing.registry import Engine
 
 _SOURCE = "Source"
 

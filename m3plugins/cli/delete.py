@@ -23,13 +23,13 @@ from m3plugins.cli.options import (
     opened,
 )
 from m3plugins.cli.printing import complain, message, print_json, say
-from m3plugins.retrieval.filters import and_
-from m3plugins.retrieval.index import BrokenDocumentsError
+from m3plugins.indexing.filters import and_
+from m3plugins.indexing.index import BrokenDocumentsError
 
 if TYPE_CHECKING:
     from m3plugins.encoding.encoder import M3Encoder
-    from m3plugins.retrieval.index import HybridIndex
-    from m3plugins.retrieval.info import IndexInfo
+    from m3plugins.indexing.index import HybridIndex
+    from m3plugins.indexing.info import IndexInfo
 
 
 def delete(

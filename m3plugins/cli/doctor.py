@@ -158,7 +158,7 @@ def _mini() -> Iterator[Check]:
 
 def _engines(asked: str, look: Callable[[], Iterator[Check]] | None) -> Iterator[Check]:
     """Checks that each engine can be imported, and asks it for faults; the one that is asked for, by `look`."""
-    from m3plugins.retrieval.registry import engines
+    from m3plugins.indexing.registry import engines
 
     found = engines()
     if not found:

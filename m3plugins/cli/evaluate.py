@@ -46,8 +46,8 @@ def evaluate(
     """
     from m3plugins.evaluation import Dataset
     from m3plugins.evaluation import evaluate as run
-    from m3plugins.retrieval.memory import InMemoryHybridIndex
-    from m3plugins.retrieval.named_index import NamedIndex
+    from m3plugins.indexing.in_memory import InMemoryHybridIndex
+    from m3plugins.indexing.named_index import NamedIndex
 
     with calls(FileNotFoundError):
         dataset = Dataset.load(folder, split)

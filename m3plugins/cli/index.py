@@ -31,10 +31,10 @@ from m3plugins.cli.pruning import check_prunable, prune
 from m3plugins.cli.seen import Seen
 from m3plugins.compression import CODECS
 from m3plugins.encoding.passages import Passages, check_packages
-from m3plugins.retrieval.corpus import Rejected
-from m3plugins.retrieval.document import Document
-from m3plugins.retrieval.index import HybridIndex
-from m3plugins.retrieval.info import IndexInfo
+from m3plugins.indexing.corpus import Rejected
+from m3plugins.indexing.document import Document
+from m3plugins.indexing.index import HybridIndex
+from m3plugins.indexing.info import IndexInfo
 
 _LISTED = 10
 

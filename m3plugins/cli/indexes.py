@@ -11,7 +11,7 @@ from m3plugins.cli.options import Collection, EngineName, Json, Token, Uri, call
 from m3plugins.cli.printing import complain, print_json, say
 
 if TYPE_CHECKING:
-    from m3plugins.retrieval.info import IndexInfo
+    from m3plugins.indexing.info import IndexInfo
 
 
 def list_indexes(

@@ -12,8 +12,8 @@ from m3plugins import loaders
 from m3plugins.cli import tables
 from m3plugins.cli.errors import CallError
 from m3plugins.cli.seen import Seen
-from m3plugins.retrieval.corpus import Rejected, read_places
-from m3plugins.retrieval.document import Document
+from m3plugins.indexing.corpus import Rejected, read_places
+from m3plugins.indexing.document import Document
 
 _LINK = "symbolic link"
 

@@ -14,8 +14,8 @@ from m3plugins.encoding.text import check_unicode
 if TYPE_CHECKING:
     from m3plugins.encoding.encoder import M3Encoder
     from m3plugins.encoding.passages import Passages
-    from m3plugins.retrieval.named_index import NamedIndex
-    from m3plugins.retrieval.registry import Engine
+    from m3plugins.indexing.named_index import NamedIndex
+    from m3plugins.indexing.registry import Engine
 
 _INDEX, _MODEL = "Index", "Model"  # panels of `--help`
 
@@ -88,7 +88,7 @@ Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON o
 
 def find_engine(name: str) -> Engine:
     """Finds an engine by name; an unknown one is a wrong call."""
-    from m3plugins.retrieval.registry import load_engine
+    from m3plugins.indexing.registry import load_engine
 
     try:
         return load_engine(name)

@@ -18,7 +18,7 @@ from types import TracebackType
 
 import typer
 
-from m3plugins.retrieval.corpus import shortened
+from m3plugins.indexing.corpus import shortened
 
 _JOINERS = "\u200c\u200d"
 """Zero-width characters that Persian, the Indic scripts and emoji are written with."""

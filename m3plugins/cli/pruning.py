@@ -8,9 +8,9 @@ from pathlib import Path
 from m3plugins.cli.errors import CallError
 from m3plugins.cli.inputs import Source, counted
 from m3plugins.cli.seen import Seen
+from m3plugins.indexing.document import Document
+from m3plugins.indexing.index import HybridIndex
 from m3plugins.retrieval import filters
-from m3plugins.retrieval.document import Document
-from m3plugins.retrieval.index import HybridIndex
 
 _BATCH = 256
 

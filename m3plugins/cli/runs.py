@@ -12,7 +12,7 @@ from rich.table import Table
 
 from m3plugins.cli.errors import CallError, Interrupted
 from m3plugins.cli.printing import print_json, say
-from m3plugins.retrieval.corpus import parse_object
+from m3plugins.indexing.corpus import parse_object
 
 if TYPE_CHECKING:
     from m3plugins.training import SelfDistillationTrainer

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import M3Output
 from m3plugins.fusion import HybridWeights
-from m3plugins.retrieval.document import Document
+from m3plugins.indexing.document import Document
 from m3plugins.scoring.products import dot_products
 
 _TOKENS = 48

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from m3plugins.cli.errors import CallError
-from m3plugins.retrieval.corpus import Rejected, document_of, shortened
-from m3plugins.retrieval.document import Document
+from m3plugins.indexing.corpus import Rejected, document_of, shortened
+from m3plugins.indexing.document import Document
 
 _CELL_LIMIT = 1 << 27
 """Characters of a cell, of which csv holds 4 bytes each; csv's own limit of 128 KiB is less than a long document."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m3plugins.encoding.text import check_unicode
-from m3plugins.retrieval.corpus import Rejected, read_corpus, read_jsonl
-from m3plugins.retrieval.document import Document
+from m3plugins.indexing.corpus import Rejected, read_corpus, read_jsonl
+from m3plugins.indexing.document import Document
 
 _SCORE_BITS = 31
 """Bits of the integers that measures compute with."""

@@ -11,7 +11,7 @@ from m3plugins.evaluation.dataset import Dataset
 from m3plugins.evaluation.measures import MEASURES, Measurement, measure
 from m3plugins.evaluation.runs import ROWS, Run, rank_rows
 from m3plugins.fusion import HybridWeights
-from m3plugins.retrieval.index import HybridIndex
+from m3plugins.indexing.index import HybridIndex
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from m3plugins.encoding.output import M3Output
 from m3plugins.fusion import HybridWeights
-from m3plugins.retrieval.index import HybridIndex
+from m3plugins.indexing.index import HybridIndex
 from m3plugins.retrieval.pool import Documents, Pool, rank
 from m3plugins.retrieval.ranking import Family
 

@@ -6,8 +6,8 @@ import codecs
 import re
 from dataclasses import replace
 
+from m3plugins.indexing.document import Heading
 from m3plugins.loaders.page import Page, decode
-from m3plugins.retrieval.document import Heading
 
 try:
     from bs4 import BeautifulSoup, Tag

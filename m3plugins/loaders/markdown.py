@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from itertools import accumulate
 
+from m3plugins.indexing.document import Heading
 from m3plugins.loaders.page import Page, decode
-from m3plugins.retrieval.document import Heading
 
 try:
     from markdown_it import MarkdownIt

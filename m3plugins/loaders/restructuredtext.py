@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from m3plugins.indexing.document import Heading
 from m3plugins.loaders.page import Page, decode
-from m3plugins.retrieval.document import Heading
 
 try:
     from docutils import nodes

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 from m3plugins.fusion import HybridWeights, best_first, reciprocal_rank_fusion, weighted_sum
-from m3plugins.retrieval.document import Document
+from m3plugins.indexing.document import Document
 from m3plugins.scoring.heads import HeadScores, Signal
 
 Fusion = Literal["weighted", "rrf"]

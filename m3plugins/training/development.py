@@ -68,7 +68,7 @@ class Evaluator:
 
     def _retrieval(self, dataset: Dataset, prefix: str) -> dict[str, float]:
         from m3plugins.evaluation import evaluate
-        from m3plugins.retrieval.memory import InMemoryHybridIndex
+        from m3plugins.indexing.in_memory import InMemoryHybridIndex
 
         # No codec: it is the model that is measured.
         index = InMemoryHybridIndex(encoder=self.encoder, codec=None)

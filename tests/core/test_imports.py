@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 KNOWN = {
-    frozenset({"m3plugins.retrieval.identity", "m3plugins.retrieval.index", "m3plugins.retrieval.writing"}),
+    frozenset({"m3plugins.indexing.identity", "m3plugins.indexing.index", "m3plugins.indexing.writing"}),
 }
 """Circles that are still to be opened; none may be added."""
 

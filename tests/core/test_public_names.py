@@ -9,17 +9,16 @@ import m3plugins
 
 NAMES = {
     "m3plugins": """Document HeadScores Hit HybridIndex HybridRetriever HybridWeights InMemoryHybridIndex M3Encoder
-        M3Output ModelMismatchError MultiVectorEmbeddings SparseEmbeddings""",
+        M3Output ModelMismatchError MultiVectorEmbeddings SparseEmbeddings filters""",
     "m3plugins.encoding": """EmbeddingMemo EncoderOptions HEADS Head M3Encoder M3Output MultiVectorEmbeddings Passages
         SparseEmbeddings SparseVector shared_encoder""",
     "m3plugins.scoring": "HeadScores SIGNALS Signal dense_scores head_scores multi_vector_scores sparse_scores",
     "m3plugins.compression": "BinaryCodec CODECS DEFAULT_CODEC Codec Float16Codec Int8Codec get_codec",
     "m3plugins.fusion": "HybridWeights best_first ranks reciprocal_rank_fusion weighted_sum",
-    "m3plugins.retrieval": """BrokenDocumentsError Candidate Document Explanation FailedDocument Heading Hit HybridIndex
-        HybridRetriever
-        InMemoryHybridIndex IndexExistsError IndexInfo
-        IndexNotFoundError LexicalMatch ModelMismatchError ReembedError ReembedReport Reembedding SearchOptions
-        TokenMatch UpsertError UpsertReport explain filters""",
+    "m3plugins.indexing": """BrokenDocumentsError Candidate Document FailedDocument Heading Hit HybridIndex
+        InMemoryHybridIndex IndexExistsError IndexInfo IndexNotFoundError ModelMismatchError Passages ReembedError
+        ReembedReport Reembedding UpsertError UpsertReport filters""",
+    "m3plugins.retrieval": "Explanation HybridRetriever LexicalMatch SearchOptions TokenMatch explain filters",
     "m3plugins.loaders": "Page SUFFIXES installed load",
     "m3plugins.reranking": "CrossEncoderReranker M3Reranker Reranker",
     "m3plugins.training": """Batch CheckpointError DatasetError DivergedError Drift Example FrozenEnsemble LiveEnsemble

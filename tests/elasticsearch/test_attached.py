@@ -15,7 +15,8 @@ from m3plugins import (
     M3Encoder,
     ModelMismatchError,
 )
-from m3plugins.retrieval import IndexNotFoundError, explain, filters
+from m3plugins.indexing import IndexNotFoundError
+from m3plugins.retrieval import explain, filters
 from m3plugins_elasticsearch import AttachedIndex
 from m3plugins_elasticsearch.bulk import bulk, failures, update
 from m3plugins_elasticsearch.layout import OURS, Layout

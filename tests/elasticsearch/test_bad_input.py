@@ -4,7 +4,7 @@ import pytest
 
 from m3plugins import Document
 from m3plugins_elasticsearch import ElasticsearchIndexError
-from tests.core.retrieval.bad_input_suite import (
+from tests.core.indexing.bad_input_suite import (
     HOSTILE,
     StoredBadInputSuite,
     assert_no_filter,

@@ -13,12 +13,12 @@ from elasticsearch import Elasticsearch
 
 from m3plugins import Document, InMemoryHybridIndex, M3Encoder
 from m3plugins.cli.app import run
-from m3plugins.retrieval import copying
-from m3plugins.retrieval.copying import copy
+from m3plugins.indexing import copy as copying
+from m3plugins.indexing.copy import copy
 from m3plugins_elasticsearch import AttachedIndex, ElasticsearchHybridIndex
 from m3plugins_milvus import MilvusHybridIndex
 from tests.core.cli.engine_suite import write
-from tests.core.retrieval.copying_suite import DOCUMENTS, CopyingSuite, Make, assert_same
+from tests.core.indexing.copying_suite import DOCUMENTS, CopyingSuite, Make, assert_same
 from tests.elasticsearch.test_attached import FIELDS, enrich
 from tests.elasticsearch.test_attached import make as make_theirs
 from tests.tiny import SENTENCES, random_documents

@@ -7,7 +7,7 @@ from elasticsearch import Elasticsearch
 
 from m3plugins import Document, HybridRetriever
 from m3plugins.encoding.passages import Passages
-from m3plugins.retrieval.copying import copy
+from m3plugins.indexing.copy import copy
 from m3plugins_elasticsearch import ElasticsearchIndexError
 from m3plugins_elasticsearch.mapping import VECTORS
 from m3plugins_elasticsearch.rows import our_fields, own_fields

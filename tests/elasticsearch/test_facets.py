@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3plugins.retrieval.filters import Comparison
+from m3plugins.indexing.filters import Comparison
 from m3plugins_elasticsearch.facets import (
     CUT,
     EXACT,

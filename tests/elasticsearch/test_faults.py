@@ -17,7 +17,8 @@ import pytest
 from elasticsearch import Elasticsearch
 
 from m3plugins import Document, HybridRetriever, HybridWeights
-from m3plugins.retrieval import IndexNotFoundError, filters
+from m3plugins.indexing import IndexNotFoundError
+from m3plugins.retrieval import filters
 from m3plugins_elasticsearch import AttachedIndex, ElasticsearchHybridIndex, ElasticsearchIndexError, store
 from tests.elasticsearch.node import SECURITY, Node, archive
 from tests.elasticsearch.proxy import Fault, proxied

@@ -5,8 +5,8 @@ from elasticsearch import Elasticsearch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from m3plugins.indexing.filters import matches
 from m3plugins.retrieval import filters
-from m3plugins.retrieval.filters import matches
 from m3plugins_elasticsearch.facets import CUT, EXACT, facets
 from m3plugins_elasticsearch.filters import Plan, check_fields, compile_filter, field_names
 

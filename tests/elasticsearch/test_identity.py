@@ -8,7 +8,7 @@ from elasticsearch import BadRequestError, Elasticsearch
 
 from m3plugins import Document, M3Encoder, ModelMismatchError
 from m3plugins.encoding import Passages
-from m3plugins.retrieval import IndexNotFoundError
+from m3plugins.indexing import IndexNotFoundError
 from m3plugins_elasticsearch import AttachedIndex, ElasticsearchHybridIndex, ElasticsearchIndexError
 from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.lifecycle import find, stored_identity

@@ -10,7 +10,7 @@ from m3plugins import Document, HybridRetriever
 from m3plugins.retrieval import filters
 from m3plugins_elasticsearch import ElasticsearchHybridIndex, reading
 from m3plugins_elasticsearch.rows import rounded
-from tests.core.retrieval.index_suite import StoredIndexSuite, assert_only_itself, assert_to_the_letter, by_id
+from tests.core.indexing.index_suite import StoredIndexSuite, assert_only_itself, assert_to_the_letter, by_id
 from tests.elasticsearch.conftest import Create
 from tests.tiny import SENTENCES, random_documents
 

@@ -7,7 +7,7 @@ from elasticsearch import Elasticsearch
 
 from m3plugins_elasticsearch import AttachedIndex, ElasticsearchHybridIndex
 from m3plugins_elasticsearch.mapping import META
-from tests.core.retrieval.lifecycle_suite import LifecycleSuite, in_processes
+from tests.core.indexing.lifecycle_suite import LifecycleSuite, in_processes
 
 
 class TestLifecycle(LifecycleSuite):

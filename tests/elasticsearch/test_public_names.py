@@ -4,7 +4,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import m3plugins_elasticsearch
-from m3plugins.retrieval.registry import GROUP, load_engine
+from m3plugins.indexing.registry import GROUP, load_engine
 
 NAMES = (
     "AsyncM3EmbeddingService AsyncM3RetrievalStrategy AttachedIndex Capabilities ElasticsearchHybridIndex "

@@ -3,7 +3,7 @@
 import pytest
 from elasticsearch import Elasticsearch
 
-from tests.core.retrieval.reembed_suite import ReembedSuite, by_id
+from tests.core.indexing.reembed_suite import ReembedSuite, by_id
 from tests.tiny import random_documents
 
 pytestmark = pytest.mark.elasticsearch9

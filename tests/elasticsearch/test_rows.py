@@ -14,7 +14,7 @@ from m3plugins.compression import CODECS
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import HEADS, M3Output
 from m3plugins.encoding.sparse import SparseEmbeddings
-from m3plugins.retrieval.document import Digest
+from m3plugins.indexing.document import Digest
 from m3plugins_elasticsearch.rows import (
     _packed,
     _unpacked,

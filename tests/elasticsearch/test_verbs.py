@@ -6,8 +6,8 @@ from m3plugins import Document, HybridRetriever, M3Encoder
 from m3plugins.encoding import Passages
 from m3plugins.retrieval import filters
 from m3plugins_elasticsearch import ElasticsearchHybridIndex, ElasticsearchIndexError
-from tests.core.retrieval.races_suite import SharedRacesSuite
-from tests.core.retrieval.verbs_suite import Bm25Suite, StoredVerbsSuite, digests
+from tests.core.indexing.races_suite import SharedRacesSuite
+from tests.core.indexing.verbs_suite import Bm25Suite, StoredVerbsSuite, digests
 from tests.elasticsearch.conftest import Create
 from tests.tiny import random_documents, save_checkpoint
 

@@ -13,8 +13,8 @@ import pytest
 
 from m3plugins import Document, HybridIndex, HybridRetriever, InMemoryHybridIndex, M3Encoder
 from m3plugins.encoding.loaded import LoadedModel
+from m3plugins.indexing.filters import Filter
 from m3plugins.retrieval import filters
-from m3plugins.retrieval.filters import Filter
 from m3plugins_milvus import MilvusHybridIndex
 from tests.tiny import SENTENCES
 

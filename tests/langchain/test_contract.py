@@ -8,7 +8,7 @@ from langchain_core.documents import Document
 
 from langchain_m3plugins import M3Retriever, M3VectorStore
 from m3plugins import HybridRetriever
-from m3plugins.retrieval.filters import Filter
+from m3plugins.indexing.filters import Filter
 from tests.frameworks.contract import Adapter, AdapterContract, Entry, Found
 
 

@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 
 from langchain_m3plugins import M3Retriever, M3VectorStore
 from m3plugins import HybridRetriever, InMemoryHybridIndex, M3Encoder
-from m3plugins.retrieval import UpsertError
+from m3plugins.indexing import UpsertError
 from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError
 from tests.langchain.conftest import DOCUMENTS
 from tests.tiny import SENTENCES

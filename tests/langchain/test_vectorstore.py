@@ -22,7 +22,8 @@ from m3plugins import (
     ModelMismatchError,
     reranking,
 )
-from m3plugins.retrieval import UpsertError, filters
+from m3plugins.indexing import UpsertError
+from m3plugins.retrieval import filters
 from tests.langchain.conftest import DOCUMENTS, ByLength
 from tests.tiny import SENTENCES, save_checkpoint
 

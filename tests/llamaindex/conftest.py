@@ -13,7 +13,7 @@ from llama_index.vector_stores.m3plugins import M3VectorStore
 
 from m3plugins import HybridRetriever, InMemoryHybridIndex, M3Encoder
 from m3plugins.encoding.loaded import LoadedModel
-from m3plugins.retrieval import HybridIndex
+from m3plugins.indexing import HybridIndex
 from m3plugins_milvus import MilvusHybridIndex
 from tests.tiny import SENTENCES
 

@@ -16,7 +16,7 @@ from llama_index.vector_stores.m3plugins import M3VectorStore
 
 from m3plugins import Document, HybridRetriever, InMemoryHybridIndex, M3Encoder
 from m3plugins.encoding.loaded import LoadedModel
-from m3plugins.retrieval import Candidate, UpsertReport
+from m3plugins.indexing import Candidate, UpsertReport
 from tests.llamaindex.conftest import Passes, sentence_nodes
 from tests.tiny import SENTENCES
 

@@ -9,7 +9,7 @@ from llama_index.retrievers.m3plugins import M3Retriever
 from llama_index.vector_stores.m3plugins import M3VectorStore
 
 from m3plugins import HybridRetriever
-from m3plugins.retrieval.filters import Filter
+from m3plugins.indexing.filters import Filter
 from tests.frameworks.contract import Adapter, AdapterContract, Entry, Found
 
 

@@ -10,7 +10,7 @@ from llama_index.retrievers.m3plugins import M3Retriever
 from llama_index.vector_stores.m3plugins import M3VectorStore
 
 from m3plugins import HybridRetriever, InMemoryHybridIndex, M3Encoder
-from m3plugins.retrieval import HybridIndex, UpsertError
+from m3plugins.indexing import HybridIndex, UpsertError
 from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError
 from tests.milvus.gateway import gateway
 

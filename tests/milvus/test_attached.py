@@ -20,9 +20,9 @@ from m3plugins import (
     ModelMismatchError,
 )
 from m3plugins.encoding.backends.torch import TorchBackend
+from m3plugins.indexing.copy import copy
+from m3plugins.indexing.index import IndexNotFoundError
 from m3plugins.retrieval import explain, filters
-from m3plugins.retrieval.copying import copy
-from m3plugins.retrieval.index import IndexNotFoundError
 from m3plugins_milvus import AttachedIndex, Fields, M3EmbeddingFunction, MilvusHybridIndex
 from m3plugins_milvus.attached import table as table_module
 from m3plugins_milvus.attached.computed import ComputedHeads

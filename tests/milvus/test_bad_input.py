@@ -4,9 +4,10 @@ import pytest
 from pymilvus import DataType, MilvusClient
 
 from m3plugins import Document, M3Encoder, ModelMismatchError
-from m3plugins.retrieval import IndexNotFoundError, filters
+from m3plugins.indexing import IndexNotFoundError
+from m3plugins.retrieval import filters
 from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError
-from tests.core.retrieval.bad_input_suite import StoredBadInputSuite, assert_no_filter, assert_refused
+from tests.core.indexing.bad_input_suite import StoredBadInputSuite, assert_no_filter, assert_refused
 from tests.tiny import save_checkpoint
 
 LIMITS = {

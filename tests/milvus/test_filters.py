@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from m3plugins import Document
+from m3plugins.indexing.filters import matches
 from m3plugins.retrieval import filters
-from m3plugins.retrieval.filters import matches
 from m3plugins_milvus import MilvusIndexError
 from m3plugins_milvus.facets import bounds, facets
 from m3plugins_milvus.filters import NOTHING, compile_filter

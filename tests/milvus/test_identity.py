@@ -7,7 +7,7 @@ from pymilvus import DataType, MilvusClient
 from m3plugins import M3Encoder, ModelMismatchError
 from m3plugins.cli.app import run
 from m3plugins.encoding import Passages
-from m3plugins.retrieval import IndexNotFoundError
+from m3plugins.indexing import IndexNotFoundError
 from m3plugins_milvus import MilvusHybridIndex
 from m3plugins_milvus.blocks import block_row
 from m3plugins_milvus.client import MilvusIndexError

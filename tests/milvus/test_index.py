@@ -4,7 +4,7 @@ import pytest
 
 from m3plugins import Document
 from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError
-from tests.core.retrieval.index_suite import ODD_IDS, StoredIndexSuite, assert_only_itself
+from tests.core.indexing.index_suite import ODD_IDS, StoredIndexSuite, assert_only_itself
 
 LONGEST = ["x" * 65_535, "é" * 32_767]
 INJECTIONS = [*ODD_IDS, *LONGEST]

@@ -11,7 +11,7 @@ from m3plugins_milvus.blocks import block_row
 from m3plugins_milvus.client import connect
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.identity import IDENTITY_KEY
-from tests.core.retrieval.lifecycle_suite import LifecycleSuite, in_processes
+from tests.core.indexing.lifecycle_suite import LifecycleSuite, in_processes
 from tests.milvus.gateway import gateway
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.core.retrieval.reembed_suite import ReembedSuite
+from tests.core.indexing.reembed_suite import ReembedSuite
 
 
 class TestReembed(ReembedSuite):

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m3plugins import Document, HybridRetriever, M3Encoder
+from m3plugins.indexing.filters import matches
 from m3plugins.retrieval import filters
-from m3plugins.retrieval.filters import matches
 from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError, requests
 from m3plugins_milvus.blocks import block_row
 from m3plugins_milvus.client import connect

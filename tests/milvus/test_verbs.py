@@ -7,8 +7,8 @@ import pytest
 from m3plugins import Document, HybridRetriever
 from m3plugins.retrieval import filters
 from m3plugins_milvus.filters import compile_filter
-from tests.core.retrieval.races_suite import RacesSuite
-from tests.core.retrieval.verbs_suite import Bm25Suite, StoredVerbsSuite
+from tests.core.indexing.races_suite import RacesSuite
+from tests.core.indexing.verbs_suite import Bm25Suite, StoredVerbsSuite
 
 
 class TestVerbs(StoredVerbsSuite):

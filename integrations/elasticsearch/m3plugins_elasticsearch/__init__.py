@@ -1,6 +1,6 @@
 """M3 retrieval in Elasticsearch: `ElasticsearchHybridIndex`, on any licence."""
 
-from m3plugins.retrieval import Reembedding
+from m3plugins.indexing import Reembedding
 from m3plugins_elasticsearch.attached import AttachedIndex
 from m3plugins_elasticsearch.capabilities import Capabilities
 from m3plugins_elasticsearch.client import ElasticsearchIndexError

@@ -12,9 +12,9 @@ from elasticsearch import Elasticsearch
 
 from m3plugins import Document, M3Encoder
 from m3plugins.encoding.output import M3Output
-from m3plugins.retrieval.document import Digest
-from m3plugins.retrieval.index import Ack, AnyFilter, UpsertReport
-from m3plugins.retrieval.writing import Batch
+from m3plugins.indexing.document import Digest
+from m3plugins.indexing.index import Ack, AnyFilter, UpsertReport
+from m3plugins.indexing.writing import Batch
 from m3plugins_elasticsearch import lifecycle
 from m3plugins_elasticsearch.capabilities import probe
 from m3plugins_elasticsearch.client import Connection, connect

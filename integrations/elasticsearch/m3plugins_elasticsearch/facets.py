@@ -2,7 +2,7 @@
 
 Mapped as they are, metadata of mixed types conflict, and a `flattened` field compares numbers as text. So a
 document also carries tokens of our own, by which Elasticsearch answers what
-`m3plugins.retrieval.filters.matches` says. A token is 24 characters for the field's name, a letter, and:
+`m3plugins.indexing.filters.matches` says. A token is 24 characters for the field's name, a letter, and:
 
 - `e`: nothing; the field is there and not null;
 - `b`: a boolean;
@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from m3plugins.retrieval.filters import Comparison, Scalar
+from m3plugins.indexing.filters import Comparison, Scalar
 
 CUT = 8_000
 """A token has at most 4 * CUT + 49 bytes; Elasticsearch allows 32,766."""

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from m3plugins.retrieval.filters import And, Comparison, Filter, Not, Or, matches
-from m3plugins.retrieval.index import AnyFilter
+from m3plugins.indexing.filters import And, Comparison, Filter, Not, Or, matches
+from m3plugins.indexing.index import AnyFilter
 from m3plugins_elasticsearch.facets import conditions, is_exact, tokens
 
 MAX_TERMS = 65_536
@@ -99,7 +99,7 @@ def compile_filter(filter: AnyFilter | None, facets_field: str = "facets") -> Pl
         return Plan(filter)
     if not isinstance(filter, Comparison | And | Or | Not):
         msg = (
-            "filter must be a tree of m3plugins.retrieval.filters (from_dict makes one of a dict) "
+            "filter must be a tree of m3plugins.indexing.filters (from_dict makes one of a dict) "
             f"or an Elasticsearch query as a dict, got {type(filter).__name__}: {filter!r:.200}"
         )
         raise TypeError(msg)

@@ -11,7 +11,7 @@ from typing_extensions import Self
 from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.passages import Passages
-from m3plugins.retrieval.identity import Identity as Index
+from m3plugins.indexing.identity import Identity as Index
 
 FORMAT = 2
 _READABLE = (1, FORMAT)

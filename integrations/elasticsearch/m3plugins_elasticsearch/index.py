@@ -13,10 +13,10 @@ from elasticsearch import Elasticsearch
 from m3plugins import M3Encoder
 from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.passages import Passages
-from m3plugins.retrieval.index import AnyFilter
-from m3plugins.retrieval.info import IndexInfo
-from m3plugins.retrieval.locking import shared_locks
-from m3plugins.retrieval.named_index import NamedIndex, opened_or_created
+from m3plugins.indexing.index import AnyFilter
+from m3plugins.indexing.info import IndexInfo
+from m3plugins.indexing.locking import shared_locks
+from m3plugins.indexing.named_index import NamedIndex, opened_or_created
 from m3plugins_elasticsearch import lifecycle, versions
 from m3plugins_elasticsearch.capabilities import probe
 from m3plugins_elasticsearch.client import Connection, connect
@@ -97,7 +97,7 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
                 analyzer's name ("standard", "german", ...) or its definition.
             metadata_fields: Mappings of metadata fields (`{"published": {"type": "date"}}`), for native queries and
                 aggregations; values that do not fit are refused. None takes any field as a `flattened` one, whose
-                values native queries compare as strings. Filters of `m3plugins.retrieval.filters` do not need it.
+                values native queries compare as strings. Filters of `m3plugins.indexing.filters` do not need it.
             settings: Of the index, such as `number_of_shards`.
             refresh: Whether what a call wrote is visible to searches when it returns; otherwise it is after the
                 index's own `refresh_interval`, which is faster for many small writes.

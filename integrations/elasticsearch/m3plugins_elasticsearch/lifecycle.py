@@ -8,9 +8,9 @@ from typing import Any
 
 from elasticsearch import BadRequestError, NotFoundError
 
-from m3plugins.retrieval.index import IndexExistsError, IndexNotFoundError
-from m3plugins.retrieval.info import IndexInfo
-from m3plugins.retrieval.named_index import check_no_alias
+from m3plugins.indexing.index import IndexExistsError, IndexNotFoundError
+from m3plugins.indexing.info import IndexInfo
+from m3plugins.indexing.named_index import check_no_alias
 from m3plugins_elasticsearch.client import Connection, errors, explain
 from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import OURS

@@ -16,7 +16,7 @@ from m3plugins.compression import get_codec
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import Head, M3Output
 from m3plugins.encoding.sparse import SparseEmbeddings, SparseVector
-from m3plugins.retrieval.document import Digest
+from m3plugins.indexing.document import Digest
 from m3plugins_elasticsearch.facets import facets
 
 MAX_ID = 512

@@ -14,7 +14,7 @@ from langchain_m3plugins.batching import BatchedQueries
 from langchain_m3plugins.documents import to_documents, with_scores
 from langchain_m3plugins.searching import Rerank, check_keywords, search
 from m3plugins import HybridRetriever, HybridWeights, M3Encoder
-from m3plugins.retrieval.index import AnyFilter
+from m3plugins.indexing.index import AnyFilter
 
 KEYWORDS = ("k", "filter", "weights", "rerank", "score_threshold", "per_parent")
 
@@ -48,7 +48,7 @@ class M3Retriever(BatchedQueries):
     """The most documents to return."""
 
     filter: SkipValidation[AnyFilter | None] = None
-    """Only documents whose metadata match: a filter of `m3plugins.retrieval.filters`, or one of the engine's own."""
+    """Only documents whose metadata match: a filter of `m3plugins.indexing.filters`, or one of the engine's own."""
 
     weights: InstanceOf[HybridWeights] | None = None
     """The weight of each head; None leaves it to `retriever`."""

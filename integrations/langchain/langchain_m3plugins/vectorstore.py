@@ -19,13 +19,13 @@ from langchain_m3plugins.relevance import relevance_of
 from langchain_m3plugins.searching import SEARCH_TYPES, check_keywords, reranked_by, search, search_dense
 from langchain_m3plugins.vectorstore_retriever import M3VectorStoreRetriever
 from m3plugins import HybridIndex, HybridRetriever
-from m3plugins.retrieval.index import AnyFilter
+from m3plugins.indexing.index import AnyFilter
 
 
 class M3VectorStore(VectorStore):
     """Adds to and searches a `HybridIndex`, by M3's hybrid ranking.
 
-    Searches take, besides what LangChain names, the keywords `filter` (of `m3plugins.retrieval.filters`, or the
+    Searches take, besides what LangChain names, the keywords `filter` (of `m3plugins.indexing.filters`, or the
     engine's own), `weights`, `rerank`, `min_score` (of the raw score) and `per_parent`; any other is a TypeError.
     `k` must be positive. Documents come back as they were added: for the scores of each head use `M3Retriever`.
     The async methods run in a thread.

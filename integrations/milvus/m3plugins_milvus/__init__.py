@@ -1,6 +1,6 @@
 """M3 retrieval in Milvus: `MilvusHybridIndex` on Milvus Lite (a local file) or a server."""
 
-from m3plugins.retrieval import Reembedding
+from m3plugins.indexing import Reembedding
 from m3plugins_milvus.attached import AttachedIndex, Fields
 from m3plugins_milvus.client import MilvusIndexError
 from m3plugins_milvus.functions import M3EmbeddingFunction, M3RerankFunction, RerankResult

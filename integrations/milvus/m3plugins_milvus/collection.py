@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from m3plugins.encoding.batching import bounded_runs
-from m3plugins.retrieval.document import Candidate
+from m3plugins.indexing.document import Candidate
 from m3plugins_milvus import repair, requests
 from m3plugins_milvus.client import Connection, MilvusIndexError
 from m3plugins_milvus.filters import Plan

@@ -1,6 +1,6 @@
 """What a document can be found by, in a form that Milvus compares exactly and no user's text can break.
 
-Neither JSON paths nor LIKE on them say what `m3plugins.retrieval.filters.matches` says (list elements,
+Neither JSON paths nor LIKE on them say what `m3plugins.indexing.filters.matches` says (list elements,
 booleans against integers, missing fields, hostile keys), they differ between Lite and servers, and on
 Lite they cost a Python loop over every row, vectors included. So a row also carries
 
@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from m3plugins.retrieval.filters import Scalar
+from m3plugins.indexing.filters import Scalar
 
 EXACT_NUMBER = 2**53
 """Numbers below are exact as float64, as which bounds are kept."""

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from m3plugins.retrieval.filters import And, Comparison, Filter, Not, Or, Scalar, matches
-from m3plugins.retrieval.index import AnyFilter
+from m3plugins.indexing.filters import And, Comparison, Filter, Not, Or, Scalar, matches
+from m3plugins.indexing.index import AnyFilter
 from m3plugins_milvus.facets import (
     EXACT_NUMBER,
     EXACT_STRING,
@@ -71,7 +71,7 @@ def compile_filter(filter: AnyFilter | None, tenant: str | None = None) -> Plan:
         return Plan(f"({filter})")
     if not isinstance(filter, Comparison | And | Or | Not):
         msg = (
-            "filter must be a tree of m3plugins.retrieval.filters (from_dict makes one of a dict) "
+            "filter must be a tree of m3plugins.indexing.filters (from_dict makes one of a dict) "
             f"or a Milvus expression, got {type(filter).__name__}"
         )
         raise TypeError(msg)
@@ -89,7 +89,7 @@ def pinned_values(filter: Filter, field: str) -> tuple[Scalar, ...] | None:
     """The only values of a field that can match; None if others can, too.
 
     Example:
-        >>> from m3plugins.retrieval.filters import and_, eq, gt
+        >>> from m3plugins.indexing.filters import and_, eq, gt
         >>> pinned_values(and_(eq("customer", "a"), gt("year", 2020)), "customer")
         ('a',)
     """

@@ -12,7 +12,7 @@ from typing_extensions import Self
 from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.passages import Passages
-from m3plugins.retrieval.identity import Identity as Index
+from m3plugins.indexing.identity import Identity as Index
 from m3plugins_milvus.blocks import block_row
 from m3plugins_milvus.collection import Collection
 from m3plugins_milvus.schema import FLAT, documents_schema

@@ -15,11 +15,11 @@ from m3plugins import Document, M3Encoder
 from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.encoding.passages import Passages
-from m3plugins.retrieval.document import Candidate
-from m3plugins.retrieval.index import AnyFilter, check_ids
-from m3plugins.retrieval.info import IndexInfo
-from m3plugins.retrieval.locking import shared_locks
-from m3plugins.retrieval.named_index import NamedIndex, check_bm25, opened_or_created
+from m3plugins.indexing.document import Candidate
+from m3plugins.indexing.index import AnyFilter, check_ids
+from m3plugins.indexing.info import IndexInfo
+from m3plugins.indexing.locking import shared_locks
+from m3plugins.indexing.named_index import NamedIndex, check_bm25, opened_or_created
 from m3plugins.scoring.heads import SIGNALS, HeadScores, Signal, check_query
 from m3plugins_milvus import checks, lifecycle, reading
 from m3plugins_milvus.address import is_server

@@ -47,5 +47,5 @@ def unknown_field(name: str, known: Iterable[str], metadata: str | None) -> Valu
     fix = f'metadata are spelt {metadata}["{name}"], or use' if metadata else "correct it, or use"
     return ValueError(
         f"a Milvus expression must name fields of the collection ({', '.join(known)}), got {name!r}, by which nothing "
-        f'would be found; {fix} a filter of m3plugins.retrieval.filters, such as eq("{name}", "…")'
+        f'would be found; {fix} a filter of m3plugins.indexing.filters, such as eq("{name}", "…")'
     )

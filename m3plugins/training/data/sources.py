@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from m3plugins.evaluation.dataset import DatasetError
-from m3plugins.retrieval.corpus import parse_object
+from m3plugins.indexing.corpus import parse_object
 from m3plugins.training.data.columns import Columns
 from m3plugins.training.data.examples import Example
 from m3plugins.training.data.findings import Findings

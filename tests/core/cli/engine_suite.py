@@ -14,8 +14,8 @@ import torch
 
 from m3plugins import HybridRetriever, HybridWeights, loaders
 from m3plugins.cli.app import run
+from m3plugins.indexing import IndexNotFoundError
 from m3plugins.reranking import CrossEncoderReranker
-from m3plugins.retrieval import IndexNotFoundError
 from tests.tiny import SENTENCES, save_checkpoint, save_cross_encoder
 
 M3 = Callable[..., int]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from m3plugins import HybridWeights
 from m3plugins.cli.conditions import parse_filter, parse_weights
 from m3plugins.cli.errors import CallError
+from m3plugins.indexing.filters import and_, eq, gt, gte, lt, lte, ne
 from m3plugins.retrieval import filters
-from m3plugins.retrieval.filters import and_, eq, gt, gte, lt, lte, ne
 
 OPERATORS = {"=": eq, "!=": ne, ">": gt, ">=": gte, "<": lt, "<=": lte}
 ORDERED = st.text(max_size=8) | st.integers() | st.floats(allow_nan=False, allow_infinity=False)

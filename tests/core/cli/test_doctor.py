@@ -11,7 +11,7 @@ import pytest
 from m3plugins.cli import doctor, versions
 from m3plugins.cli.app import run
 from m3plugins.cli.checks import Check
-from m3plugins.retrieval import registry
+from m3plugins.indexing import registry
 
 
 def checks(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, str]]:

@@ -15,7 +15,7 @@ from m3plugins import Document, loaders
 from m3plugins.cli import tables
 from m3plugins.cli.errors import CallError
 from m3plugins.cli.inputs import source
-from m3plugins.retrieval.corpus import Rejected
+from m3plugins.indexing.corpus import Rejected
 
 REUSED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 

@@ -20,8 +20,8 @@ from m3plugins.cli.inputs import source
 from m3plugins.cli.printing import complain, message, messages_alone, print_json, printable, say, show_traceback
 from m3plugins.cli.rendering import Found, show
 from m3plugins.cli.snippets import Snippet
-from m3plugins.retrieval.corpus import Rejected
-from m3plugins.retrieval.document import Document, Hit
+from m3plugins.indexing.corpus import Rejected
+from m3plugins.indexing.document import Document, Hit
 from m3plugins.scoring.heads import HeadScores
 
 HOSTILE = st.lists(

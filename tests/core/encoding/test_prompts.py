@@ -11,8 +11,8 @@ from m3plugins import M3Encoder, M3Output, ModelMismatchError
 from m3plugins.encoding import Passages
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.encoding.sentence_transformers import Prompts, save_prompts
+from m3plugins.indexing.identity import Identity
 from m3plugins.reranking import M3Reranker
-from m3plugins.retrieval.identity import Identity
 from tests.tiny import SENTENCES
 
 QUERY, DOCUMENT = "Find the fox: ", "passage: "

@@ -12,7 +12,7 @@ from transformers import EarlyStoppingCallback
 
 from m3plugins import M3Encoder
 from m3plugins.evaluation import Dataset, evaluate
-from m3plugins.retrieval.memory import InMemoryHybridIndex
+from m3plugins.indexing.in_memory import InMemoryHybridIndex
 from m3plugins.training import CheckpointError, M3Dataset, StoredScores
 from m3plugins.training.checkpoint import manifest
 from m3plugins.training.model.live_encoder import live_encoder

@@ -12,7 +12,7 @@ import numpy as np
 
 from m3plugins import Document, M3Encoder, M3Output
 from m3plugins.encoding import Passages
-from m3plugins.retrieval.passages import split
+from m3plugins.indexing.passages import split
 from tests.tiny import SENTENCES
 
 WORDS = " ".join(SENTENCES).split()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from m3plugins import Document
-from m3plugins.retrieval.document import Digest
+from m3plugins.indexing.document import Digest
 from m3plugins_elasticsearch.enricher.feed import Change
 from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import Layout

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from elasticsearch import BadRequestError, SerializationError
 
-from m3plugins.retrieval.document import Digest
+from m3plugins.indexing.document import Digest
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher.ranges import Range, within
 from m3plugins_elasticsearch.reading import Reader

@@ -10,10 +10,10 @@ from typing import Literal, overload
 
 from m3plugins import Document, HeadScores, M3Encoder, M3Output
 from m3plugins.encoding.output import HEADS, check_heads
-from m3plugins.retrieval.document import Candidate
-from m3plugins.retrieval.identity import Identity
-from m3plugins.retrieval.index import AnyFilter, IndexNotFoundError, check_ids
-from m3plugins.retrieval.named_index import WritableIndex
+from m3plugins.indexing.document import Candidate
+from m3plugins.indexing.identity import Identity
+from m3plugins.indexing.index import AnyFilter, IndexNotFoundError, check_ids
+from m3plugins.indexing.named_index import WritableIndex
 from m3plugins.scoring.heads import Signal
 from m3plugins_milvus.address import is_server
 from m3plugins_milvus.attached import reading

@@ -12,7 +12,7 @@ from m3plugins import M3Encoder
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.encoding.sentence_transformers import Prompts, save_prompts
 from m3plugins.evaluation import evaluate
-from m3plugins.retrieval.memory import InMemoryHybridIndex
+from m3plugins.indexing.in_memory import InMemoryHybridIndex
 from m3plugins.training import Drift, M3Dataset, M3Model
 from m3plugins.training.data.collator import Draws
 from m3plugins.training.data.sampling import Draw

@@ -15,9 +15,9 @@ from llama_index.vector_stores.m3plugins.filters import to_filter
 from llama_index.vector_stores.m3plugins.nodes import annotated, to_node
 
 from m3plugins import HybridRetriever, HybridWeights
+from m3plugins.indexing import Hit
+from m3plugins.indexing.index import AnyFilter
 from m3plugins.reranking import Reranker
-from m3plugins.retrieval import Hit
-from m3plugins.retrieval.index import AnyFilter
 
 
 class M3Retriever(BaseRetriever):
@@ -31,7 +31,7 @@ class M3Retriever(BaseRetriever):
         retriever: The retriever, which knows the index and how to rank.
         similarity_top_k: Most nodes to return.
         k: The same under the name of `HybridRetriever.search`; wins if both are given.
-        filters: LlamaIndex' metadata filters, neutral ones (`m3plugins.retrieval.filters`), or the engine's own.
+        filters: LlamaIndex' metadata filters, neutral ones (`m3plugins.indexing.filters`), or the engine's own.
         weights: Weights in place of the retriever's own.
         reranker: A reranker in place of the retriever's own; False for none.
         similarity_cutoff: Lowest score of a node to return.

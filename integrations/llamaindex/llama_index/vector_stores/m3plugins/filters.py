@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
+from m3plugins.indexing.filters import Filter, Scalar
 from m3plugins.retrieval import filters as neutral
-from m3plugins.retrieval.filters import Filter, Scalar
 
 _RANGES = {
     FilterOperator.GT: neutral.gt,
@@ -32,7 +32,7 @@ def to_filter(filters: MetadataFilters | Filter | None) -> Filter | None:
     if filters is None or isinstance(filters, Filter):
         return filters
     if not isinstance(filters, MetadataFilters):
-        msg = f"filters must be MetadataFilters (or of m3plugins.retrieval.filters), got {type(filters).__name__}"
+        msg = f"filters must be MetadataFilters (or of m3plugins.indexing.filters), got {type(filters).__name__}"
         raise TypeError(msg)
     return _join(filters) if filters.filters else None
 

@@ -20,7 +20,7 @@ from llama_index.vector_stores.m3plugins.queries import search
 from llama_index.vector_stores.m3plugins.store_embedding import StoreEmbedding
 
 from m3plugins import HybridRetriever
-from m3plugins.retrieval import FailedDocument, HybridIndex
+from m3plugins.indexing import FailedDocument, HybridIndex
 from m3plugins.retrieval import filters as neutral
 
 if TYPE_CHECKING:

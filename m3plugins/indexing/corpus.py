@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from m3plugins.retrieval.document import Document
+from m3plugins.indexing.document import Document
 
 _SHAPE = '{"_id": "…", "text": "…"}'
 

@@ -14,9 +14,9 @@ from typing_extensions import Self
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.forking import ForkError
 from m3plugins.encoding.output import M3Output
-from m3plugins.retrieval.document import Document
-from m3plugins.retrieval.identity import Identity
-from m3plugins.retrieval.index import (
+from m3plugins.indexing.document import Document
+from m3plugins.indexing.identity import Identity
+from m3plugins.indexing.index import (
     Ack,
     AnyFilter,
     HybridIndex,
@@ -26,13 +26,13 @@ from m3plugins.retrieval.index import (
     check_ids,
     check_one_of,
 )
-from m3plugins.retrieval.info import IndexInfo
-from m3plugins.retrieval.ingest import ingest
-from m3plugins.retrieval.passages import check_not_embedded, ingest_passages, remove_documents
-from m3plugins.retrieval.reembedding import ReembedReport, reembed
-from m3plugins.retrieval.updating import update_metadata
-from m3plugins.retrieval.verifying import check_documents
-from m3plugins.retrieval.writing import Writer
+from m3plugins.indexing.info import IndexInfo
+from m3plugins.indexing.metadata import update_metadata
+from m3plugins.indexing.passages import check_not_embedded, ingest_passages, remove_documents
+from m3plugins.indexing.reembed import ReembedReport, reembed
+from m3plugins.indexing.upsert import ingest
+from m3plugins.indexing.verifying import check_documents
+from m3plugins.indexing.writing import Writer
 
 Index = TypeVar("Index", bound=HybridIndex)
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import M3Output
-from m3plugins.retrieval.document import Digest, Document
-from m3plugins.retrieval.index import FailedDocument, UpsertReport
-from m3plugins.retrieval.writing import Batch, Failures, Writer
+from m3plugins.indexing.document import Digest, Document
+from m3plugins.indexing.index import FailedDocument, UpsertReport
+from m3plugins.indexing.writing import Batch, Failures, Writer
 
 WINDOW = 256
 """Documents whose digests are compared, and that are then encoded together (sorted by length)."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from m3plugins.encoding.output import M3Output
-from m3plugins.retrieval.document import Digest, Document
-from m3plugins.retrieval.index import FailedDocument
+from m3plugins.indexing.document import Digest, Document
+from m3plugins.indexing.index import FailedDocument
 
 REPLACED = "it was replaced or deleted meanwhile; index it again"
 """Why new metadata could not be stored."""

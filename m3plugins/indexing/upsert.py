@@ -9,10 +9,10 @@ import numpy as np
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import M3Output
-from m3plugins.retrieval.document import Document, detached
-from m3plugins.retrieval.index import Ack, FailedDocument, UpsertReport
-from m3plugins.retrieval.streaming import Pending, Stream
-from m3plugins.retrieval.writing import Writer
+from m3plugins.indexing.document import Document, detached
+from m3plugins.indexing.index import Ack, FailedDocument, UpsertReport
+from m3plugins.indexing.streaming import Pending, Stream
+from m3plugins.indexing.writing import Writer
 
 _UNIT_ERROR = 1e-3
 """How far the square of a unit vector's length may be from 1, as Elasticsearch has it."""

@@ -10,9 +10,9 @@ import pytest
 
 from m3plugins import Document, HybridIndex, M3Encoder, M3Output, ModelMismatchError
 from m3plugins.encoding import Passages
-from m3plugins.retrieval import copying
-from m3plugins.retrieval.copying import copy
-from tests.core.retrieval.races_suite import Interruption
+from m3plugins.indexing import copy as copying
+from m3plugins.indexing.copy import copy
+from tests.core.indexing.races_suite import Interruption
 from tests.tiny import SENTENCES, save_checkpoint
 
 Make = Callable[..., HybridIndex]

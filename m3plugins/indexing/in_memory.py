@@ -17,13 +17,13 @@ from m3plugins.encoding.forking import held_over_fork
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.encoding.passages import Passages
-from m3plugins.retrieval.document import Candidate, Digest, Document, detached
-from m3plugins.retrieval.filters import And, Comparison, Not, Or, matches
-from m3plugins.retrieval.identity import Identity
-from m3plugins.retrieval.index import AnyFilter, FailedDocument, check_ids
-from m3plugins.retrieval.locking import DocumentLocks
-from m3plugins.retrieval.named_index import WritableIndex
-from m3plugins.retrieval.writing import REPLACED, Batch, Writer, is_current
+from m3plugins.indexing.document import Candidate, Digest, Document, detached
+from m3plugins.indexing.filters import And, Comparison, Not, Or, matches
+from m3plugins.indexing.identity import Identity
+from m3plugins.indexing.index import AnyFilter, FailedDocument, check_ids
+from m3plugins.indexing.locking import DocumentLocks
+from m3plugins.indexing.named_index import WritableIndex
+from m3plugins.indexing.writing import REPLACED, Batch, Writer, is_current
 from m3plugins.scoring.dense import dense_scores
 from m3plugins.scoring.heads import HeadScores, Signal, check_query, head_scores
 from m3plugins.scoring.multi_vector import mean_of_maxima
@@ -288,7 +288,7 @@ class _Store:
         if filter is None:
             return list(self.items)
         if not isinstance(filter, Comparison | And | Or | Not):
-            msg = f"the in-memory index takes filters of m3plugins.retrieval.filters, got {type(filter).__name__}"
+            msg = f"the in-memory index takes filters of m3plugins.indexing.filters, got {type(filter).__name__}"
             raise TypeError(msg)
         return [i for i, item in self.items.items() if matches(filter, item.document.metadata)]
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from m3plugins.retrieval import registry
+from m3plugins.indexing import registry
 
 
 class TinyEngine:

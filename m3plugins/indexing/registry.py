@@ -12,8 +12,8 @@ from typing import Protocol, cast
 from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.passages import Passages
-from m3plugins.retrieval.info import IndexInfo
-from m3plugins.retrieval.named_index import NamedIndex
+from m3plugins.indexing.info import IndexInfo
+from m3plugins.indexing.named_index import NamedIndex
 
 GROUP = "m3plugins.engines"
 

@@ -13,13 +13,13 @@ from typing_extensions import Self
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import HEADS, M3Output
 from m3plugins.encoding.passages import Passages
-from m3plugins.retrieval.document import Candidate, Document
-from m3plugins.retrieval.filters import Filter
+from m3plugins.indexing.document import Candidate, Document
+from m3plugins.indexing.filters import Filter
 from m3plugins.scoring.heads import HeadScores, Signal
 
 if TYPE_CHECKING:
-    from m3plugins.retrieval.identity import Identity
-    from m3plugins.retrieval.writing import Writer
+    from m3plugins.indexing.identity import Identity
+    from m3plugins.indexing.writing import Writer
 
 Ack = Callable[[list[str]], None]
 """Called with the ids of documents that are now stored, once each batch is."""
@@ -140,7 +140,7 @@ class HybridIndex(Protocol):
     """Documents with their three representations, in some engine.
 
     Engines derive from it, which gives them the async twins. Those whose indexes have names register a class
-    that is an `m3plugins.retrieval.registry.Engine`, too: it makes, opens, lists, describes and drops them. All
+    that is an `m3plugins.indexing.registry.Engine`, too: it makes, opens, lists, describes and drops them. All
     methods are safe to call from several threads: of two that write one document at the same time, one is later, and
     what it wrote is there as a whole. What is read is the caller's own: changing it changes no index.
 

@@ -15,12 +15,12 @@ from typing import overload
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.passages import Passages
 from m3plugins.encoding.text import is_blank
-from m3plugins.retrieval.document import Digest, Document, detached
-from m3plugins.retrieval.index import Ack, FailedDocument, UpsertReport
-from m3plugins.retrieval.ingest import checked
-from m3plugins.retrieval.locking import TURNS, pause
-from m3plugins.retrieval.streaming import Pending, Stream, fault, windows
-from m3plugins.retrieval.writing import REPLACED, Writer
+from m3plugins.indexing.document import Digest, Document, detached
+from m3plugins.indexing.index import Ack, FailedDocument, UpsertReport
+from m3plugins.indexing.locking import TURNS, pause
+from m3plugins.indexing.streaming import Pending, Stream, fault, windows
+from m3plugins.indexing.upsert import checked
+from m3plugins.indexing.writing import REPLACED, Writer
 
 CONTENDED = "another process keeps writing the same document; index it again"
 

@@ -9,8 +9,8 @@ import pytest
 
 from m3plugins import Document, HybridIndex, InMemoryHybridIndex, M3Encoder
 from m3plugins.encoding import Passages
-from m3plugins.retrieval.copying import copy
-from tests.core.retrieval.copying_suite import CopyingSuite, Make
+from m3plugins.indexing.copy import copy
+from tests.core.indexing.copying_suite import CopyingSuite, Make
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import pytest
 
 from m3plugins import InMemoryHybridIndex
-from tests.core.retrieval.bad_input_suite import BadInputSuite
-from tests.core.retrieval.index_suite import IndexSuite
-from tests.core.retrieval.races_suite import RacesSuite
+from tests.core.indexing.bad_input_suite import BadInputSuite
+from tests.core.indexing.index_suite import IndexSuite
+from tests.core.indexing.races_suite import RacesSuite
+from tests.core.indexing.verbs_suite import VerbsSuite
 from tests.core.retrieval.ranking_suite import CandidatesSuite
-from tests.core.retrieval.verbs_suite import VerbsSuite
 from tests.tiny import random_documents
 
 

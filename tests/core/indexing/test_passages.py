@@ -4,9 +4,10 @@ import pytest
 
 from m3plugins import Document, HybridRetriever, HybridWeights, InMemoryHybridIndex
 from m3plugins.encoding import Passages
+from m3plugins.indexing import Heading
+from m3plugins.indexing import in_memory as memory
+from m3plugins.indexing.passages import split
 from m3plugins.reranking import M3Reranker
-from m3plugins.retrieval import Heading, memory
-from m3plugins.retrieval.passages import split
 from tests.tiny import SENTENCES
 
 LONG = " ".join(SENTENCES[:4])

@@ -8,11 +8,11 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from m3plugins.retrieval.document import Digest, Document, copied
-from m3plugins.retrieval.index import Ack, FailedDocument, UpsertReport
-from m3plugins.retrieval.locking import TURNS, pause
-from m3plugins.retrieval.streaming import WINDOW
-from m3plugins.retrieval.writing import REPLACED, Writer
+from m3plugins.indexing.document import Digest, Document, copied
+from m3plugins.indexing.index import Ack, FailedDocument, UpsertReport
+from m3plugins.indexing.locking import TURNS, pause
+from m3plugins.indexing.streaming import WINDOW
+from m3plugins.indexing.writing import REPLACED, Writer
 
 UNKNOWN = "there is no document of this id; index it first"
 BUSY = (

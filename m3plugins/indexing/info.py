@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from m3plugins.encoding.passages import Passages
-from m3plugins.retrieval.identity import Identity
+from m3plugins.indexing.identity import Identity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.output import M3Output
-from m3plugins.retrieval.document import Digest, Document
-from m3plugins.retrieval.index import Ack, BrokenDocumentsError, FailedDocument, HybridIndex, UpsertReport
-from m3plugins.retrieval.ingest import check_embedding
-from m3plugins.retrieval.locking import TURNS, pause
-from m3plugins.retrieval.passages import CONTENDED
-from m3plugins.retrieval.verifying import check_documents
-from m3plugins.retrieval.writing import Batch
+from m3plugins.indexing.document import Digest, Document
+from m3plugins.indexing.index import Ack, BrokenDocumentsError, FailedDocument, HybridIndex, UpsertReport
+from m3plugins.indexing.locking import TURNS, pause
+from m3plugins.indexing.passages import CONTENDED
+from m3plugins.indexing.upsert import check_embedding
+from m3plugins.indexing.verifying import check_documents
+from m3plugins.indexing.writing import Batch
 
 DOCUMENTS_PER_BATCH = 64
 BYTES_PER_BATCH = 1 << 24

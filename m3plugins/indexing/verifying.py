@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 
-from m3plugins.retrieval.index import HybridIndex, ModelMismatchError
+from m3plugins.indexing.index import HybridIndex, ModelMismatchError
 
 SAMPLE = 64
 COMPARED = 8

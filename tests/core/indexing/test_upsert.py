@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from m3plugins import Document, HybridIndex, InMemoryHybridIndex, M3Encoder, M3Output
 from m3plugins.compression import get_codec
-from m3plugins.retrieval import FailedDocument, UpsertError, filters, ingest, memory, streaming
-from m3plugins.retrieval.ingest import check_embedding
+from m3plugins.indexing import FailedDocument, UpsertError, streaming
+from m3plugins.indexing import in_memory as memory
+from m3plugins.indexing import upsert as ingest
+from m3plugins.indexing.upsert import check_embedding
+from m3plugins.retrieval import filters
 from tests.tiny import SENTENCES
 
 DOCUMENTS = [Document(id=f"d{i}", text=text, metadata={"i": i}) for i, text in enumerate(SENTENCES)]

@@ -9,9 +9,9 @@ import pytest
 
 from m3plugins import Document, HybridIndex, HybridRetriever, M3Encoder, ModelMismatchError
 from m3plugins.encoding import HEADS, Passages
-from m3plugins.retrieval import IndexNotFoundError
-from m3plugins.retrieval.reembedding import ReembedError
-from m3plugins.retrieval.writing import Batch
+from m3plugins.indexing import IndexNotFoundError
+from m3plugins.indexing.reembed import ReembedError
+from m3plugins.indexing.writing import Batch
 from tests.tiny import SENTENCES, random_documents, save_checkpoint
 
 COUNT = 40

@@ -10,10 +10,10 @@ from itertools import islice
 from m3plugins.compression import get_codec
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import M3Output
-from m3plugins.retrieval.document import Document
-from m3plugins.retrieval.index import Ack, FailedDocument, HybridIndex
-from m3plugins.retrieval.ingest import ingest
-from m3plugins.retrieval.writing import Writer
+from m3plugins.indexing.document import Document
+from m3plugins.indexing.index import Ack, FailedDocument, HybridIndex
+from m3plugins.indexing.upsert import ingest
+from m3plugins.indexing.writing import Writer
 from m3plugins.scoring.heads import HeadScores, head_scores
 
 PASSES = 5

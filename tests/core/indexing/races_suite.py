@@ -11,8 +11,9 @@ import pytest
 
 from m3plugins import Document, HybridIndex
 from m3plugins.encoding import Passages
-from m3plugins.retrieval import filters, locking
-from m3plugins.retrieval.writing import Batch
+from m3plugins.indexing import locking
+from m3plugins.indexing.writing import Batch
+from m3plugins.retrieval import filters
 from tests.tiny import SENTENCES
 
 CUT = Passages(size=40, overlap=8)

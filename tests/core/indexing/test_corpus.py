@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from m3plugins import Document
-from m3plugins.retrieval.corpus import Rejected, document_of, read_corpus
+from m3plugins.indexing.corpus import Rejected, document_of, read_corpus
 
 
 def read(tmp_path: Path, *lines: bytes) -> list[Document | Rejected]:

@@ -17,8 +17,8 @@ import torch
 from m3plugins import Document, HybridRetriever, M3Encoder, ModelMismatchError
 from m3plugins.encoding import Passages
 from m3plugins.encoding.forking import ForkError
-from m3plugins.retrieval import IndexExistsError, IndexNotFoundError
-from m3plugins.retrieval.named_index import NamedIndex
+from m3plugins.indexing import IndexExistsError, IndexNotFoundError
+from m3plugins.indexing.named_index import NamedIndex
 from tests.core.encoding.forks import in_child
 from tests.tiny import SENTENCES, random_documents, save_checkpoint
 
