@@ -103,7 +103,7 @@ def _written(edit: Edit, suffix: str, data: bytes) -> bytes:
         return edit.splice(data)
     try:
         tree = FORMATS[suffix].read(data)
-    except (ValueError, csv.Error):
+    except (ValueError, RecursionError, csv.Error):
         return data  # an edit before has broken it
     if edit.action != "fill":
         return FORMATS[suffix].write(edit.tree(tree), data)

@@ -106,8 +106,8 @@ class TextTokenizer:
         self._backend = type(backend).from_str(backend.to_str())
         if layout.prompt and len(self._backend.encode(layout.prompt, add_special_tokens=False)) >= layout.text_tokens:
             msg = (
-                f"a prompt must leave room for the text, {layout.prompt!r} fills the {layout.text_tokens} tokens that "
-                f"a maximum length of {layout.max_length} has; shorten it or raise the maximum length"
+                f"a prompt must leave room for the text, {layout.prompt!r:.80} fills the {layout.text_tokens} tokens "
+                f"that a maximum length of {layout.max_length} has; shorten it or raise the maximum length"
             )
             raise ValueError(msg)
         self._backend.enable_truncation(layout.text_tokens + 2)

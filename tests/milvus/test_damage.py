@@ -16,7 +16,7 @@ from m3plugins import M3Encoder
 from m3plugins.cli.app import run
 from m3plugins.cli.checks import Check
 from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError, damage
-from m3plugins_milvus.folder import Folder
+from m3plugins_milvus.folder import Folder, aliases_file
 from m3plugins_milvus.record import Record
 from tests.milvus import damaging
 from tests.milvus.conftest import Create
@@ -112,6 +112,15 @@ def test_a_damaged_index_is_refused_by_every_verb_and_no_file_changes(
     with pytest.raises(MilvusIndexError, match=file.name):
         MilvusHybridIndex.drop_index("docs", uri=uri)
     assert content(uri / "collections") == before
+
+
+@pytest.mark.parametrize("kind", ["schema", "manifest", "aliases"])
+def test_json_that_nests_deeper_than_python_reads_is_damage(uri: Path, kind: str) -> None:
+    folder = Folder.of(uri, "", "docs")
+    file = {"schema": folder.schema, "manifest": folder.manifest, "aliases": aliases_file(uri, "")}[kind]
+    file.write_text("[" * 100_000)
+    found = [*damage.find_in_index(*pair(uri)), *damage.damaged_aliases(uri)]
+    assert {(one.file.name, one.fault) for one in found} >= {(file.name, "is damaged")}
 
 
 @pytest.mark.parametrize("kind", ["search index", "record", "previous manifest"])

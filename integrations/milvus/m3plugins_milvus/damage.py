@@ -210,7 +210,7 @@ def _json_fault(file: Path, parse: Callable[[bytes], object]) -> str:
         return "is empty"
     try:
         parse(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "is damaged"
     return ""
 

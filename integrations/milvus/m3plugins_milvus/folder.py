@@ -123,7 +123,7 @@ class Manifest:
             ]
             if not isinstance(content["index_specs"], dict):
                 raise TypeError
-        except (KeyError, TypeError, AttributeError, ValueError) as err:
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as err:
             msg = "is not a manifest of Milvus Lite"
             raise ValueError(msg) from err
         return cls(version, log or 0, tuple(files), content)

@@ -106,7 +106,8 @@ def torch_device(name: str) -> torch.device:
     Raises:
         ForkError: If this process cannot use CUDA, since its parent did.
     """
-    if torch.cuda._is_in_bad_fork() and not name.startswith("cpu"):
+    # The parent may only have asked for devices, where there are none: counting them in here is safe, by the driver.
+    if torch.cuda._is_in_bad_fork() and torch.cuda.device_count() and not name.startswith("cpu"):
         raise ForkError(ON_ACCELERATOR)
     if name != "auto":
         return torch.device(name)

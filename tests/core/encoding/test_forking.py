@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from m3plugins import Document, HybridRetriever, InMemoryHybridIndex, M3Encoder, M3Output
 from m3plugins.encoding import shared_encoder
+from m3plugins.encoding.backends.torch import torch_device
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.encoding.forking import ForkError
 from m3plugins.encoding.loaded import LoadedModel
@@ -116,6 +117,17 @@ def test_a_model_on_an_accelerator_is_refused_in_a_fork_with_the_way_out(checkpo
     with pytest.raises(ForkError, match='"spawn", or load the model after the fork'):
         in_child(lambda: encoder.encode_queries(["fox"]))
     assert len(encoder.encode_queries(["fox"])) == 1
+
+
+@pytest.mark.parametrize("devices", [0, 1])
+def test_a_fork_of_a_process_that_asked_for_accelerators_uses_the_cpu_if_there_are_none(monkeypatch, devices: int):
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    if devices:
+        with pytest.raises(ForkError, match="load the model after the fork"):
+            torch_device("auto")
+    else:
+        assert torch_device("auto") == torch.device("cpu")
 
 
 def test_an_index_in_memory_is_searched_after_a_fork_and_found_whole_while_a_thread_writes(loaded: M3Encoder):
