@@ -31,6 +31,7 @@ EMBEDDINGS = {
     "no token count": ({"token_count": None}, "it has no token_count"),
     "half a token": ({"token_vectors": packed(("u1", [1] * 63))}, "take 64 bytes each, got 63 bytes"),
     "another codec": ({"token_vectors": packed(("u1", [1] * 8))}, "take 64 bytes each, got 8 bytes"),
+    "no vector": ({"token_vectors": ""}, "token_vectors must hold at least one vector"),
     "NaN": ({"token_vectors": halves(np.nan)}, "must be finite"),
     "infinity": ({"token_vectors": halves(1, -np.inf)}, "must be finite"),
     "two values": ({"token_vectors": [halves(0.1), halves(0.2)]}, "token_vectors must have one value, got 2"),

@@ -164,7 +164,10 @@ def token_bytes(row: Fields) -> bytes:
     Raises:
         ValueError: If there are none.
     """
-    return pybase64.b64decode(value(row, "token_vectors"), validate=True)
+    if data := pybase64.b64decode(value(row, "token_vectors"), validate=True):
+        return data
+    msg = "token_vectors must hold at least one vector, got none"
+    raise ValueError(msg)
 
 
 def stored_again(row: Fields) -> dict[str, Any]:
