@@ -49,8 +49,7 @@ class Checkpointer:
     def save_model(self, folder: Path) -> None:
         """Writes the model as a standard M3 checkpoint, all of its files or none."""
         if self.args.should_save:
-            with folders.staged(folder) as building:
-                self.model.save(building)
+            self.model.save(folder)
 
     @contextmanager
     def sealed(self, folder: Path) -> Iterator[None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,6 +21,7 @@ from m3plugins.training.loss.representations import Representations, TokenVector
 from m3plugins.training.model import adapters
 from m3plugins.training.model.shared_embedding import SharedEmbedding
 from m3plugins.training.model.state_cache import StateCache
+from m3plugins.training.staging import staged
 
 _COPIED = (
     *("tokenizer*", "sentencepiece.bpe.model", "special_tokens_map.json", "vocab.txt"),
@@ -100,30 +100,27 @@ class M3Model(nn.Module):
             self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
 
     def save(self, folder: Path) -> None:
-        """Writes a standard M3 checkpoint folder, adapters merged."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Writes a standard M3 checkpoint folder, adapters merged; all of its files or none.
+
+        The weights may be mapped from a file of that folder: it is replaced, never written into.
+        """
         state = {name: tensor.detach().contiguous() for name, tensor in adapters.merged_state(self.encoder).items()}
-        with tempfile.TemporaryDirectory(dir=folder) as fresh, quiet():
-            self.encoder.save_pretrained(fresh, state_dict=state)
-            saved = {file.name: file for file in Path(fresh).iterdir()}
-            for (
-                name,
-                file,
-            ) in saved.items():  # a file that these weights are mapped from is left as it is, and renamed over
-                file.replace(folder / name)
-        for weights in folder.glob("model*.safetensors*"):
-            if weights.name not in saved:  # shards of another size
-                weights.unlink()
-        save_head(folder, SPARSE_HEAD, self.sparse_linear.state_dict())
-        save_head(folder, MULTI_VECTOR_HEAD, self.colbert_linear.state_dict())
-        for pattern in _COPIED:
-            for source in self.checkpoint.folder.glob(pattern):
-                target = folder / source.relative_to(self.checkpoint.folder)
-                target.parent.mkdir(exist_ok=True)
-                if not (target.exists() and target.samefile(source)):
+        with staged(folder) as building:
+            with quiet():
+                self.encoder.save_pretrained(building, state_dict=state)
+            weights = {file.name for file in building.glob("model*.safetensors*")}
+            save_head(building, SPARSE_HEAD, self.sparse_linear.state_dict())
+            save_head(building, MULTI_VECTOR_HEAD, self.colbert_linear.state_dict())
+            for pattern in _COPIED:
+                for source in self.checkpoint.folder.glob(pattern):
+                    target = building / source.relative_to(self.checkpoint.folder)
+                    target.parent.mkdir(exist_ok=True)
                     shutil.copyfile(source, target)
-        if self.prompts != self.checkpoint.prompts:
-            save_prompts(folder, self.prompts)
+            if self.prompts != self.checkpoint.prompts:
+                save_prompts(building, self.prompts)
+        for other in folder.glob("model*.safetensors*"):
+            if other.name not in weights:  # shards of what was there before
+                other.unlink()
 
     @property
     def dropout(self) -> float:
