@@ -140,14 +140,16 @@ class HybridRetriever:
             ValueError: If `k` or `per_parent` is not positive, `offset` is negative, or a page is beyond
                 what is reranked.
         """
-        options: SearchOptions = {
-            "filter": filter,
-            "weights": weights,
-            "min_score": min_score,
-            "offset": offset,
-            "per_parent": per_parent,
-        }
-        return self._search_many([_check_query("query", query)], self._checked(k, options))[0]
+        found = self.search_many(
+            [_check_query("query", query)],
+            k,
+            filter=filter,
+            weights=weights,
+            min_score=min_score,
+            offset=offset,
+            per_parent=per_parent,
+        )
+        return found[0]
 
     def search_many(self, queries: Iterable[str], k: int = 10, **options: Unpack[SearchOptions]) -> list[list[Hit]]:
         """`search` for several queries, encoded together."""
