@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from elastic_transport import ObjectApiResponse
 from elasticsearch import ApiError
@@ -29,6 +29,8 @@ from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.layout import Layout
 from m3plugins_elasticsearch.ordered_map import ordered_map
 from m3plugins_elasticsearch.rows import Fields, to_output, token_bytes
+
+Read = TypeVar("Read")
 
 DOCUMENTS_PER_PAGE = 100
 DOCUMENTS_PER_GET = 25
@@ -204,17 +206,7 @@ class Reader:
         Raises:
             LostEmbeddingsError: At the end, if some cannot be read.
         """
-        broken: list[FailedDocument] = []
-        for hits in self.matching(plan, source=True):
-            for hit in hits:
-                try:
-                    document = self._document(hit.id, hit.source)
-                except LostEmbeddingsError as err:
-                    broken += err.failed
-                else:
-                    yield document
-        if broken:
-            raise LostEmbeddingsError(broken)
+        return _each(self.matching(plan, source=True), lambda hit: self._document(hit.id, hit.source))
 
     def scan_embeddings(self, plan: Plan) -> Iterator[tuple[Document, M3Output]]:
         """Every document that matches and has embeddings, of the text that it has now, with these.
@@ -223,22 +215,16 @@ class Reader:
             LostEmbeddingsError: At the end, if a document of ours has lost some.
         """
         fields = [*_COUNTS, *_FIELDS.values(), *(["revision"] if self.layout.prefix else [])]
-        broken: list[FailedDocument] = []
-        for hits in self.matching(plan, fields, source=True, page=EMBEDDINGS_PER_READ):
-            for hit in hits:
-                try:
-                    if not self._is_whole(hit.id, hit.fields, fields):
-                        continue  # not enriched yet
-                    document = self._document(hit.id, hit.source)
-                    if self.layout.prefix and hit.fields["revision"] != [document.digest().content]:
-                        continue
-                    output = self._output(hit.id, hit.fields, HEADS)
-                except LostEmbeddingsError as err:
-                    broken += err.failed
-                else:
-                    yield document, output
-        if broken:
-            raise LostEmbeddingsError(broken)
+
+        def read(hit: Hit) -> tuple[Document, M3Output] | None:
+            if not self._is_whole(hit.id, hit.fields, fields):
+                return None  # not enriched yet
+            document = self._document(hit.id, hit.source)
+            if self.layout.prefix and hit.fields["revision"] != [document.digest().content]:
+                return None
+            return document, self._output(hit.id, hit.fields, HEADS)
+
+        return _each(self.matching(plan, fields, source=True, page=EMBEDDINGS_PER_READ), read)
 
     def embeddings(self, ids: Sequence[str], heads: Sequence[Head]) -> dict[str, M3Output]:
         """The stored embeddings, in the order of `ids`; what has none is left out, or has others not visible yet."""
@@ -444,3 +430,23 @@ class Reader:
 
 def _one(item: object) -> int:
     return 1
+
+
+def _each(pages: Iterable[Iterable[Hit]], read: Callable[[Hit], Read | None]) -> Iterator[Read]:
+    """What is read of each hit that gives something; those that cannot be read are an error at the end.
+
+    Raises:
+        LostEmbeddingsError: If there are any.
+    """
+    broken: list[FailedDocument] = []
+    for hits in pages:
+        for hit in hits:
+            try:
+                found = read(hit)
+            except LostEmbeddingsError as err:
+                broken += err.failed
+            else:
+                if found is not None:
+                    yield found
+    if broken:
+        raise LostEmbeddingsError(broken)
