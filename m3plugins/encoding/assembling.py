@@ -14,8 +14,8 @@ from m3plugins.encoding.ragged import ragged_offsets, ragged_take
 from m3plugins.encoding.sparse import SparseEmbeddings
 from m3plugins.encoding.tokenizing import TokenizedText
 
-_TOLERANCE = 1e-3
-"""How far the square of a unit vector's length may be from 1."""
+UNIT_ERROR = 1e-3
+"""How far the square of a unit vector's length may be from 1, as Elasticsearch has it."""
 
 
 class Assembly:
@@ -87,7 +87,7 @@ def check_embeddings(output: BatchOutput, model: str) -> None:
             continue
         if not np.isfinite(values).all():
             wrong = "NaN or infinity"
-        elif head != "sparse" and not (np.abs(values - 1) <= _TOLERANCE).all():
+        elif head != "sparse" and not (np.abs(values - 1) <= UNIT_ERROR).all():
             wrong = "a vector that is not of unit length"
         else:
             continue

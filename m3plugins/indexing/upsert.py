@@ -7,15 +7,13 @@ from itertools import zip_longest
 
 import numpy as np
 
+from m3plugins.encoding.assembling import UNIT_ERROR
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import M3Output
 from m3plugins.indexing.document import Document, detached
 from m3plugins.indexing.index import Ack, FailedDocument, UpsertReport
 from m3plugins.indexing.streaming import Pending, Stream
 from m3plugins.indexing.writing import Writer
-
-_UNIT_ERROR = 1e-3
-"""How far the square of a unit vector's length may be from 1, as Elasticsearch has it."""
 
 
 def ingest(
@@ -73,7 +71,7 @@ def check_embedding(embedding: M3Output, encoder: M3Encoder) -> None:
         msg = "the multi_vector embedding must hold at least one token vector, got none"
         raise ValueError(msg)
     length = float(np.linalg.norm(embedding.dense.astype(np.float64)))
-    if _UNIT_ERROR < abs(length * length - 1) < np.inf:
+    if UNIT_ERROR < abs(length * length - 1) < np.inf:
         msg = f"dense embeddings must be of unit length, got {length:.4g}; normalise them"
         raise ValueError(msg)
 

@@ -172,8 +172,9 @@ def load_pretrained(auto: type[Any], folder: Path) -> tuple[PreTrainedModel, Map
             cannot make that model.
     """
     local = {"trust_remote_code": False, "local_files_only": True}
-    Checkpoint(folder).check_sizes()
-    if str(kind := Checkpoint(folder).config.get("model_type")) not in CONFIG_MAPPING:
+    checkpoint = Checkpoint(folder)
+    checkpoint.check_sizes()
+    if str(kind := checkpoint.config.get("model_type")) not in CONFIG_MAPPING:
         msg = (
             f"{folder / 'config.json'} must have a model_type that transformers {__version__} knows, got "
             f"{str(kind)[:80]!r}; a checkpoint's own code is never run: use a model of transformers, or a newer version"
@@ -183,7 +184,7 @@ def load_pretrained(auto: type[Any], folder: Path) -> tuple[PreTrainedModel, Map
         config = AutoConfig.from_pretrained(folder, **local)  # read apart, it overrides no argument
         with torch.device("meta"):  # shapes, without memory
             described = auto.from_config(deepcopy(config), trust_remote_code=False, attn_implementation=_ATTENTION[1])
-    check_parameters(described.num_parameters(), Checkpoint(folder).weight_files(), folder / "config.json")
+    check_parameters(described.num_parameters(), checkpoint.weight_files(), folder / "config.json")
     options: dict[str, Any] = {
         **local,
         "config": config,
