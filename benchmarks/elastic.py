@@ -31,7 +31,7 @@ from benchmarks.embeddings import DIM, VOCABULARY, Corpus
 from benchmarks.fixtures import running, save_checkpoint
 from m3plugins import Document, HybridRetriever, M3Encoder, M3Output
 from m3plugins.compression import CODECS
-from m3plugins.indexing.writing import Batch
+from m3plugins.indexing.writer import Batch
 from m3plugins_elasticsearch import ElasticsearchHybridIndex
 from m3plugins_elasticsearch.bulk import AT_ONCE, CHUNK_BYTES
 from m3plugins_elasticsearch.rows import our_fields, own_fields

@@ -25,7 +25,7 @@ from benchmarks.fixtures import save_checkpoint
 from benchmarks.texts import mixed_texts
 from m3plugins import Document, M3Encoder, M3Output
 from m3plugins.compression import get_codec
-from m3plugins.indexing.writing import Batch
+from m3plugins.indexing.writer import Batch
 from m3plugins_milvus import MilvusHybridIndex
 from m3plugins_milvus.blocks import BlockKeys, block_rows
 from m3plugins_milvus.identity import Identity

@@ -39,7 +39,7 @@ def bare(encoder: M3Encoder, count: int, folder: str) -> None:
     from pymilvus import MilvusClient
 
     from m3plugins.compression import get_codec
-    from m3plugins.indexing.writing import Batch
+    from m3plugins.indexing.writer import Batch
     from m3plugins_milvus import MilvusHybridIndex
     from m3plugins_milvus.blocks import BlockKeys, block_rows
     from m3plugins_milvus.rows import to_row

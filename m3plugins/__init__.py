@@ -2,8 +2,8 @@
 
 from m3plugins.encoding import M3Encoder, M3Output, MultiVectorEmbeddings, SparseEmbeddings
 from m3plugins.fusion import HybridWeights
-from m3plugins.indexing import Document, Hit, HybridIndex, InMemoryHybridIndex, ModelMismatchError, filters
-from m3plugins.retrieval import HybridRetriever
+from m3plugins.indexing import Document, HybridIndex, InMemoryHybridIndex, ModelMismatchError, filters
+from m3plugins.retrieval import Hit, HybridRetriever
 from m3plugins.scoring import HeadScores
 
 __version__ = "0.1.0"

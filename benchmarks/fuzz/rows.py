@@ -28,7 +28,7 @@ from benchmarks.fuzz.failures import failure, refused, require, site
 from benchmarks.fuzz.stored import Refused, Stored, edited, engines
 from langchain_m3plugins import M3Retriever as LangChainRetriever
 from m3plugins import Document, HybridIndex, HybridRetriever, M3Encoder, M3Output
-from m3plugins.indexing.index import FailedDocument
+from m3plugins.indexing.report import FailedDocument
 from m3plugins_elasticsearch import ElasticsearchIndexError
 from m3plugins_milvus import MilvusIndexError
 

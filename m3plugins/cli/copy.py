@@ -30,7 +30,7 @@ from m3plugins.cli.printing import print_json, say
 from m3plugins.cli.progress import progress
 from m3plugins.indexing.copy import copy as copy_index
 from m3plugins.indexing.corpus import Rejected
-from m3plugins.indexing.index import IndexNotFoundError
+from m3plugins.indexing.errors import IndexNotFoundError
 from m3plugins.indexing.named_index import NamedIndex
 from m3plugins.indexing.registry import Engine
 

@@ -23,8 +23,8 @@ from m3plugins.cli.options import (
     opened,
 )
 from m3plugins.cli.printing import complain, message, print_json, say
+from m3plugins.indexing.errors import BrokenDocumentsError
 from m3plugins.indexing.filters import and_
-from m3plugins.indexing.index import BrokenDocumentsError
 
 if TYPE_CHECKING:
     from m3plugins.encoding.encoder import M3Encoder

@@ -14,9 +14,10 @@ from m3plugins.cli.printing import printable
 from m3plugins.cli.snippets import Snippet
 from m3plugins.encoding.output import HEADS
 from m3plugins.indexing.corpus import shortened
-from m3plugins.indexing.document import Document, Hit
+from m3plugins.indexing.document import Document
 from m3plugins.retrieval.agreement import Agreement
 from m3plugins.retrieval.explanation import Explanation
+from m3plugins.retrieval.hit import Hit
 from m3plugins.scoring.heads import SIGNALS
 
 _PLAIN_WIDTH = 120

@@ -2,21 +2,14 @@
 
 from m3plugins.encoding.passages import Passages
 from m3plugins.indexing import filters
-from m3plugins.indexing.document import Candidate, Document, Heading, Hit
+from m3plugins.indexing.document import Candidate, Document, Heading
+from m3plugins.indexing.errors import BrokenDocumentsError, IndexExistsError, IndexNotFoundError, ModelMismatchError
 from m3plugins.indexing.in_memory import InMemoryHybridIndex
-from m3plugins.indexing.index import (
-    BrokenDocumentsError,
-    FailedDocument,
-    HybridIndex,
-    IndexExistsError,
-    IndexNotFoundError,
-    ModelMismatchError,
-    UpsertError,
-    UpsertReport,
-)
+from m3plugins.indexing.index import HybridIndex
 from m3plugins.indexing.info import IndexInfo
 from m3plugins.indexing.named_index import Reembedding
 from m3plugins.indexing.reembed import ReembedError, ReembedReport
+from m3plugins.indexing.report import FailedDocument, UpsertError, UpsertReport
 
 __all__ = [
     "BrokenDocumentsError",
@@ -24,7 +17,6 @@ __all__ = [
     "Document",
     "FailedDocument",
     "Heading",
-    "Hit",
     "HybridIndex",
     "InMemoryHybridIndex",
     "IndexExistsError",

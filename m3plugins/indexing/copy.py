@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.output import M3Output
 from m3plugins.indexing.document import Digest, Document
-from m3plugins.indexing.index import Ack, BrokenDocumentsError, FailedDocument, HybridIndex, UpsertReport
+from m3plugins.indexing.errors import BrokenDocumentsError
+from m3plugins.indexing.index import HybridIndex
 from m3plugins.indexing.locking import TURNS, pause
 from m3plugins.indexing.passages import CONTENDED
+from m3plugins.indexing.report import Ack, FailedDocument, UpsertReport
 from m3plugins.indexing.upsert import check_embedding
 from m3plugins.indexing.verifying import check_documents
-from m3plugins.indexing.writing import Batch
+from m3plugins.indexing.writer import Batch
 
 DOCUMENTS_PER_BATCH = 64
 BYTES_PER_BATCH = 1 << 24
@@ -54,7 +56,7 @@ def copy(source: HybridIndex, target: HybridIndex, *, on_ack: Ack | None = None)
     target.identity.check(source.encoder, "the target")
     for index, name in ((source, "the source"), (target, "the target")):
         if index.identity.probes is None:  # an older version made it, and did not record all of its model
-            check_documents(index, name)
+            check_documents(index.reader, index.encoder, name)
     for setting in ("document_max_length", "passages"):
         one, other = getattr(source.identity, setting), getattr(target.identity, setting)
         if one != other:
@@ -94,12 +96,12 @@ def _whole(owners: Sequence[str], source: HybridIndex, target: HybridIndex, repo
     """Makes the passages of these documents in the target those of the source; returns what is stored."""
     with source.writer.holding(owners):
         owner_of = source.writer.passages_of(owners)
-        wanted = source.writer.digests(list(owner_of))
+        wanted = source.reader.digests(list(owner_of))
     written: set[str] = set()
     failed: dict[str, str] = {}
     with target.writer.holding(owners):
         for turn in range(TURNS):
-            there = target.writer.digests(list(target.writer.passages_of(owners)))
+            there = target.reader.digests(list(target.writer.passages_of(owners)))
             stale = [i for i in there if i not in owner_of]
             different = [i for i in owner_of if i not in wanted or there.get(i) != wanted[i]]
             left = [i for i in different if owner_of[i] not in failed]
@@ -147,7 +149,7 @@ def _readable(items: Iterable[T], broken: dict[str, str]) -> Iterator[T]:
 def _copy(pairs: list[Pair], source: HybridIndex, target: HybridIndex, report: UpsertReport) -> list[str]:
     """Stores what is new or changed; returns the ids of what is now there."""
     ids = [document.id for document, _ in pairs]
-    digests, before = source.writer.digests(ids), target.writer.digests(ids)
+    digests, before = source.reader.digests(ids), target.reader.digests(ids)
     known = {i for i in ids if i in before and before[i] == digests.get(i)}
     new = [(document, embedding) for document, embedding in pairs if document.id in digests.keys() - known]
     failed = dict.fromkeys(_replaced(new, digests, source), REPLACED)
@@ -185,7 +187,7 @@ def _replaced(pairs: list[Pair], digests: Mapping[str, Digest], source: HybridIn
     now = {i: one.dense for i, one in source.embeddings([document.id for document, _ in pairs], ["dense"]).items()}
     changed = {d.id for d, one in pairs if (dense := now.get(d.id)) is None or not _alike(dense, one.dense)}
     odd = {document.id: document for document, _ in pairs if document.digest() != digests[document.id]}
-    stored = {document.id: document for document in source.writer.get(list(odd))} if odd else {}
+    stored = {document.id: document for document in source.reader.get(list(odd))} if odd else {}
     return changed | {i for i, document in odd.items() if stored.get(i) != document}
 
 

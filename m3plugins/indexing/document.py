@@ -1,4 +1,4 @@
-"""What is indexed and what is found."""
+"""What is indexed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from m3plugins.encoding.text import check_unicode, slabs
-from m3plugins.scoring.heads import HeadScores
 
 _INTEGER_BITS = 4096
 _PATH = 80
@@ -131,36 +130,6 @@ class Candidate:
 
     id: str
     score: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hit:
-    """A document found, best first.
-
-    Attributes:
-        document: The stored document.
-        score: What the hits are ordered by: the fused score, or the reranker's where there is one.
-        scores: The exact score of each head that counted.
-    """
-
-    document: Document
-    score: float
-    scores: HeadScores
-
-    @property
-    def id(self) -> str:
-        """The document's id."""
-        return self.document.id
-
-    @property
-    def text(self) -> str:
-        """The document's text."""
-        return self.document.text
-
-    @property
-    def metadata(self) -> Mapping[str, Any]:
-        """The document's metadata."""
-        return self.document.metadata
 
 
 def _copied(value: Any) -> Any:

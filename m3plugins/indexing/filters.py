@@ -84,6 +84,9 @@ class Not:
 
 Filter = Comparison | And | Or | Not
 
+AnyFilter = Filter | str | dict[str, Any]
+"""A filter of this language, or one in the engine's own (what that is, the engine says)."""
+
 
 def eq(field: str, value: Scalar) -> Filter:
     """The field (or an element of it) equals the value."""

@@ -14,7 +14,7 @@ from m3plugins.encoding.checkpoint import MULTI_VECTOR_HEAD, SPARSE_HEAD, VOCABU
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.passages import Passages
 from m3plugins.encoding.probes import difference
-from m3plugins.indexing.index import ModelMismatchError
+from m3plugins.indexing.errors import ModelMismatchError
 
 _NOT_SET = object()
 _TOLD = 4

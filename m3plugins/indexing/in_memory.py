@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,27 +14,30 @@ from m3plugins.compression import DEFAULT_CODEC, Codec, get_codec
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.forking import held_over_fork
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
-from m3plugins.encoding.output import HEADS, M3Output, check_heads
+from m3plugins.encoding.output import Head, M3Output
 from m3plugins.encoding.passages import Passages
 from m3plugins.indexing.document import Candidate, Digest, Document, detached
-from m3plugins.indexing.filters import And, Comparison, Not, Or, matches
+from m3plugins.indexing.filters import And, AnyFilter, Comparison, Filter, Not, Or, matches
 from m3plugins.indexing.identity import Identity
-from m3plugins.indexing.index import AnyFilter, FailedDocument, check_ids
+from m3plugins.indexing.index import HybridIndex
 from m3plugins.indexing.locking import DocumentLocks
-from m3plugins.indexing.named_index import WritableIndex
-from m3plugins.indexing.writing import REPLACED, Batch, Writer, is_current
+from m3plugins.indexing.reader import Reader
+from m3plugins.indexing.report import FailedDocument
+from m3plugins.indexing.writer import REPLACED, Batch, Writer, is_current
 from m3plugins.scoring.dense import dense_scores
-from m3plugins.scoring.heads import HeadScores, Signal, check_query, head_scores
+from m3plugins.scoring.heads import HeadScores, Signal, head_scores
 from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins.scoring.products import dot_products
 from m3plugins.scoring.sparse import sparse_scores
 
+_REOPEN = "make a new InMemoryHybridIndex"
 
-class InMemoryHybridIndex(WritableIndex):
+
+class InMemoryHybridIndex(HybridIndex):
     """A `HybridIndex` in the process's memory: every score by brute force, nothing on disk.
 
     Dense and sparse embeddings are kept in columns; a read after writes first joins them, in time linear in
-    the index. It has no BM25.
+    the index. A scan yields the documents as they are at the time of the call. It has no BM25.
 
     Args:
         encoder: Encodes the documents, and the queries.
@@ -43,132 +45,15 @@ class InMemoryHybridIndex(WritableIndex):
         passages: How to cut documents into what is stored; None stores them as they are.
     """
 
-    _reopen = "make a new InMemoryHybridIndex"
+    _reopen = _REOPEN
     _forkable = True
 
     def __init__(
         self, *, encoder: M3Encoder, codec: str | None = DEFAULT_CODEC, passages: Passages | None = None
     ) -> None:
-        super().__init__(encoder)
-        self._identity = Identity.of(encoder, codec=codec, passages=passages)
-        self._store = _Store(_Float32() if codec is None else get_codec(codec))
-
-    @property
-    def identity(self) -> Identity:
-        """What made the stored vectors."""
-        return self._identity
-
-    @property
-    def writer(self) -> Writer:
-        """What stores embedded documents as they come."""
-        return self._store
-
-    def get(self, ids: Sequence[str]) -> list[Document]:
-        """The documents of these ids, in this order."""
-        self._check_open()
-        return self._store.get(check_ids(ids))
-
-    def embeddings(self, ids: Sequence[str], heads: Iterable[str] = HEADS) -> dict[str, M3Output]:
-        """The embeddings of these documents, in this order, token vectors as the codec kept them."""
-        self._check_open()
-        kept = check_heads(heads)
-        columns, found = self._store.find(check_ids(ids))
-        if columns is None:
-            return {}
-        return {i: self._output(item, columns).select(kept) for i, item in found.items()}
-
-    def count(self, filter: AnyFilter | None = None) -> int:
-        """How many documents there are, or match."""
-        self._check_open()
-        with self._store.lock:
-            return len(self._store.matching(filter))
-
-    @overload
-    def scan(self, filter: AnyFilter | None = None, with_embeddings: Literal[False] = False) -> Iterator[Document]: ...
-    @overload
-    def scan(
-        self, filter: AnyFilter | None = None, *, with_embeddings: Literal[True]
-    ) -> Iterator[tuple[Document, M3Output]]: ...
-    def scan(
-        self,
-        filter: AnyFilter | None = None,
-        with_embeddings: bool = False,
-    ) -> Iterator[Document] | Iterator[tuple[Document, M3Output]]:
-        """Every document that matches, as they are at the time of the call."""
-        self._check_open()
-        with self._store.lock:
-            columns = self._store.columns()
-            stored = [self._store.items[i] for i in self._store.matching(filter)]
-        if with_embeddings and columns is not None:
-            return ((detached(item.document), self._output(item, columns)) for item in stored)
-        return (detached(item.document) for item in stored)
-
-    def candidates(
-        self,
-        query: M3Output,
-        k: int,
-        filter: AnyFilter | None = None,
-        *,
-        text: str | None = None,
-    ) -> dict[Signal, list[Candidate]]:
-        """The best k documents of the dense and of the sparse head."""
-        self._check_open()
-        check_query(query)
-        _check_no_text(text)
-        with self._store.lock:
-            columns = self._store.columns()
-            ids = self._store.matching(filter)
-            rows = np.array([self._store.items[i].row for i in ids], dtype=np.int64)
-        if columns is None:
-            return {head: [] for head in query.heads if head != "multi_vector"}
-        found: dict[Signal, list[Candidate]] = {}
-        if query.dense is not None and columns.dense is not None:
-            found["dense"] = _best(ids, dense_scores(query.dense, columns.dense)[0, rows], k)
-        if query.sparse is not None and columns.sparse is not None:
-            best = _best(ids, sparse_scores(query.sparse, columns.sparse)[0, rows], k)
-            found["sparse"] = [candidate for candidate in best if candidate.score > 0]
-        return found
-
-    def score(self, query: M3Output, ids: Sequence[str], *, text: str | None = None) -> dict[str, HeadScores]:
-        """Exact scores of the given documents."""
-        self._check_open()
-        wanted = check_ids(ids)
-        check_query(query)
-        _check_no_text(text)
-        columns, found = self._store.find(wanted)
-        if columns is None or not found:
-            return {}
-        rows = [item.row for item in found.values()]
-        if len(rows) > len(columns) // 2:  # cheaper than copying the rows out
-            every = head_scores(query, columns)
-            scores = [every[row] for row in rows]
-        else:
-            scores = head_scores(query, columns.take(rows))
-        if query.multi_vector is not None:
-            codec, vectors = self._store.codec, query.multi_vector.vectors
-            late = [mean_of_maxima(codec.products(item.vectors, vectors)) for item in found.values()]
-            scores = [replace(score, multi_vector=one) for score, one in zip(scores, late, strict=True)]
-        return dict(zip(found, scores, strict=True))
-
-    def drop(self) -> None:
-        """Forgets every document and closes the index."""
-        self.close()
-
-    def close(self) -> None:
-        """Frees the memory; any further call raises `ValueError`."""
-        self._closed = True
-        self._store.end(self._check_open)
-
-    def _output(self, item: _Stored, columns: M3Output) -> M3Output:
-        """All embeddings of one document."""
-        vectors = self._store.codec.decode(item.vectors, self._identity.multi_vector_dim)
-        return replace(columns[item.row], multi_vector=MultiVectorEmbeddings.from_list([vectors]))
-
-    def _deleting(self) -> threading.RLock:
-        return self._store.lock
-
-    def _remove_matching(self, filter: AnyFilter) -> int:
-        return self._store.remove(self._store.matching(filter))
+        identity = Identity.of(encoder, codec=codec, passages=passages)
+        store = _Store(_Float32() if codec is None else get_codec(codec))
+        super().__init__(_Reader(store, identity.multi_vector_dim), store, encoder=encoder, identity=identity)
 
 
 @dataclass(frozen=True)
@@ -197,8 +82,8 @@ class _Float32:
         return dot_products(self.decode(data, queries.shape[1]), queries)
 
 
-class _Store:
-    """Documents and token vectors by id, the other embeddings in columns: the `Writer` of this engine."""
+class _Store(Writer[Filter | None]):
+    """Keeps documents and token vectors by id, the other embeddings in columns."""
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
@@ -206,7 +91,7 @@ class _Store:
         held_over_fork(self)
         self.items: dict[str, _Stored] = {}
         self._locks = DocumentLocks()
-        self._check_open: Callable[[], None] = lambda: None
+        self._closed = False
         self._parts: list[M3Output] = []  # their rows, counted through, are those of `items`, and of what is gone
 
     def check(self, document: Document) -> None:
@@ -216,17 +101,19 @@ class _Store:
         with self.lock:
             return {i: self.items[i].digest for i in ids if i in self.items}
 
-    def end(self, check: Callable[[], None]) -> None:
-        """Forgets everything; whoever goes on writing hears of it by `check`, which raises."""
+    def close(self) -> None:
+        """Forgets everything; whoever goes on writing hears of it."""
         with self.lock:
-            self._check_open, self.items, self._parts = check, {}, []
+            self._closed, self.items, self._parts = True, {}, []
 
     def write(self, batch: Batch) -> None:
         multi_vector = batch.embeddings.multi_vector
         assert multi_vector is not None  # ingest stores all heads
         encoded = [self.codec.encode(vectors) for vectors in multi_vector]
         with self.lock:
-            self._check_open()
+            if self._closed:
+                msg = f"this index is closed; {_REOPEN}"
+                raise ValueError(msg)
             first = sum(map(len, self._parts))
             stored = zip(batch.documents, batch.digests, encoded, strict=True)
             for row, (document, digest, vectors) in enumerate(stored, start=first):
@@ -247,10 +134,6 @@ class _Store:
                     failed.append(FailedDocument(document.id, REPLACED))
         return failed
 
-    def get(self, ids: Sequence[str]) -> list[Document]:
-        with self.lock:
-            return [detached(self.items[i].document) for i in ids if i in self.items]
-
     def passages_of(self, parent_ids: Sequence[str]) -> dict[str, str]:
         wanted = set(parent_ids)
         with self.lock:
@@ -261,11 +144,20 @@ class _Store:
         with self.lock:
             return sum(self.items.pop(i, None) is not None for i in ids)
 
+    def remove_matching(self, plan: Filter | None) -> int:
+        return self.remove(self.matching(plan))
+
+    def deletion(self) -> AbstractContextManager[object]:
+        return self.lock
+
     def holding(self, ids: Collection[str]) -> AbstractContextManager[None]:
         return self._locks.holding(ids)
 
     def flush(self) -> None:
         """Nothing to do: what is written is there."""
+
+    def drop(self) -> None:
+        """Nothing to do: what is closed is gone."""
 
     def find(self, ids: Sequence[str]) -> tuple[M3Output | None, dict[str, _Stored]]:
         """The columns, and these documents, whose rows are theirs."""
@@ -284,13 +176,103 @@ class _Store:
             self.items = {i: replace(item, row=row) for row, (i, item) in enumerate(self.items.items())}
         return self._parts[0]
 
-    def matching(self, filter: AnyFilter | None) -> list[str]:
-        if filter is None:
-            return list(self.items)
-        if not isinstance(filter, Comparison | And | Or | Not):
+    def matching(self, plan: Filter | None) -> list[str]:
+        """Returns the ids of what matches."""
+        return [i for i, item in self.items.items() if plan is None or matches(plan, item.document.metadata)]
+
+
+@dataclass(frozen=True)
+class _Reader(Reader[Filter | None]):
+    """Ranks by brute force.
+
+    Attributes:
+        store: What is kept.
+        multi_vector_dim: Width of the token vectors.
+    """
+
+    store: _Store
+    multi_vector_dim: int
+
+    @property
+    def name(self) -> str:
+        return "in memory"
+
+    @property
+    def bm25_fault(self) -> str:
+        return "the in-memory index has no BM25; leave the weight of bm25 at 0"
+
+    def compile(self, filter: AnyFilter | None) -> Filter | None:
+        if filter is not None and not isinstance(filter, Comparison | And | Or | Not):
             msg = f"the in-memory index takes filters of m3plugins.indexing.filters, got {type(filter).__name__}"
             raise TypeError(msg)
-        return [i for i, item in self.items.items() if matches(filter, item.document.metadata)]
+        return filter
+
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        with self.store.lock:
+            return [detached(self.store.items[i].document) for i in ids if i in self.store.items]
+
+    def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
+        return self.store.digests(ids)
+
+    def count(self, plan: Filter | None) -> int:
+        with self.store.lock:
+            return len(self.store.matching(plan))
+
+    def scan(self, plan: Filter | None) -> Iterator[Document]:
+        with self.store.lock:
+            stored = [self.store.items[i].document for i in self.store.matching(plan)]
+        return map(detached, stored)
+
+    def scan_embeddings(self, plan: Filter | None) -> Iterator[tuple[Document, M3Output]]:
+        with self.store.lock:
+            columns = self.store.columns()
+            stored = [self.store.items[i] for i in self.store.matching(plan)] if columns is not None else []
+        return ((detached(item.document), self._output(item, columns)) for item in stored if columns is not None)
+
+    def embeddings(self, ids: Sequence[str], heads: Sequence[Head]) -> dict[str, M3Output]:
+        columns, found = self.store.find(ids)
+        return {} if columns is None else {i: self._output(item, columns).select(heads) for i, item in found.items()}
+
+    def candidates(
+        self, query: M3Output, k: int, plan: Filter | None, text: str | None
+    ) -> dict[Signal, list[Candidate]]:
+        with self.store.lock:
+            columns = self.store.columns()
+            ids = self.store.matching(plan)
+            rows = np.array([self.store.items[i].row for i in ids], dtype=np.int64)
+        if columns is None:
+            return {head: [] for head in query.heads if head != "multi_vector"}
+        found: dict[Signal, list[Candidate]] = {}
+        if query.dense is not None and columns.dense is not None:
+            found["dense"] = _best(ids, dense_scores(query.dense, columns.dense)[0, rows], k)
+        if query.sparse is not None and columns.sparse is not None:
+            best = _best(ids, sparse_scores(query.sparse, columns.sparse)[0, rows], k)
+            found["sparse"] = [candidate for candidate in best if candidate.score > 0]
+        return found
+
+    def score(self, query: M3Output, ids: Sequence[str], text: str | None) -> dict[str, HeadScores]:
+        columns, found = self.store.find(ids)
+        if columns is None or not found:
+            return {}
+        rows = [item.row for item in found.values()]
+        if len(rows) > len(columns) // 2:  # cheaper than copying the rows out
+            every = head_scores(query, columns)
+            scores = [every[row] for row in rows]
+        else:
+            scores = head_scores(query, columns.take(rows))
+        if query.multi_vector is not None:
+            codec, vectors = self.store.codec, query.multi_vector.vectors
+            late = [mean_of_maxima(codec.products(item.vectors, vectors)) for item in found.values()]
+            scores = [replace(score, multi_vector=one) for score, one in zip(scores, late, strict=True)]
+        return dict(zip(found, scores, strict=True))
+
+    def close(self) -> None:
+        self.store.close()
+
+    def _output(self, item: _Stored, columns: M3Output) -> M3Output:
+        """Returns all embeddings of one document."""
+        vectors = self.store.codec.decode(item.vectors, self.multi_vector_dim)
+        return replace(columns[item.row], multi_vector=MultiVectorEmbeddings.from_list([vectors]))
 
 
 def _own(document: Document) -> Document:
@@ -302,9 +284,3 @@ def _best(ids: Sequence[str], scores: NDArray[np.float32], k: int) -> list[Candi
     """The k best, ties by id."""
     best = sorted(zip(scores.tolist(), ids, strict=True), key=lambda pair: (-pair[0], pair[1]))[:k]
     return [Candidate(i, score) for score, i in best]
-
-
-def _check_no_text(text: str | None) -> None:
-    if text is not None:
-        msg = "the in-memory index has no BM25; leave the weight of bm25 at 0"
-        raise ValueError(msg)

@@ -1,183 +1,27 @@
-"""What the engines' indexes have in common: an end, writing, and another model for one that has a name."""
+"""An index that an engine keeps under a name, at which aliases may point."""
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from typing_extensions import Self
 
 from m3plugins.encoding.encoder import M3Encoder
-from m3plugins.encoding.forking import ForkError
-from m3plugins.encoding.output import M3Output
-from m3plugins.indexing.document import Document
+from m3plugins.indexing.errors import IndexExistsError, IndexNotFoundError
 from m3plugins.indexing.identity import Identity
-from m3plugins.indexing.index import (
-    Ack,
-    AnyFilter,
-    HybridIndex,
-    IndexExistsError,
-    IndexNotFoundError,
-    UpsertReport,
-    check_ids,
-    check_one_of,
-)
+from m3plugins.indexing.index import HybridIndex
 from m3plugins.indexing.info import IndexInfo
-from m3plugins.indexing.metadata import update_metadata
-from m3plugins.indexing.passages import check_not_embedded, ingest_passages, remove_documents
 from m3plugins.indexing.reembed import ReembedReport, reembed
-from m3plugins.indexing.upsert import ingest
-from m3plugins.indexing.verifying import check_documents
-from m3plugins.indexing.writing import Writer
+from m3plugins.indexing.report import Ack
 
 Index = TypeVar("Index", bound=HybridIndex)
 
 _ATTEMPTS = 3
 """How often to look again for an index that is there when it is made and gone when it is opened."""
-
-
-class EngineIndex(HybridIndex):
-    """A `HybridIndex` that is open until it is closed, in the process that opened it.
-
-    Args:
-        encoder: Encodes the documents, and the queries.
-    """
-
-    _reopen: ClassVar[str]
-    """What to do about an index that is closed."""
-
-    _forkable: ClassVar[bool] = False
-    """Whether forked processes may use it: connections cannot be shared with them."""
-
-    def __init__(self, encoder: M3Encoder) -> None:
-        self._encoder = encoder
-        self._closed = False
-        self._process = os.getpid()
-        self._is_verified = False
-
-    @property
-    def encoder(self) -> M3Encoder:
-        """What encodes the documents and must encode the queries."""
-        return self._encoder
-
-    @property
-    def _inherited(self) -> bool:
-        """Whether this is a forked process, and the index its parent's."""
-        return self._process != os.getpid()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            msg = f"this index is closed; {self._reopen}"
-            raise ValueError(msg)
-        if self._inherited and not self._forkable:
-            msg = (
-                "this index was opened before this process was forked, and its connection is the parent's; "
-                f"{self._reopen} in this process"
-            )
-            raise ForkError(msg)
-
-    def verify_model(self) -> None:
-        """Compares what the encoder does with what the model that made the index did; loads it, once.
-
-        An index of an older version, which records nothing to compare with, is brought up to date: some of its
-        documents are encoded again and compared with what is stored, then what the model does is recorded.
-
-        Raises:
-            ModelMismatchError: If the vectors are another model's.
-        """
-        if self._is_verified:
-            return
-        name = str(getattr(self, "name", type(self).__name__))
-        self.identity.check_probes(self.encoder, name)
-        if self.identity.probes is None:
-            check_documents(self, name)
-            upgraded = self.identity.upgraded(self.encoder)
-            try:
-                self._record(upgraded)
-            except RuntimeError as err:  # of the engine: whoever may write documents need not have a right to more
-                warnings.warn(
-                    f"index {name!r} could not be brought up to date ({err}); it goes on as it is", stacklevel=4
-                )
-        self._is_verified = True
-
-    def _check_model(self) -> None:
-        """What `verify_model` does, unless that would load the model, or write."""
-        if not self._is_verified and self.encoder.is_loaded and self.identity.probes is not None:
-            self.verify_model()
-
-    def _record(self, identity: Any) -> None:
-        """Stores what made the index anew, in one step, and goes by it from now on."""
-        raise NotImplementedError
-
-
-class WritableIndex(EngineIndex):
-    """One that writes through its `writer`; engines add what reads."""
-
-    def upsert(
-        self, documents: Iterable[Document], embeddings: Iterable[M3Output] | None = None, on_ack: Ack | None = None
-    ) -> UpsertReport:
-        """Stores documents, streamed; see `HybridIndex.upsert`.
-
-        Raises:
-            ValueError: If the encoder cuts documents at another length than the index's, or the
-                embeddings are not as many, or not as wide, as they must be.
-        """
-        with self._writing() as writer:
-            self.identity.check_length(self.encoder)
-            self.verify_model()
-            if self.passages is None:
-                return ingest(documents, embeddings, encoder=self.encoder, writer=writer, on_ack=on_ack)
-            check_not_embedded(embeddings)
-            return ingest_passages(documents, self.passages, encoder=self.encoder, writer=writer, on_ack=on_ack)
-
-    def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None) -> UpsertReport:
-        """Replaces the metadata of stored documents, without encoding them; see `HybridIndex.update_metadata`."""
-        with self._writing() as writer:
-            return update_metadata(metadata, writer=writer, passages=self.passages is not None, on_ack=on_ack)
-
-    def delete(
-        self,
-        ids: Sequence[str] | None = None,
-        filter: AnyFilter | None = None,
-        *,
-        parent_id: str | None = None,
-    ) -> int:
-        """Deletes by ids, by filter or by parent (exactly one of them); returns how many stored documents went."""
-        self._check_open()
-        check_one_of(ids=ids, filter=filter, parent_id=parent_id)
-        if filter is not None:
-            with self._deleting():
-                return self._remove_matching(filter)
-        doomed = check_ids(ids or ()) if parent_id is None else [parent_id]
-        if self.passages is not None:
-            with self.writer.holding(doomed), self._deleting():
-                return remove_documents(doomed, self.writer)
-        with self._deleting():
-            return self.writer.remove(doomed if parent_id is None else list(self.writer.passages_of(doomed)))
-
-    def _remove_matching(self, filter: AnyFilter) -> int:
-        """Deletes what matches; returns how many documents there were."""
-        raise NotImplementedError
-
-    def _deleting(self) -> AbstractContextManager[object]:
-        """What one deletion is done in."""
-        return self._writing()
-
-    @contextmanager
-    def _writing(self) -> Iterator[Writer]:
-        """Flushes at the end, whatever ends it."""
-        self._check_open()
-        try:
-            yield self.writer
-        except BaseException:
-            with suppress(Exception):  # what stopped it is the error to tell
-                self.writer.flush()
-            raise
-        self.writer.flush()
 
 
 @dataclass(frozen=True)
@@ -193,26 +37,22 @@ class Reembedding(Generic[Index]):
     report: ReembedReport
 
 
-class NamedIndex(WritableIndex):
-    """An index of ours that an engine keeps under a name, at which aliases may point."""
+class NamedIndex(HybridIndex, ABC):
+    """A `HybridIndex` of ours that an engine keeps under a name; engines add how it is made, opened and found."""
 
-    @property
-    def name(self) -> str:
-        """The index's own name, also where it was opened by an alias."""
-        raise NotImplementedError
-
-    def _checked(self, asked: Identity, given: Collection[str]) -> Self:
-        """The index, or, where an option that was given is not the one that it has, an error; see `check_options`."""
-        try:
-            self.identity.check_options(asked, given, self.name)
-        except BaseException:
-            self.close()
-            raise
-        return self
-
+    @abstractmethod
     def describe(self) -> IndexInfo:
-        """What made the index, how it keeps documents, and how many."""
-        raise NotImplementedError
+        """Tells what made the index, how it keeps documents, and how many."""
+
+    @abstractmethod
+    def swap(self, alias: str) -> str | None:
+        """Points an alias at this index, in one step, and returns the index that it pointed at (None: none).
+
+        Indexes that were opened by the alias before stay with their index until they are opened again.
+
+        Raises:
+            ValueError: If `alias` is the name of an index.
+        """
 
     def reembed(
         self, encoder: M3Encoder, *, into: str, on_ack: Ack | None = None, sample: int = 32
@@ -240,9 +80,9 @@ class NamedIndex(WritableIndex):
                 msg = f"the alias {', '.join(aliases)} points at {into!r}, its changes would be lost; name a new one"
                 raise ValueError(msg)
             target.verify_model()
-            self._shown().flush()
+            self.writer.show()
             with target._writing():
-                report = reembed(self, target, target._shown(), codec=self.identity.codec, on_ack=on_ack, sample=sample)
+                report = reembed(self, target, codec=self.identity.codec, on_ack=on_ack, sample=sample)
         except BaseException:
             target.close()
             raise
@@ -256,11 +96,22 @@ class NamedIndex(WritableIndex):
         """
         self._check_open()
         check_no_alias(self.name, self._aliases())
-        self._drop()
-        self.close()
+        super().drop()
+
+    @abstractmethod
+    def _aliases(self) -> list[str]:
+        """Returns what points at the index."""
+
+    @abstractmethod
+    def _open_beside(self, name: str, encoder: M3Encoder) -> Self:
+        """Opens another index in the same place."""
+
+    @abstractmethod
+    def _create_beside(self, name: str, encoder: M3Encoder, identity: Any) -> Self:
+        """Makes another index in the same place, of this identity."""
 
     def _twin(self, encoder: M3Encoder, name: str) -> Self:
-        """An index with the options of this one and another encoder, made or opened."""
+        """Makes or opens an index with the options of this one and another encoder."""
         identity = self.identity.of_another(encoder)
         try:
             twin = self._open_beside(name, encoder)
@@ -273,25 +124,14 @@ class NamedIndex(WritableIndex):
             raise ValueError(msg)
         return twin
 
-    def _open_beside(self, name: str, encoder: M3Encoder) -> Self:
-        """Opens another index in the same place."""
-        raise NotImplementedError
-
-    def _create_beside(self, name: str, encoder: M3Encoder, identity: Any) -> Self:
-        """Makes another index in the same place, of this identity."""
-        raise NotImplementedError
-
-    def _shown(self) -> Writer:
-        """A writer whose `flush` shows all that was written to whoever searches."""
-        return self.writer
-
-    def _aliases(self) -> list[str]:
-        """What points at the index."""
-        raise NotImplementedError
-
-    def _drop(self) -> None:
-        """Deletes it."""
-        raise NotImplementedError
+    def _checked(self, asked: Identity, given: Collection[str]) -> Self:
+        """Returns the index, if every option that was given is the one that it has; see `check_options`."""
+        try:
+            self.identity.check_options(asked, given, self.name)
+        except BaseException:
+            self.close()
+            raise
+        return self
 
 
 def check_no_alias(name: str, aliases: Sequence[str]) -> None:
@@ -306,7 +146,7 @@ def check_no_alias(name: str, aliases: Sequence[str]) -> None:
 
 
 def opened_or_created(open: Callable[[], Index], create: Callable[[], Index]) -> Index:
-    """An index that is opened if it is there, and made otherwise; where others make it meanwhile, theirs is opened.
+    """Opens an index if it is there, and makes it otherwise; where others make it meanwhile, theirs is opened.
 
     Args:
         open: Opens it, or raises `IndexNotFoundError`.
@@ -320,15 +160,11 @@ def opened_or_created(open: Callable[[], Index], create: Callable[[], Index]) ->
     return open()
 
 
-def check_bm25(text: str | None, bm25: object, name: str) -> None:
-    """Refuses a text for BM25 where an index has none.
-
-    Raises:
-        ValueError: If it has none.
-    """
-    if text is not None and bm25 is None:
-        msg = (
-            f"index {name!r} has no BM25; leave its weight at 0, "
-            'or make the index with bm25="standard" and index the documents again'
-        )
-        raise ValueError(msg)
+def bm25_fault(bm25: object, name: str) -> str:
+    """Says why an index of ours has no BM25, given its option; "" if it has."""
+    if bm25 is not None:
+        return ""
+    return (
+        f"index {name!r} has no BM25; leave its weight at 0, "
+        'or make the index with bm25="standard" and index the documents again'
+    )

@@ -10,17 +10,17 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import overload
+from typing import Any, overload
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.passages import Passages
 from m3plugins.encoding.text import is_blank
 from m3plugins.indexing.document import Digest, Document, detached
-from m3plugins.indexing.index import Ack, FailedDocument, UpsertReport
 from m3plugins.indexing.locking import TURNS, pause
+from m3plugins.indexing.report import Ack, FailedDocument, UpsertReport
 from m3plugins.indexing.streaming import Pending, Stream, fault, windows
 from m3plugins.indexing.upsert import checked
-from m3plugins.indexing.writing import REPLACED, Writer
+from m3plugins.indexing.writer import REPLACED, Writer
 
 CONTENDED = "another process keeps writing the same document; index it again"
 
@@ -33,7 +33,7 @@ def ingest_passages(
     passages: Passages,
     *,
     encoder: M3Encoder,
-    writer: Writer,
+    writer: Writer[Any],
     on_ack: Ack | None = None,
 ) -> UpsertReport:
     """Streams documents into an engine, each as its passages.
@@ -149,7 +149,7 @@ def _under(heading: str, passage: Document) -> Document:
     return replace(passage, title=title, metadata={"heading": heading, **passage.metadata})
 
 
-def _valid(documents: Iterable[Document], writer: Writer, report: UpsertReport) -> Iterator[Document]:
+def _valid(documents: Iterable[Document], writer: Writer[Any], report: UpsertReport) -> Iterator[Document]:
     for document in documents:
         try:
             checked(document).check()
@@ -165,7 +165,7 @@ def _valid(documents: Iterable[Document], writer: Writer, report: UpsertReport) 
             yield detached(document)  # read ahead, as in `ingest`
 
 
-def remove_documents(ids: Sequence[str], writer: Writer) -> int:
+def remove_documents(ids: Sequence[str], writer: Writer[Any]) -> int:
     """Deletes documents that the caller holds, each with all of its passages; returns how many passages there were.
 
     Raises:
@@ -183,7 +183,7 @@ def remove_documents(ids: Sequence[str], writer: Writer) -> int:
     raise RuntimeError(msg)
 
 
-def _store(parts: Parts, encoder: M3Encoder, writer: Writer, report: UpsertReport) -> list[str]:
+def _store(parts: Parts, encoder: M3Encoder, writer: Writer[Any], report: UpsertReport) -> list[str]:
     """Replaces documents that the caller holds by their passages; returns the ids of those that are stored."""
     owner_of = {piece.id: owner for owner, pieces in parts.items() for piece in pieces}
     digests = {piece.id: piece.digest() for pieces in parts.values() for piece in pieces}
@@ -213,7 +213,7 @@ def _store(parts: Parts, encoder: M3Encoder, writer: Writer, report: UpsertRepor
     return whole
 
 
-def _remove_stale(parts: Parts, digests: dict[str, Digest], writer: Writer) -> set[str]:
+def _remove_stale(parts: Parts, digests: dict[str, Digest], writer: Writer[Any]) -> set[str]:
     """Removes the passages that these documents have no more; returns the documents that had some."""
     stale = {i: owner for i, owner in writer.passages_of(list(parts)).items() if i not in digests}
     if stale:
@@ -221,7 +221,7 @@ def _remove_stale(parts: Parts, digests: dict[str, Digest], writer: Writer) -> s
     return set(stale.values())
 
 
-def _different(parts: Parts, digests: dict[str, Digest], writer: Writer) -> list[str]:
+def _different(parts: Parts, digests: dict[str, Digest], writer: Writer[Any]) -> list[str]:
     """The documents that are not stored as exactly these passages."""
     found = writer.passages_of(list(parts))
     there: dict[str, dict[str, Digest]] = {owner: {} for owner in parts}

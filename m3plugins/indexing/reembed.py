@@ -11,9 +11,9 @@ from m3plugins.compression import get_codec
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import M3Output
 from m3plugins.indexing.document import Document
-from m3plugins.indexing.index import Ack, FailedDocument, HybridIndex
+from m3plugins.indexing.index import HybridIndex
+from m3plugins.indexing.report import Ack, FailedDocument
 from m3plugins.indexing.upsert import ingest
-from m3plugins.indexing.writing import Writer
 from m3plugins.scoring.heads import HeadScores, head_scores
 
 PASSES = 5
@@ -57,7 +57,6 @@ class ReembedReport:
 def reembed(
     source: HybridIndex,
     target: HybridIndex,
-    writer: Writer,
     *,
     codec: str,
     on_ack: Ack | None = None,
@@ -70,7 +69,6 @@ def reembed(
     Args:
         source: Where the documents are.
         target: Where they go; its encoder encodes.
-        writer: Of the target.
         codec: Of the target's token vectors.
         on_ack: Called with the ids that the first pass finds stored in the target.
         sample: How many documents to encode once more, and compare with what is stored.
@@ -84,10 +82,10 @@ def reembed(
     if sample < 0:
         msg = f"sample must be a number of documents >= 0, got {sample}"
         raise ValueError(msg)
-    report = ReembedReport()
+    report, writer = ReembedReport(), target.writer
     for turn in range(PASSES):
         copied = ingest(source.scan(), None, encoder=target.encoder, writer=writer, on_ack=on_ack if not turn else None)
-        writer.flush()
+        writer.show()
         report.written += copied.written
         report.truncated += copied.truncated
         report.failed = copied.failed
@@ -101,7 +99,7 @@ def reembed(
             same = sum(now.get(document.id) == document for document in page)
             report.compared += same
             different += len(page) - len(gone) - same
-        writer.flush()
+        writer.show()
         missing = source.count() - report.compared
         if report.failed or not (different or missing):
             break

@@ -17,8 +17,8 @@ import numpy as np
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import M3Output
 from m3plugins.indexing.document import Digest, Document
-from m3plugins.indexing.index import FailedDocument, UpsertReport
-from m3plugins.indexing.writing import Batch, Failures, Writer
+from m3plugins.indexing.report import FailedDocument, UpsertReport
+from m3plugins.indexing.writer import Batch, Failures, Sink
 
 WINDOW = 256
 """Documents whose digests are compared, and that are then encoded together (sorted by length)."""
@@ -69,14 +69,14 @@ class Stream:
 
     Args:
         encoder: Encodes where no embeddings are given.
-        writer: The engine.
+        sink: Takes them.
         report: Hears of failures and of truncated texts.
         stored: Hears, in the caller's thread, of what is stored.
     """
 
-    def __init__(self, encoder: M3Encoder, writer: Writer, report: UpsertReport, stored: Stored) -> None:
+    def __init__(self, encoder: M3Encoder, sink: Sink, report: UpsertReport, stored: Stored) -> None:
         self._encoder = encoder
-        self._writer = writer
+        self._sink = sink
         self._report = report
         self._stored = stored
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="m3-write")
@@ -100,18 +100,18 @@ class Stream:
         if digests.keys() & self._truncated.keys():
             self._finish()  # what is stored of these is not known before
         # In a thread as well: Ctrl-C inside a gRPC call of the main thread leaves the other calls hanging.
-        before = self._pool.submit(self._writer.digests, list(digests)).result()
+        before = self._pool.submit(self._sink.digests, list(digests)).result()
         if unchanged := [i for i, digest in digests.items() if before.get(i) == digest]:
             self._stored(unchanged, False)
         changed = [item for item in window if before.get(item.document.id) != digests[item.document.id]]
         known = {i for i, digest in before.items() if digest.content == digests[i].content}
         if annotated := [item.document for item in changed if item.document.id in known]:
             new = [digests[document.id] for document in annotated]
-            write = partial(self._writer.annotate, annotated, new)
+            write = partial(self._sink.annotate, annotated, new)
             self._start(write, {document.id: False for document in annotated})
         for batch in self._batches([item for item in changed if item.document.id not in known], digests):
             ids = [document.id for document in batch.documents]
-            write = partial(self._writer.write, batch)
+            write = partial(self._sink.write, batch)
             self._start(write, dict(zip(ids, batch.embeddings.truncated.tolist(), strict=True)))
 
     def _start(self, write: Callable[[], Failures], truncated: dict[str, bool]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +12,9 @@ from m3plugins.encoding.assembling import UNIT_ERROR
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import M3Output
 from m3plugins.indexing.document import Document, detached
-from m3plugins.indexing.index import Ack, FailedDocument, UpsertReport
+from m3plugins.indexing.report import Ack, FailedDocument, UpsertReport
 from m3plugins.indexing.streaming import Pending, Stream
-from m3plugins.indexing.writing import Writer
+from m3plugins.indexing.writer import Writer
 
 
 def ingest(
@@ -21,7 +22,7 @@ def ingest(
     embeddings: Iterable[M3Output] | None,
     *,
     encoder: M3Encoder,
-    writer: Writer,
+    writer: Writer[Any],
     on_ack: Ack | None = None,
 ) -> UpsertReport:
     """Streams documents into an engine, in bounded memory.

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.fusion import ranks
-from m3plugins.indexing.document import Hit
-from m3plugins.indexing.index import AnyFilter, HybridIndex
+from m3plugins.indexing.filters import AnyFilter
+from m3plugins.indexing.index import HybridIndex
+from m3plugins.retrieval.hit import Hit
 from m3plugins.retrieval.pool import Pool
 from m3plugins.retrieval.ranking import listed
 

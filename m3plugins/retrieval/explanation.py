@@ -11,8 +11,8 @@ from m3plugins.encoding.shortening import Shortener
 from m3plugins.encoding.tokenizing import Layout
 from m3plugins.fusion import HybridWeights
 from m3plugins.fusion.weighted import check_weights
-from m3plugins.indexing.document import Hit
 from m3plugins.indexing.index import HybridIndex
+from m3plugins.retrieval.hit import Hit
 from m3plugins.scoring.heads import SIGNALS, Signal, check_query
 from m3plugins.scoring.products import dot_products
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from m3plugins.encoding.output import M3Output
 from m3plugins.fusion import HybridWeights, best_first
 from m3plugins.indexing.document import Document
-from m3plugins.indexing.index import AnyFilter, HybridIndex
+from m3plugins.indexing.filters import AnyFilter
+from m3plugins.indexing.index import HybridIndex
 from m3plugins.retrieval.ranking import (
     Families,
     Family,

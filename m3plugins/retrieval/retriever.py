@@ -15,9 +15,10 @@ from typing_extensions import Unpack
 from m3plugins.encoding.output import M3Output
 from m3plugins.fusion import HybridWeights, best_first
 from m3plugins.fusion.weighted import check_weights
-from m3plugins.indexing.document import Hit
-from m3plugins.indexing.index import AnyFilter, HybridIndex
+from m3plugins.indexing.filters import AnyFilter
+from m3plugins.indexing.index import HybridIndex
 from m3plugins.reranking.protocol import Reranker
+from m3plugins.retrieval.hit import Hit
 from m3plugins.retrieval.pool import Documents, Pool, rank
 from m3plugins.retrieval.ranking import Fusion, proposing
 

@@ -15,10 +15,10 @@ NAMES = {
     "m3plugins.scoring": "HeadScores SIGNALS Signal dense_scores head_scores multi_vector_scores sparse_scores",
     "m3plugins.compression": "BinaryCodec CODECS DEFAULT_CODEC Codec Float16Codec Int8Codec get_codec",
     "m3plugins.fusion": "HybridWeights best_first ranks reciprocal_rank_fusion weighted_sum",
-    "m3plugins.indexing": """BrokenDocumentsError Candidate Document FailedDocument Heading Hit HybridIndex
+    "m3plugins.indexing": """BrokenDocumentsError Candidate Document FailedDocument Heading HybridIndex
         InMemoryHybridIndex IndexExistsError IndexInfo IndexNotFoundError ModelMismatchError Passages ReembedError
         ReembedReport Reembedding UpsertError UpsertReport filters""",
-    "m3plugins.retrieval": "Explanation HybridRetriever LexicalMatch SearchOptions TokenMatch explain filters",
+    "m3plugins.retrieval": "Explanation Hit HybridRetriever LexicalMatch SearchOptions TokenMatch explain filters",
     "m3plugins.loaders": "Page SUFFIXES installed load",
     "m3plugins.reranking": "CrossEncoderReranker M3Reranker Reranker",
     "m3plugins.training": """Batch CheckpointError DatasetError DivergedError Drift Example FrozenEnsemble LiveEnsemble

@@ -17,8 +17,8 @@ from llama_index.vector_stores.m3plugins import M3VectorStore, StoreEmbedding
 
 from m3plugins import Document, HybridRetriever, HybridWeights, InMemoryHybridIndex, M3Encoder
 from m3plugins.encoding import Passages
-from m3plugins.indexing import Hit, UpsertError
-from m3plugins.retrieval import filters
+from m3plugins.indexing import UpsertError
+from m3plugins.retrieval import Hit, filters
 from m3plugins.scoring import dense_scores
 from tests.tiny import SENTENCES
 

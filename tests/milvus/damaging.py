@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m3plugins import HybridRetriever, M3Encoder
-from m3plugins.indexing.index import IndexNotFoundError
+from m3plugins.indexing.errors import IndexNotFoundError
 from m3plugins_milvus import MilvusHybridIndex, MilvusIndexError
 from tests.tiny import random_documents
 
@@ -80,7 +80,7 @@ def build(encoder: M3Encoder, folder: Path) -> Path:
 
 
 def _batch(encoder: M3Encoder, seed: int):
-    from m3plugins.indexing.writing import Batch
+    from m3plugins.indexing.writer import Batch
 
     documents = random_documents(32, seed)[24:]
     return Batch(documents, [d.digest() for d in documents], encoder.encode_documents([d.content for d in documents]))

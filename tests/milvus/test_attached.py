@@ -21,7 +21,7 @@ from m3plugins import (
 )
 from m3plugins.encoding.backends.torch import TorchBackend
 from m3plugins.indexing.copy import copy
-from m3plugins.indexing.index import IndexNotFoundError
+from m3plugins.indexing.errors import IndexNotFoundError
 from m3plugins.retrieval import explain, filters
 from m3plugins_milvus import AttachedIndex, Fields, M3EmbeddingFunction, MilvusHybridIndex
 from m3plugins_milvus.attached import table as table_module

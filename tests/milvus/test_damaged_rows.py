@@ -9,7 +9,7 @@ import pytest
 
 from m3plugins import Document
 from m3plugins.encoding.passages import Passages
-from m3plugins.indexing.index import BrokenDocumentsError
+from m3plugins.indexing.errors import BrokenDocumentsError
 from m3plugins.retrieval import filters
 from m3plugins_milvus import MilvusIndexError, rows
 from m3plugins_milvus.rows import key_of

@@ -13,8 +13,9 @@ from elasticsearch import Elasticsearch
 from m3plugins import Document, M3Encoder
 from m3plugins.encoding.output import M3Output
 from m3plugins.indexing.document import Digest
-from m3plugins.indexing.index import Ack, AnyFilter, UpsertReport
-from m3plugins.indexing.writing import Batch
+from m3plugins.indexing.filters import AnyFilter
+from m3plugins.indexing.report import Ack, UpsertReport
+from m3plugins.indexing.writer import Batch
 from m3plugins_elasticsearch import lifecycle
 from m3plugins_elasticsearch.capabilities import probe
 from m3plugins_elasticsearch.client import Connection, connect

@@ -12,8 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from m3plugins.indexing.filters import And, Comparison, Filter, Not, Or, matches
-from m3plugins.indexing.index import AnyFilter
+from m3plugins.indexing.filters import And, AnyFilter, Comparison, Filter, Not, Or, matches
 from m3plugins_elasticsearch.facets import conditions, is_exact, tokens
 
 MAX_TERMS = 65_536

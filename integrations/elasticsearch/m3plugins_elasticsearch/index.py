@@ -13,7 +13,7 @@ from elasticsearch import Elasticsearch
 from m3plugins import M3Encoder
 from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.passages import Passages
-from m3plugins.indexing.index import AnyFilter
+from m3plugins.indexing.filters import AnyFilter
 from m3plugins.indexing.info import IndexInfo
 from m3plugins.indexing.locking import shared_locks
 from m3plugins.indexing.named_index import NamedIndex, opened_or_created

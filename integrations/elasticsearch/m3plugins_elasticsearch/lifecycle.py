@@ -8,7 +8,7 @@ from typing import Any
 
 from elasticsearch import BadRequestError, NotFoundError
 
-from m3plugins.indexing.index import IndexExistsError, IndexNotFoundError
+from m3plugins.indexing.errors import IndexExistsError, IndexNotFoundError
 from m3plugins.indexing.info import IndexInfo
 from m3plugins.indexing.named_index import check_no_alias
 from m3plugins_elasticsearch.client import Connection, errors, explain

@@ -8,8 +8,9 @@ from typing import Literal, overload
 
 from m3plugins import Document, M3Encoder
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
+from m3plugins.indexing.arguments import check_ids
 from m3plugins.indexing.document import Candidate
-from m3plugins.indexing.index import AnyFilter, check_ids
+from m3plugins.indexing.filters import AnyFilter
 from m3plugins.indexing.named_index import EngineIndex, check_bm25
 from m3plugins.scoring.heads import HeadScores, Signal, check_query
 from m3plugins_elasticsearch import lifecycle

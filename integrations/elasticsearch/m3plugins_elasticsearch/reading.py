@@ -18,7 +18,8 @@ from m3plugins.compression import get_codec
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.indexing.document import Candidate
-from m3plugins.indexing.index import BrokenDocumentsError, FailedDocument
+from m3plugins.indexing.errors import BrokenDocumentsError
+from m3plugins.indexing.report import FailedDocument
 from m3plugins.scoring.heads import HeadScores, Signal
 from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins_elasticsearch import requests

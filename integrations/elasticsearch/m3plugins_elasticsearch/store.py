@@ -10,9 +10,9 @@ from typing import Any
 from m3plugins import Document
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.indexing.document import Digest
-from m3plugins.indexing.index import FailedDocument
 from m3plugins.indexing.locking import TURNS, DocumentLocks, pause
-from m3plugins.indexing.writing import REPLACED, Batch, is_current
+from m3plugins.indexing.report import FailedDocument
+from m3plugins.indexing.writer import REPLACED, Batch, is_current
 from m3plugins_elasticsearch.bulk import CONFLICT, GONE, Action, Outcome, bulk, delete, failures, index
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.filters import Plan

@@ -14,7 +14,7 @@ from langchain_m3plugins.batching import BatchedQueries
 from langchain_m3plugins.documents import to_documents, with_scores
 from langchain_m3plugins.searching import Rerank, check_keywords, search
 from m3plugins import HybridRetriever, HybridWeights, M3Encoder
-from m3plugins.indexing.index import AnyFilter
+from m3plugins.indexing.filters import AnyFilter
 
 KEYWORDS = ("k", "filter", "weights", "rerank", "score_threshold", "per_parent")
 

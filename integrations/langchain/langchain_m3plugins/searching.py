@@ -11,7 +11,7 @@ from langchain_core.cross_encoders import BaseCrossEncoder
 from typing_extensions import Unpack
 
 from m3plugins import Hit, HybridRetriever, HybridWeights, M3Encoder, M3Output
-from m3plugins.indexing.index import AnyFilter
+from m3plugins.indexing.filters import AnyFilter
 from m3plugins.reranking import Reranker
 from m3plugins.retrieval.retriever import SearchOptions
 

@@ -19,7 +19,7 @@ from langchain_m3plugins.relevance import relevance_of
 from langchain_m3plugins.searching import SEARCH_TYPES, check_keywords, reranked_by, search, search_dense
 from langchain_m3plugins.vectorstore_retriever import M3VectorStoreRetriever
 from m3plugins import HybridIndex, HybridRetriever
-from m3plugins.indexing.index import AnyFilter
+from m3plugins.indexing.filters import AnyFilter
 
 
 class M3VectorStore(VectorStore):

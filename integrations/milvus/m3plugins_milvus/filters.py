@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from m3plugins.indexing.filters import And, Comparison, Filter, Not, Or, Scalar, matches
-from m3plugins.indexing.index import AnyFilter
+from m3plugins.indexing.filters import And, AnyFilter, Comparison, Filter, Not, Or, Scalar, matches
 from m3plugins_milvus.facets import (
     EXACT_NUMBER,
     EXACT_STRING,

@@ -15,8 +15,9 @@ from m3plugins import Document, M3Encoder
 from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.encoding.passages import Passages
+from m3plugins.indexing.arguments import check_ids
 from m3plugins.indexing.document import Candidate
-from m3plugins.indexing.index import AnyFilter, check_ids
+from m3plugins.indexing.filters import AnyFilter
 from m3plugins.indexing.info import IndexInfo
 from m3plugins.indexing.locking import shared_locks
 from m3plugins.indexing.named_index import NamedIndex, check_bm25, opened_or_created

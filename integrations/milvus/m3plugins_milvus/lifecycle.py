@@ -13,10 +13,10 @@ from pymilvus.milvus_client.index import IndexParams
 from m3plugins import Document
 from m3plugins.encoding.output import M3Output
 from m3plugins.encoding.sparse import SparseEmbeddings
-from m3plugins.indexing.index import IndexExistsError, IndexNotFoundError
+from m3plugins.indexing.errors import IndexExistsError, IndexNotFoundError
 from m3plugins.indexing.info import IndexInfo
 from m3plugins.indexing.named_index import check_no_alias
-from m3plugins.indexing.writing import Batch
+from m3plugins.indexing.writer import Batch
 from m3plugins_milvus import repair, requests, schema
 from m3plugins_milvus.client import Connection, MilvusIndexError, errors, writer_lock
 from m3plugins_milvus.collection import Collection

@@ -12,7 +12,7 @@ from m3plugins.compression import get_codec
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import Head, M3Output
-from m3plugins.indexing.index import FailedDocument
+from m3plugins.indexing.report import FailedDocument
 from m3plugins.scoring.heads import HeadScores, head_scores
 from m3plugins.scoring.multi_vector import mean_of_maxima
 from m3plugins_milvus.blocks import POINTER, join_vectors

@@ -14,7 +14,7 @@ from m3plugins import Document
 from m3plugins.encoding.output import M3Output
 from m3plugins.encoding.sparse import SENTINEL_WEIGHT, SparseEmbeddings, SparseVector
 from m3plugins.indexing.document import Digest
-from m3plugins.indexing.writing import Batch
+from m3plugins.indexing.writer import Batch
 from m3plugins_milvus.blocks import MAX_BLOCKS, POINTER, block_count, split_text
 from m3plugins_milvus.collection import Row
 from m3plugins_milvus.facets import bounds, facets, value_token

@@ -11,10 +11,12 @@ from threading import RLock
 from m3plugins import Document
 from m3plugins.compression import get_codec
 from m3plugins.encoding.batching import bounded_runs
+from m3plugins.indexing.arguments import check_ids
 from m3plugins.indexing.document import Digest
-from m3plugins.indexing.index import BrokenDocumentsError, FailedDocument, check_ids
+from m3plugins.indexing.errors import BrokenDocumentsError
 from m3plugins.indexing.locking import DocumentLocks
-from m3plugins.indexing.writing import REPLACED, Batch, is_current
+from m3plugins.indexing.report import FailedDocument
+from m3plugins.indexing.writer import REPLACED, Batch, is_current
 from m3plugins_milvus import requests
 from m3plugins_milvus.blocks import POINTER, BlockKeys, block_rows, orphans
 from m3plugins_milvus.client import MilvusIndexError

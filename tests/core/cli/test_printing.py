@@ -21,7 +21,8 @@ from m3plugins.cli.printing import complain, message, messages_alone, print_json
 from m3plugins.cli.rendering import Found, show
 from m3plugins.cli.snippets import Snippet
 from m3plugins.indexing.corpus import Rejected
-from m3plugins.indexing.document import Document, Hit
+from m3plugins.indexing.document import Document
+from m3plugins.retrieval.hit import Hit
 from m3plugins.scoring.heads import HeadScores
 
 HOSTILE = st.lists(

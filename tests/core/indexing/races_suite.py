@@ -12,7 +12,7 @@ import pytest
 from m3plugins import Document, HybridIndex
 from m3plugins.encoding import Passages
 from m3plugins.indexing import locking
-from m3plugins.indexing.writing import Batch
+from m3plugins.indexing.writer import Batch
 from m3plugins.retrieval import filters
 from tests.tiny import SENTENCES
 
@@ -107,7 +107,7 @@ class RacesSuite:
         """Else the digest would be that of the new document, and the old one be written under it."""
         empty.upsert([Document(id="a", text="a fox", parent_id="old")])
         for verb in ("get", "digests"):
-            read = getattr(type(empty.writer), verb)
+            read = getattr(type(empty.reader), verb)
 
             def late(*arguments, read=read, verb=verb):
                 monkeypatch.undo()
@@ -115,7 +115,7 @@ class RacesSuite:
                 empty.upsert([Document(id="a", text="a fox", parent_id=verb)])
                 return answer
 
-            monkeypatch.setattr(type(empty.writer), verb, late)
+            monkeypatch.setattr(type(empty.reader), verb, late)
             assert empty.update_metadata({"a": {"after": verb}}).written == 1
             assert empty.get(["a"]) == [Document(id="a", text="a fox", parent_id=verb, metadata={"after": verb})]
 
@@ -235,7 +235,7 @@ class RacesSuite:
             changed(iter(empty.get(ids)))
             changed(empty.scan())
             changed(document for document, _ in empty.scan(with_embeddings=True))
-            changed(iter(empty.writer.get(ids)))
+            changed(iter(empty.reader.get(ids)))
         empty.update_metadata(dict.fromkeys(ids, metadata), on_ack=lambda _: metadata.clear())
         assert empty.get(["0"])[0].metadata == {"n": 4, "nested": {"list": [4]}}
 

@@ -11,7 +11,7 @@ from m3plugins import Document, HybridIndex, HybridRetriever, M3Encoder, ModelMi
 from m3plugins.encoding import HEADS, Passages
 from m3plugins.indexing import IndexNotFoundError
 from m3plugins.indexing.reembed import ReembedError
-from m3plugins.indexing.writing import Batch
+from m3plugins.indexing.writer import Batch
 from tests.tiny import SENTENCES, random_documents, save_checkpoint
 
 COUNT = 40

@@ -9,8 +9,7 @@ import pytest
 
 from m3plugins import Document, HybridIndex, HybridRetriever, HybridWeights, InMemoryHybridIndex, M3Output
 from m3plugins.fusion import best_first, reciprocal_rank_fusion, weighted_sum
-from m3plugins.indexing import Hit
-from m3plugins.retrieval import filters
+from m3plugins.retrieval import Hit, filters
 from tests.tiny import SENTENCES, random_documents
 
 QUERIES = [*SENTENCES, "", "zzz unseen", "fox 狐 лиса"]

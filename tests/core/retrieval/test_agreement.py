@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from m3plugins import Document, InMemoryHybridIndex, M3Encoder
 from m3plugins.encoding.output import HEADS
-from m3plugins.indexing import Hit
-from m3plugins.retrieval import filters
+from m3plugins.retrieval import Hit, filters
 from m3plugins.retrieval.agreement import Agreement, agreement
 from m3plugins.scoring import HeadScores
 from tests.tiny import SENTENCES

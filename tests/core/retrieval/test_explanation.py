@@ -14,9 +14,8 @@ from m3plugins import Document, HybridRetriever, HybridWeights, InMemoryHybridIn
 from m3plugins.encoding import MultiVectorEmbeddings
 from m3plugins.encoding.backends.torch import TorchBackend
 from m3plugins.fusion import weighted_sum
-from m3plugins.indexing import Hit
 from m3plugins.reranking import M3Reranker
-from m3plugins.retrieval import Explanation, explain
+from m3plugins.retrieval import Explanation, Hit, explain
 from m3plugins.scoring import HeadScores
 from tests.tiny import SENTENCES
 

@@ -10,7 +10,7 @@ from elastic_transport import ApiResponseMeta, HttpHeaders, NodeConfig
 from elasticsearch import ApiError, Elasticsearch
 
 from m3plugins import HybridRetriever
-from m3plugins.indexing.index import IndexNotFoundError
+from m3plugins.indexing.errors import IndexNotFoundError
 from m3plugins_elasticsearch import ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher import Enricher
 from m3plugins_elasticsearch.enricher.system_index import SystemIndex

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from m3plugins import Document, M3Encoder
-from m3plugins.indexing.index import Ack
+from m3plugins.indexing.report import Ack
 from m3plugins.retrieval import filters
 from m3plugins_milvus import MilvusHybridIndex
 from tests.milvus.crash.corpus import Corpus, annotated

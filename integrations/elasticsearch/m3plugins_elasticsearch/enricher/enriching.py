@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
-from m3plugins.indexing.index import UpsertReport
+from m3plugins.indexing.report import UpsertReport
 from m3plugins.indexing.streaming import Pending, Stream
-from m3plugins.indexing.writing import Writer
+from m3plugins.indexing.writer import Writer
 from m3plugins_elasticsearch.enricher.comparing import compare
 from m3plugins_elasticsearch.enricher.dead_letters import StoredDeadLetter
 from m3plugins_elasticsearch.enricher.ledger import Claim

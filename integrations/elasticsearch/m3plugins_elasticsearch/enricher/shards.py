@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from elasticsearch import NotFoundError
 
-from m3plugins.indexing.index import IndexNotFoundError
+from m3plugins.indexing.errors import IndexNotFoundError
 from m3plugins_elasticsearch.client import Connection
 
 _ASKED = ("uuid", "shards.*.routing.primary", "shards.*.seq_no", "shards.*.commit.user_data.history_uuid")

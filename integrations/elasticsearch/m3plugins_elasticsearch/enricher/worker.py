@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from m3plugins.indexing.index import IndexNotFoundError
+from m3plugins.indexing.errors import IndexNotFoundError
 from m3plugins_elasticsearch.attached import AttachedIndex
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher.backoff import Backoff

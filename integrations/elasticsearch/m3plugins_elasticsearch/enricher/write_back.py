@@ -9,8 +9,8 @@ from typing import Any
 
 from m3plugins import Document
 from m3plugins.indexing.document import Digest
-from m3plugins.indexing.index import FailedDocument
-from m3plugins.indexing.writing import Batch
+from m3plugins.indexing.report import FailedDocument
+from m3plugins.indexing.writer import Batch
 from m3plugins_elasticsearch.bulk import CONFLICT, GONE, Action, Outcome, bulk, update
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher.comparing import Compared

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from pymilvus import DataType
 
-from m3plugins.indexing.filters import And, Comparison, Filter, Not, Or
-from m3plugins.indexing.index import AnyFilter
+from m3plugins.indexing.filters import And, AnyFilter, Comparison, Filter, Not, Or
 from m3plugins_milvus.filters import Plan, compile_filter
 from m3plugins_milvus.requests import both, quoted
 

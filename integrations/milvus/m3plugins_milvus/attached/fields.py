@@ -10,7 +10,7 @@ from pymilvus import DataType
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import Head
-from m3plugins.indexing.index import IndexNotFoundError, ModelMismatchError
+from m3plugins.indexing.errors import IndexNotFoundError, ModelMismatchError
 from m3plugins_milvus.client import Connection, errors
 from m3plugins_milvus.schema import BLOCKS_SUFFIX
 

@@ -10,9 +10,11 @@ from typing import Literal, overload
 
 from m3plugins import Document, HeadScores, M3Encoder, M3Output
 from m3plugins.encoding.output import HEADS, check_heads
+from m3plugins.indexing.arguments import check_ids
 from m3plugins.indexing.document import Candidate
+from m3plugins.indexing.errors import IndexNotFoundError
+from m3plugins.indexing.filters import AnyFilter
 from m3plugins.indexing.identity import Identity
-from m3plugins.indexing.index import AnyFilter, IndexNotFoundError, check_ids
 from m3plugins.indexing.named_index import WritableIndex
 from m3plugins.scoring.heads import Signal
 from m3plugins_milvus.address import is_server

@@ -14,7 +14,7 @@ from pymilvus.exceptions import MilvusException
 
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.indexing.document import Candidate
-from m3plugins.indexing.index import FailedDocument
+from m3plugins.indexing.report import FailedDocument
 from m3plugins_milvus.attached.expressions import EXPRESSION_LENGTH, Key, Span, among, literal, to_key
 from m3plugins_milvus.attached.fields import Layout, VectorIndex
 from m3plugins_milvus.attached.rows import Row, integer_ids, to_metadata

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import M3Output
-from m3plugins.indexing.index import ModelMismatchError
+from m3plugins.indexing.errors import ModelMismatchError
 from m3plugins.scoring.sparse import sparse_scores
 from m3plugins_milvus.attached.rows import to_document, to_output
 from m3plugins_milvus.attached.table import Table

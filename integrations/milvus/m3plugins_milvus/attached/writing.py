@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from m3plugins import Document
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.indexing.document import Digest
-from m3plugins.indexing.index import FailedDocument
-from m3plugins.indexing.writing import REPLACED, Batch, is_current
+from m3plugins.indexing.report import FailedDocument
+from m3plugins.indexing.writer import REPLACED, Batch, is_current
 from m3plugins_milvus.attached.expressions import EXPRESSION_LENGTH, among, is_unicode
 from m3plugins_milvus.attached.rows import check_document, to_document, to_rows, vector_rows
 from m3plugins_milvus.attached.table import Table

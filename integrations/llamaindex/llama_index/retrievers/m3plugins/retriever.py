@@ -15,9 +15,9 @@ from llama_index.vector_stores.m3plugins.filters import to_filter
 from llama_index.vector_stores.m3plugins.nodes import annotated, to_node
 
 from m3plugins import HybridRetriever, HybridWeights
-from m3plugins.indexing import Hit
-from m3plugins.indexing.index import AnyFilter
+from m3plugins.indexing.filters import AnyFilter
 from m3plugins.reranking import Reranker
+from m3plugins.retrieval import Hit
 
 
 class M3Retriever(BaseRetriever):

@@ -13,8 +13,8 @@ from llama_index.vector_stores.m3plugins.filters import to_filter
 from llama_index.vector_stores.m3plugins.nodes import NODE_ID, REF_DOC_ID
 
 from m3plugins import HybridRetriever, HybridWeights, M3Output
-from m3plugins.indexing import Hit
 from m3plugins.indexing.filters import Filter
+from m3plugins.retrieval import Hit
 from m3plugins.retrieval import filters as neutral
 
 _SPARSE = (VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.TEXT_SEARCH)

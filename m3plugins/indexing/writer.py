@@ -1,15 +1,17 @@
-"""What an engine does for the roads of `ingest`, `passages` and `update_metadata`."""
+"""What an engine does for those who write: the ports of a `HybridIndex` and of a stream of documents."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic
 
 from m3plugins.encoding.output import M3Output
 from m3plugins.indexing.document import Digest, Document
-from m3plugins.indexing.index import FailedDocument
+from m3plugins.indexing.reader import Plan
+from m3plugins.indexing.report import FailedDocument
 
 REPLACED = "it was replaced or deleted meanwhile; index it again"
 """Why new metadata could not be stored."""
@@ -33,7 +35,7 @@ class Batch:
 
 
 def is_current(stored: Digest | None, new: Digest, expected: Digest | None) -> bool:
-    """Whether a document may still be given new metadata and a new parent.
+    """Tells whether a document may still be given new metadata and a new parent.
 
     Args:
         stored: The digest of the stored document; None if there is none.
@@ -43,27 +45,44 @@ def is_current(stored: Digest | None, new: Digest, expected: Digest | None) -> b
     return stored is not None and (stored.content == new.content if expected is None else stored == expected)
 
 
-class Writer(Protocol):
-    """What an engine does for the road. `write` and `annotate` return the documents that they could not store.
+class Sink(ABC):
+    """Takes a stream of documents. `write` and `annotate` return the documents that could not be stored.
 
-    An exception ends the run: what was acknowledged is stored, the rest is not promised.
+    An exception ends the stream: what was acknowledged is stored, the rest is not promised.
     """
 
-    def check(self, document: Document) -> None:
-        """Raises ValueError for a document that the engine cannot keep."""
-
+    @abstractmethod
     def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
-        """The digests of those of the given ids that are stored."""
+        """Returns the digests of those of the given ids that are stored."""
 
+    @abstractmethod
     def write(self, batch: Batch) -> Failures:
         """Stores documents."""
 
+    @abstractmethod
+    def annotate(self, documents: Sequence[Document], digests: Sequence[Digest]) -> Failures:
+        """Stores new metadata and parents of documents whose content is still that of `digests`.
+
+        Compares and writes in one; what is not as expected fails with the reason `REPLACED`.
+        """
+
+
+class Writer(Sink, Generic[Plan]):
+    """Writes to one index of an engine; safe to share among threads."""
+
+    @abstractmethod
+    def check(self, document: Document) -> None:
+        """Refuses a document that the engine cannot keep.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+
+    @abstractmethod
     def annotate(
         self, documents: Sequence[Document], digests: Sequence[Digest], expected: Sequence[Digest] | None = None
     ) -> Failures:
-        """Stores new metadata and parents of documents that are still what is expected: compares and writes in one.
-
-        The others fail with the reason `REPLACED`.
+        """Stores new metadata and parents of documents that are still what is expected, as a `Sink` does.
 
         Args:
             documents: With the new metadata and parents.
@@ -72,17 +91,38 @@ class Writer(Protocol):
                 that of `digests`.
         """
 
-    def get(self, ids: Sequence[str]) -> list[Document]:
-        """The stored documents of these ids."""
-
+    @abstractmethod
     def passages_of(self, parent_ids: Sequence[str]) -> dict[str, str]:
-        """The parent's id, by the id of each stored document that has one of these parents."""
+        """Returns the parent's id, by the id of each stored document that has one of these parents."""
 
+    @abstractmethod
     def remove(self, ids: Sequence[str]) -> int:
         """Deletes documents; returns how many there were."""
 
+    @abstractmethod
+    def remove_matching(self, plan: Plan) -> int:
+        """Deletes the documents that match; returns how many there were."""
+
+    @abstractmethod
+    def deletion(self) -> AbstractContextManager[object]:
+        """Keeps this process' other writers out of one deletion, where they would meet, and ends it."""
+
+    @abstractmethod
     def holding(self, ids: Collection[str]) -> AbstractContextManager[None]:
         """Keeps this process' other threads from replacing these documents, each with all of its passages."""
 
+    @abstractmethod
     def flush(self) -> None:
         """Makes what was written searchable, and fast to search, wherever that takes a step of its own."""
+
+    def show(self) -> None:
+        """Makes what was written searchable even where `flush` leaves that to the engine."""
+        self.flush()
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Deletes the index and all in it.
+
+        Raises:
+            ValueError: If it is somebody else's.
+        """
