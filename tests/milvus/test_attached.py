@@ -25,7 +25,6 @@ from m3plugins.indexing.errors import IndexNotFoundError
 from m3plugins.retrieval import explain, filters
 from m3plugins_milvus import AttachedIndex, Fields, M3EmbeddingFunction, MilvusHybridIndex
 from m3plugins_milvus.attached import table as table_module
-from m3plugins_milvus.attached.computed import ComputedHeads
 from m3plugins_milvus.attached.expressions import literal, to_key
 from m3plugins_milvus.attached.fields import VectorIndex
 from m3plugins_milvus.attached.rows import _unit, to_vector
@@ -649,15 +648,16 @@ def test_a_vector_without_an_index(client, uri, encoder):
 # Parts
 
 
-def test_computed_embeddings_are_kept_up_to_a_size(encoder):
-    computed = ComputedHeads(encoder, ("multi_vector",), max_bytes=20_000)
-    texts = ["one fox", "two dogs", "one fox", "three"]
-    first = computed.of(texts)
-    assert np.allclose(first.multi_vector.vectors, encoder.encode_documents(texts).multi_vector.vectors, atol=1e-6)
-    assert np.array_equal(computed.of(texts[:1]).multi_vector[0], first.multi_vector[0])
-    computed.of(SENTENCES)
-    assert 0 < computed._bytes <= 20_000
-    assert computed._bytes == sum(output.multi_vector.vectors.nbytes for output in computed._kept.values())
+def test_computed_embeddings_are_kept_up_to_a_size(client, uri, encoder, index, documents):
+    ids, texts = [document.id for document in documents], [document.content for document in documents]
+    with attach(client, uri, encoder, cache_bytes=20_000) as small:
+        first, again = (small.embeddings(ids[:2], ["multi_vector"]) for _ in range(2))
+        made = encoder.encode_documents(texts[:2])
+        for row, i in enumerate(ids[:2]):
+            assert np.allclose(first[i].multi_vector.vectors, made.multi_vector[row], atol=1e-6)
+            assert np.array_equal(again[i].multi_vector.vectors, first[i].multi_vector.vectors)
+        small.embeddings(ids, ["multi_vector"])
+        assert 0 < small.reader._memo.nbytes <= 20_000
 
 
 def test_half_precision_fields_take_and_give_half_precision():

@@ -25,7 +25,7 @@ class TestCli(EngineCliSuite):
 
     def test_a_document_that_cannot_be_read_is_deleted_by_its_id(self, m3, indexed, held, encoder, uri):
         with MilvusHybridIndex.open("docs", encoder=encoder, uri=uri) as index:
-            documents = index.writer.documents
+            documents = index._store.documents
             (row,) = documents.fetch([key_of("d1")], ["*"]).values()
             documents.upsert([{**row, "text_blocks": 2}])
         before = held()["documents"]

@@ -43,7 +43,7 @@ def index(make, encoder):
     index = make(codec="float16")
     names = ["sound", *BLOCKS, *ROWS]
     index.upsert([Document(id=name, text=TEXT, metadata={"lang": "en"}) for name in names]).raise_for_failed()
-    store = index.writer
+    store = index._store
     fields = ["*"]
     rows = store.documents.fetch([key_of(name) for name in names], fields)
     for name, damage in ROWS.items():
@@ -76,7 +76,7 @@ def test_a_sound_row_is_read_beside_them(index, encoder):
 
 def store_row(index, name, **damage):
     """Writes the row of a document as somebody else might."""
-    store = index.writer
+    store = index._store
     (row,) = store.documents.fetch([key_of(name)], ["*"]).values()
     store.documents.upsert([{**row, **damage}])
     return row
@@ -84,11 +84,11 @@ def store_row(index, name, **damage):
 
 def lose_block(index, id):
     row = store_row(index, id)
-    index.writer.blocks.delete([f"{row['key']}:{row['revision']}:0"])
+    index._store.blocks.delete([f"{row['key']}:{row['revision']}:0"])
 
 
 def blocks_of(index, id):
-    return [key for page in index.writer.blocks.keys(prefix=f"{key_of(id)}:") for key in page]
+    return [key for page in index._store.blocks.keys(prefix=f"{key_of(id)}:") for key in page]
 
 
 DAMAGED = {
@@ -157,8 +157,8 @@ def test_a_damaged_block_heals_once_its_document_is_deleted_and_indexed_again(he
     document = Document(id="victim", text=TEXT)
     healing.upsert([document])
     (key,) = blocks_of(healing, "victim")
-    (block,) = healing.writer.blocks.fetch([key], ["*"]).values()
-    healing.writer.blocks.upsert([{**block, "data": "€"}])
+    (block,) = healing._store.blocks.fetch([key], ["*"]).values()
+    healing._store.blocks.upsert([{**block, "data": "€"}])
     with pytest.raises(BrokenDocumentsError, match="'victim': .*; delete it and index it again"):
         healing.embeddings(["victim"])
     assert healing.delete(["victim"]) == healing.upsert([document]).written == 1

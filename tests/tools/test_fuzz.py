@@ -22,7 +22,7 @@ from benchmarks.fuzz.search import search
 from m3plugins import M3Encoder
 from m3plugins.cli import inputs
 from m3plugins.compression import Int8Codec
-from m3plugins_milvus import store
+from m3plugins_milvus import reader
 
 TREE = {"a": 1, "b": [1, 2], "c": {"d": "x"}}
 
@@ -86,10 +86,10 @@ def test_a_record_that_is_lost_is_found(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_stored_document_that_comes_back_as_another_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("M3_TEST_ES_ZIP", "M3_TEST_ES_URL"):
         monkeypatch.delenv(name, raising=False)
-    read, case = store.to_document, (Edit("milvus/title", "set", (), "Dog"),)
+    read, case = reader.to_document, (Edit("milvus/title", "set", (), "Dog"),)
     with rows(tmp_path) as target:
         assert target.check(case) == "damage that no read sees and that counts as unchanged"
-        monkeypatch.setattr(store, "to_document", lambda *row: replace(read(*row), title="planted"))
+        monkeypatch.setattr(reader, "to_document", lambda *row: replace(read(*row), title="planted"))
         with pytest.raises(Failure, match="another document"):
             target.check(case)
 

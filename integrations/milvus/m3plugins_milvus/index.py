@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any
 
-from m3plugins import Document, M3Encoder
+from m3plugins import M3Encoder
 from m3plugins.compression import DEFAULT_CODEC
-from m3plugins.encoding.output import HEADS, M3Output, check_heads
 from m3plugins.encoding.passages import Passages
-from m3plugins.indexing.arguments import check_ids
-from m3plugins.indexing.document import Candidate
-from m3plugins.indexing.filters import AnyFilter
 from m3plugins.indexing.info import IndexInfo
 from m3plugins.indexing.locking import shared_locks
-from m3plugins.indexing.named_index import NamedIndex, check_bm25, opened_or_created
-from m3plugins.scoring.heads import SIGNALS, HeadScores, Signal, check_query
-from m3plugins_milvus import checks, lifecycle, reading
+from m3plugins.indexing.named_index import NamedIndex, opened_or_created
+from m3plugins_milvus import checks, lifecycle
 from m3plugins_milvus.address import is_server
-from m3plugins_milvus.blocks import POINTER
 from m3plugins_milvus.client import Connection, connect, lite_path, writer_lock
 from m3plugins_milvus.collection import Collection
-from m3plugins_milvus.filters import Plan, compile_filter
 from m3plugins_milvus.identity import Identity
-from m3plugins_milvus.native import field_names, unknown_field
+from m3plugins_milvus.reader import REOPEN, MilvusReader
 from m3plugins_milvus.requests import Consistency
-from m3plugins_milvus.rows import sparse_row
-from m3plugins_milvus.schema import BLOCKS_SUFFIX, BM25, PUBLIC_FIELDS, SPARSE_INDEX
+from m3plugins_milvus.schema import BLOCKS_SUFFIX
 from m3plugins_milvus.store import Store
+from m3plugins_milvus.writer import MilvusWriter
 
 if TYPE_CHECKING:
     from m3plugins.cli.checks import Check
@@ -52,20 +42,21 @@ class MilvusHybridIndex(NamedIndex):
     """
 
     default_uri = "m3.db"
-    _reopen = "open it again with MilvusHybridIndex.open"
+    _reopen = REOPEN
+    _identity: Identity
+    _writer: MilvusWriter
 
     def __init__(
         self, connection: Connection, name: str, identity: Identity, encoder: M3Encoder, consistency: Consistency
     ) -> None:
         """Use `create` or `open`."""
-        super().__init__(encoder)
+        store = Store(Collection(connection, name), Collection(connection, name + BLOCKS_SUFFIX), identity)
+        lock = writer_lock(connection, name)
+        writer = MilvusWriter(store, lock, shared_locks("milvus", connection.uri, name))
+        super().__init__(MilvusReader(store, lock, consistency), writer, encoder=encoder, identity=identity)
+        self._store = store
         self._connection = connection
         self._consistency = consistency
-        self._name = name
-        self._lock = writer_lock(connection, name)
-        documents, blocks = Collection(connection, name), Collection(connection, name + BLOCKS_SUFFIX)
-        self._store = Store(documents, blocks, identity, self._lock, shared_locks("milvus", connection.uri, name))
-        self._signals = ThreadPoolExecutor(len(SIGNALS), thread_name_prefix="m3-search")
 
     @classmethod
     def checks(cls, uri: str = "", token: str | None = None, *, repair: bool = False) -> Iterator[Check]:
@@ -239,110 +230,9 @@ class MilvusHybridIndex(NamedIndex):
             lifecycle.drop_named(connection, name)
 
     def describe(self) -> IndexInfo:
-        """What made the index, how it keeps documents, and how many."""
+        """Tells what made the index, how it keeps documents, and how many."""
         self._check_open()
-        return lifecycle.describe(self._connection, self.name, self.identity)
-
-    @property
-    def identity(self) -> Identity:
-        """What made the stored vectors, and how they are stored."""
-        return self._store.identity
-
-    @property
-    def writer(self) -> Store:
-        """What stores embedded documents as they come."""
-        return self._store
-
-    @property
-    def name(self) -> str:
-        """The collection's own name, also where the index was opened by an alias."""
-        return self._name
-
-    def get(self, ids: Sequence[str]) -> list[Document]:
-        """The documents of these ids, in this order; unknown ids are left out."""
-        self._check_open()
-        return self._store.get(ids)
-
-    def embeddings(self, ids: Sequence[str], heads: Iterable[str] = HEADS) -> dict[str, M3Output]:
-        """The stored embeddings of these documents, in this order; unknown ids are left out.
-
-        Token vectors are as the codec kept them; they are read only if they are asked for.
-        """
-        self._check_open()
-        return reading.embeddings(self._store, check_ids(ids), check_heads(heads))
-
-    def count(self, filter: AnyFilter | None = None) -> int:
-        """How many documents there are, or match."""
-        self._check_open()
-        plan = self._plan(filter)
-        if plan.check is None:
-            return self._store.documents.count(plan.expression)
-        return sum(len(rows) for rows in reading.matching(self._store, plan, ()))
-
-    @overload
-    def scan(self, filter: AnyFilter | None = None, with_embeddings: Literal[False] = False) -> Iterator[Document]: ...
-    @overload
-    def scan(
-        self, filter: AnyFilter | None = None, *, with_embeddings: Literal[True]
-    ) -> Iterator[tuple[Document, M3Output]]: ...
-    def scan(
-        self,
-        filter: AnyFilter | None = None,
-        with_embeddings: bool = False,
-    ) -> Iterator[Document] | Iterator[tuple[Document, M3Output]]:
-        """Every document that matches, in no particular order, in bounded memory.
-
-        With embeddings it gives pairs of a document and its output of length 1, the token vectors as
-        the codec kept them.
-        """
-        self._check_open()
-        plan = self._plan(filter)
-        if with_embeddings:
-            return reading.scan_embeddings(self._store, plan)
-        return reading.scan(self._store, plan)
-
-    def candidates(
-        self,
-        query: M3Output,
-        k: int,
-        filter: AnyFilter | None = None,
-        *,
-        text: str | None = None,
-    ) -> dict[Signal, list[Candidate]]:
-        """The best k documents of each signal; see `HybridIndex.candidates`. The signals are searched in parallel."""
-        self._check_open()
-        self._check_model()
-        check_query(query)
-        check_bm25(text, self.identity.bm25, self.name)
-        plan = self._plan(filter)
-        signals: dict[Signal, Future[list[Candidate]]] = {}
-        submit, search = self._submit, partial(self._store.documents.search, consistency=self._consistency)
-        if query.dense is not None:
-            signals["dense"] = submit(
-                search, "dense", query.dense[0], k, plan, self._store.identity.dense_index["index_type"]
-            )
-        if query.sparse is not None:
-            weights = sparse_row(query.sparse[0], self._store.identity.vocab_size)
-            signals["sparse"] = submit(search, "sparse", weights, k, plan, SPARSE_INDEX) if weights else submit(list)
-        if text is not None:
-            signals["bm25"] = submit(search, "bm25", text, k, plan, BM25)
-        found = {signal: future.result() for signal, future in signals.items()}
-        return {
-            signal: hits if signal == "dense" else [hit for hit in hits if hit.score > 0]
-            for signal, hits in found.items()
-        }
-
-    def score(self, query: M3Output, ids: Sequence[str], *, text: str | None = None) -> dict[str, HeadScores]:
-        """Exact scores (of what the codec kept), on the heads that `query` has; unknown ids are left out."""
-        self._check_open()
-        self._check_model()
-        check_query(query)
-        check_bm25(text, self.identity.bm25, self.name)
-        scores = reading.score(self._store, query, ids)
-        if text is None:
-            return scores
-        lexical = reading.bm25_scores(self._store, text, list(scores))
-        return {i: replace(score, bm25=lexical.get(i, 0.0)) for i, score in scores.items()}
+        return lifecycle.describe(self._connection, self.name, self._identity)
 
     def swap(self, alias: str) -> str | None:
         """Points an alias at this index, in one step, and returns the collection that it pointed at (None: none).
@@ -367,18 +257,8 @@ class MilvusHybridIndex(NamedIndex):
             MilvusIndexError: If they have, and `force` is not set: that may be a loss of rows, and nothing is deleted.
         """
         self._check_open()
-        with self._lock:
-            return self._store.sweep(force=force)
-
-    def close(self) -> None:
-        """Ends the connection; the last index of a Lite file frees it for other processes."""
-        if self._inherited:
-            return  # the parent goes on with it
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._signals.shutdown()
-                self._connection.close()
+        with self._writer.lock:
+            return self._writer.sweep(force=force)
 
     def _open_beside(self, name: str, encoder: M3Encoder) -> MilvusHybridIndex:
         return self._open(self._connect_again(), name, encoder, self._consistency)
@@ -390,37 +270,13 @@ class MilvusHybridIndex(NamedIndex):
         address = self._connection.address
         return connect(address.uri, address.token, database=address.database)
 
-    def _record(self, identity: Identity) -> None:
-        with self._lock:
+    def _record(self, identity: Any) -> None:
+        with self._writer.lock:
             identity.write(self._store.blocks)
-            self._store = replace(self._store, identity=identity)
+        super()._record(identity)
 
     def _aliases(self) -> list[str]:
         return lifecycle.aliases(self._store.documents)
-
-    def _drop(self) -> None:
-        lifecycle.drop(self._store.documents, self._store.blocks)
-
-    def _deleting(self) -> RLock:
-        return self._lock
-
-    def _remove_matching(self, filter: AnyFilter) -> int:
-        pages = reading.matching(self._store, self._plan(filter), POINTER)
-        return sum(self._store.remove_rows(rows.values()) for rows in pages)
-
-    def _submit(self, *task: Any) -> Future[list[Candidate]]:
-        try:
-            return self._signals.submit(*task)
-        except RuntimeError:
-            self._check_open()  # another thread may have closed it
-            raise
-
-    def _plan(self, filter: AnyFilter | None) -> Plan:
-        """The filter compiled; a native one names only fields that there are: Milvus takes any for a dynamic one."""
-        if isinstance(filter, str):
-            for name in sorted(field_names(filter) - self._store.identity.fields):
-                raise unknown_field(name, PUBLIC_FIELDS, "metadata")
-        return compile_filter(filter, self._store.identity.tenant)
 
 
 def _is_there(uri: str | Path) -> bool:

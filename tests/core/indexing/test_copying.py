@@ -79,7 +79,7 @@ def test_documents_that_cannot_be_read_are_named_and_the_others_are_copied(in_mi
 
     source, target = in_milvus(passages=passages), in_memory(passages=passages)
     source.upsert([Document(id=f"doc-{n}", text=f"fox {n}") for n in range(40)])
-    blocks, suffix = source.writer.blocks, "" if passages is None else "#0"
+    blocks, suffix = source._store.blocks, "" if passages is None else "#0"
     owners = tuple(key_of(f"doc-{n}{suffix}") for n in (3, 7))
     broken = [key for page in blocks.keys() for key in page if key.startswith(owners)]
     assert len(broken) == 2

@@ -1,4 +1,4 @@
-"""What an attached index does for `upsert` and `update_metadata`."""
+"""The `Writer` of a foreign collection."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from m3plugins import Document
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.indexing.document import Digest
 from m3plugins.indexing.report import FailedDocument
-from m3plugins.indexing.writer import REPLACED, Batch, is_current
+from m3plugins.indexing.writer import REPLACED, Batch, Writer, is_current
 from m3plugins_milvus.attached.expressions import EXPRESSION_LENGTH, among, is_unicode
-from m3plugins_milvus.attached.rows import check_document, to_document, to_rows, vector_rows
-from m3plugins_milvus.attached.table import Table
+from m3plugins_milvus.attached.reader import TableReader
+from m3plugins_milvus.attached.rows import check_document, to_rows, vector_rows
 from m3plugins_milvus.filters import Plan
 
 
-class TableWriter:
-    """The `Writer` of a foreign collection: the stored rows say themselves what is unchanged.
+class TableWriter(Writer[Plan]):
+    """Writes documents into a collection that someone else made.
 
     Args:
-        table: The collection.
+        reader: Of the collection.
         lock: That its writers in this process share.
     """
 
-    def __init__(self, table: Table, lock: threading.RLock) -> None:
-        self._table = table
-        self._layout = table.layout
+    def __init__(self, reader: TableReader, lock: threading.RLock) -> None:
+        self._reader = reader
+        self._table = reader.table
+        self._layout = reader.table.layout
         self._lock = lock
 
     def check(self, document: Document) -> None:
@@ -35,8 +36,8 @@ class TableWriter:
         check_document(document, self._layout)
 
     def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
-        """The digests of the stored documents."""
-        return {document.id: _digest(document) for document in self.get(ids)}
+        """Returns the digests of the stored documents."""
+        return self._reader.digests(ids)
 
     def write(self, batch: Batch) -> list[FailedDocument]:
         """Stores documents; what their rows hold beyond them stays."""
@@ -65,11 +66,6 @@ class TableWriter:
         gone = {document.id for document in documents} - {document.id for document in there}
         return failed + [FailedDocument(i, REPLACED) for i in gone]
 
-    def get(self, ids: Sequence[str]) -> list[Document]:
-        """The documents of these ids, in this order."""
-        rows = self._table.fetch(ids, self._layout.document)
-        return [to_document(rows[i], self._layout) for i in ids if i in rows]
-
     def passages_of(self, parent_ids: Sequence[str]) -> dict[str, str]:
         """The parent's id, by the id of each document that has one of these parents.
 
@@ -93,6 +89,14 @@ class TableWriter:
             self._table.delete(there)
         return len(there)
 
+    def remove_matching(self, plan: Plan) -> int:
+        """Deletes the documents that match; returns how many there were."""
+        return sum(self.remove(list(rows)) for rows in self._table.matching(plan, []))
+
+    def deletion(self) -> AbstractContextManager[object]:
+        """Keeps this process' other writers of the collection out."""
+        return self._lock
+
     def holding(self, ids: Collection[str]) -> AbstractContextManager[None]:
         """Nothing: no document here is of several rows."""
         return nullcontext()
@@ -102,9 +106,14 @@ class TableWriter:
         with self._lock:
             self._table.flush()
 
+    def drop(self) -> None:
+        """Refuses: the collection is not ours.
 
-def _digest(document: Document) -> Digest:
-    try:
-        return document.digest()
-    except ValueError:  # what others stored need not be what a Document may hold, such as NaN
-        return Digest("", "")
+        Raises:
+            ValueError: Always.
+        """
+        msg = (
+            f"the collection {self._table.name!r} is attached, it is not this index's to drop; close the index, and "
+            "drop it with MilvusClient if you must"
+        )
+        raise ValueError(msg)
