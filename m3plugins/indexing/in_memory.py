@@ -134,6 +134,10 @@ class _Store(Writer[Filter | None]):
                     failed.append(FailedDocument(document.id, REPLACED))
         return failed
 
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        with self.lock:
+            return [detached(self.items[i].document) for i in ids if i in self.items]
+
     def passages_of(self, parent_ids: Sequence[str]) -> dict[str, str]:
         wanted = set(parent_ids)
         with self.lock:
@@ -208,8 +212,7 @@ class _Reader(Reader[Filter | None]):
         return filter
 
     def get(self, ids: Sequence[str]) -> list[Document]:
-        with self.store.lock:
-            return [detached(self.store.items[i].document) for i in ids if i in self.store.items]
+        return self.store.get(ids)
 
     def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
         return self.store.digests(ids)

@@ -136,8 +136,7 @@ class HybridIndex:
     def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None) -> UpsertReport:
         """Replaces the metadata of stored documents, by id, without encoding them; unknown ids fail."""
         with self._writing() as writer:
-            passages = self.passages is not None
-            return update_metadata(metadata, reader=self._reader, writer=writer, passages=passages, on_ack=on_ack)
+            return update_metadata(metadata, writer=writer, passages=self.passages is not None, on_ack=on_ack)
 
     def delete(
         self,

@@ -10,7 +10,6 @@ from typing import Any
 
 from m3plugins.indexing.document import Digest, Document, copied
 from m3plugins.indexing.locking import TURNS, pause
-from m3plugins.indexing.reader import Reader
 from m3plugins.indexing.report import Ack, FailedDocument, UpsertReport
 from m3plugins.indexing.streaming import WINDOW
 from m3plugins.indexing.writer import REPLACED, Writer
@@ -23,12 +22,7 @@ BUSY = (
 
 
 def update_metadata(
-    metadata: Mapping[str, Mapping[str, Any]],
-    *,
-    reader: Reader[Any],
-    writer: Writer[Any],
-    passages: bool = False,
-    on_ack: Ack | None = None,
+    metadata: Mapping[str, Mapping[str, Any]], *, writer: Writer[Any], passages: bool = False, on_ack: Ack | None = None
 ) -> UpsertReport:
     """Replaces the metadata of stored documents, and nothing else of them.
 
@@ -36,15 +30,14 @@ def update_metadata(
 
     Args:
         metadata: By document id; by parent's id where the index has passages.
-        reader: Reads the engine's index.
-        writer: Writes to it.
+        writer: The engine.
         passages: Whether the index has passages.
         on_ack: Called with the ids whose metadata are stored.
     """
     report = UpsertReport()
     left = iter(metadata)
     while ids := list(islice(left, WINDOW)):
-        update = _Update(reader, writer, passages)
+        update = _Update(writer, passages)
         valid: dict[str, Mapping[str, Any]] = {}
         for i in ids:
             if fault := _fault(i, metadata[i], writer):
@@ -70,8 +63,7 @@ class _Update:
         failed: The reasons, by id.
     """
 
-    def __init__(self, reader: Reader[Any], writer: Writer[Any], passages: bool) -> None:
-        self._reader = reader
+    def __init__(self, writer: Writer[Any], passages: bool) -> None:
         self._writer = writer
         self._passages = passages
         self.written: set[str] = set()
@@ -94,8 +86,8 @@ class _Update:
     def _turn(self, metadata: Mapping[str, Mapping[str, Any]]) -> tuple[set[str], set[str]]:
         """The ids of the documents that were replaced meanwhile, and of all that had to be changed."""
         owner_of = self._writer.passages_of(list(metadata)) if self._passages else {i: i for i in metadata}
-        before = self._reader.digests(list(owner_of))  # ahead of the documents: a later one does not pass for these
-        documents = self._reader.get(list(before))
+        before = self._writer.digests(list(owner_of))  # ahead of the documents: a later one does not pass for these
+        documents = self._writer.get(list(before))
         unknown = metadata.keys() - {owner_of[document.id] for document in documents} - self.written
         self.failed |= dict.fromkeys(unknown, UNKNOWN)
         new: list[Document] = []

@@ -92,6 +92,10 @@ class Writer(Sink, Generic[Plan]):
         """
 
     @abstractmethod
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """Returns the stored documents of these ids, as a `Reader` does, and as patiently as the writer writes."""
+
+    @abstractmethod
     def passages_of(self, parent_ids: Sequence[str]) -> dict[str, str]:
         """Returns the parent's id, by the id of each stored document that has one of these parents."""
 

@@ -30,7 +30,7 @@ from m3plugins_milvus.native import field_names, unknown_field
 from m3plugins_milvus.requests import Consistency, among
 from m3plugins_milvus.rows import DOCUMENT, EMBEDDING, sparse_row, to_document, to_output
 from m3plugins_milvus.schema import BM25, PUBLIC_FIELDS, SPARSE_INDEX
-from m3plugins_milvus.store import DOCUMENTS_PER_READ, LOST, Complete, LostBlocksError, Store, faults, keys_of
+from m3plugins_milvus.store import LOST, Complete, LostBlocksError, Store, faults, keys_of
 
 DOCUMENTS_PER_SCORE = 32
 KEYS_PER_SEARCH = 1000
@@ -72,10 +72,7 @@ class MilvusReader(Reader[Plan]):
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Returns the documents of these ids, in this order."""
-        rows = self._store.documents.fetch(keys_of(ids), DOCUMENT, DOCUMENTS_PER_READ)
-        complete = self._store.complete(rows, DOCUMENT, text=True)
-        found = {done.row["id"]: to_document(done.row, done.text) for done in complete}
-        return [found[i] for i in ids if i in found]
+        return self._store.get(ids)
 
     def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
         """Returns the digests of those of the given ids that are stored whole."""

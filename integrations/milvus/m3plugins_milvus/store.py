@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from m3plugins import Document
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.indexing.document import Digest
 from m3plugins.indexing.errors import BrokenDocumentsError
@@ -15,7 +16,7 @@ from m3plugins_milvus.collection import Collection, Row
 from m3plugins_milvus.filters import Plan
 from m3plugins_milvus.identity import Identity
 from m3plugins_milvus.requests import MAX_KEYS
-from m3plugins_milvus.rows import AGAIN, COMPARED, blocks_fault, is_hash, key_of, row_fault
+from m3plugins_milvus.rows import AGAIN, COMPARED, DOCUMENT, blocks_fault, is_hash, key_of, row_fault, to_document
 from m3plugins_milvus.schema import KEY
 
 BLOCKS_PER_READ = 64
@@ -56,6 +57,12 @@ class Store:
     documents: Collection
     blocks: Collection
     identity: Identity
+
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """Returns the documents of these ids, in this order; unknown ids are left out."""
+        rows = self.documents.fetch(keys_of(ids), DOCUMENT, DOCUMENTS_PER_READ)
+        found = {done.row["id"]: to_document(done.row, done.text) for done in self.complete(rows, DOCUMENT, text=True)}
+        return [found[i] for i in ids if i in found]
 
     def digests(self, ids: Sequence[str], attempts: int = 3) -> dict[str, Digest]:
         """The digests of those of the given ids that are stored whole: what cannot be read has to be written again.

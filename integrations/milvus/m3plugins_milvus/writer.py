@@ -95,6 +95,10 @@ class MilvusWriter(Writer[Plan]):
         gone = {document.id for document in documents} - {document.id for document, _ in there}
         return [FailedDocument(i, REPLACED) for i in gone]
 
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """Returns the documents of these ids, in this order."""
+        return self.store.get(ids)
+
     def passages_of(self, parent_ids: Sequence[str]) -> dict[str, str]:
         """The parent's id, by the id of each stored document that has one of these parents and can be found by it."""
         found: dict[str, str] = {}

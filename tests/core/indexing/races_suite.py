@@ -107,7 +107,7 @@ class RacesSuite:
         """Else the digest would be that of the new document, and the old one be written under it."""
         empty.upsert([Document(id="a", text="a fox", parent_id="old")])
         for verb in ("get", "digests"):
-            read = getattr(type(empty.reader), verb)
+            read = getattr(type(empty.writer), verb)
 
             def late(*arguments, read=read, verb=verb):
                 monkeypatch.undo()
@@ -115,7 +115,7 @@ class RacesSuite:
                 empty.upsert([Document(id="a", text="a fox", parent_id=verb)])
                 return answer
 
-            monkeypatch.setattr(type(empty.reader), verb, late)
+            monkeypatch.setattr(type(empty.writer), verb, late)
             assert empty.update_metadata({"a": {"after": verb}}).written == 1
             assert empty.get(["a"]) == [Document(id="a", text="a fox", parent_id=verb, metadata={"after": verb})]
 
@@ -235,7 +235,7 @@ class RacesSuite:
             changed(iter(empty.get(ids)))
             changed(empty.scan())
             changed(document for document, _ in empty.scan(with_embeddings=True))
-            changed(iter(empty.reader.get(ids)))
+            changed(iter(empty.writer.get(ids)))
         empty.update_metadata(dict.fromkeys(ids, metadata), on_ack=lambda _: metadata.clear())
         assert empty.get(["0"])[0].metadata == {"n": 4, "nested": {"list": [4]}}
 

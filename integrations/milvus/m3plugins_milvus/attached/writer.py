@@ -66,6 +66,10 @@ class TableWriter(Writer[Plan]):
         gone = {document.id for document in documents} - {document.id for document in there}
         return failed + [FailedDocument(i, REPLACED) for i in gone]
 
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """Returns the documents of these ids, in this order."""
+        return self._reader.get(ids)
+
     def passages_of(self, parent_ids: Sequence[str]) -> dict[str, str]:
         """The parent's id, by the id of each document that has one of these parents.
 
