@@ -6,7 +6,7 @@ import asyncio
 import os
 import warnings
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any, ClassVar, Literal, overload
 
@@ -26,7 +26,7 @@ from m3plugins.indexing.reader import Reader
 from m3plugins.indexing.report import Ack, UpsertReport
 from m3plugins.indexing.upsert import ingest
 from m3plugins.indexing.verifying import check_documents
-from m3plugins.indexing.writer import Writer
+from m3plugins.indexing.writer import Writer, flushed
 from m3plugins.scoring.heads import HeadScores, Signal, check_query
 
 _ASYNC_PAGE = 64
@@ -242,8 +242,9 @@ class HybridIndex:
         Raises:
             ValueError: If there is a text, and the index has no BM25.
         """
+        wanted = check_ids(ids)
         self._check_asked(query, text)
-        return self._reader.score(query, check_ids(ids), text)
+        return self._reader.score(query, wanted, text)
 
     def verify_model(self) -> None:
         """Compares what the encoder does with what the model that made the index did; loads it, once.
@@ -377,15 +378,7 @@ class HybridIndex:
         """Goes by this identity from now on; engines that store one store it first, in one step."""
         self._identity = identity
 
-    @contextmanager
-    def _writing(self) -> Iterator[Writer[Any]]:
-        """Flushes at the end, whatever ends it."""
+    def _writing(self) -> AbstractContextManager[Writer[Any]]:
+        """Returns the writer to whoever writes, and flushes it at the end."""
         self._check_open()
-        writer = self.writer
-        try:
-            yield writer
-        except BaseException:
-            with suppress(Exception):  # what stopped it is the error to tell
-                writer.flush()
-            raise
-        writer.flush()
+        return flushed(self.writer)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic, TypeVar
 
 from m3plugins.encoding.output import M3Output
 from m3plugins.indexing.document import Digest, Document
@@ -130,3 +130,18 @@ class Writer(Sink, Generic[Plan]):
         Raises:
             ValueError: If it is somebody else's.
         """
+
+
+W = TypeVar("W", bound=Writer[Any])
+
+
+@contextmanager
+def flushed(writer: W) -> Iterator[W]:
+    """Flushes a writer at the end, whatever ends it."""
+    try:
+        yield writer
+    except BaseException:
+        with suppress(Exception):  # what stopped it is the error to tell
+            writer.flush()
+        raise
+    writer.flush()

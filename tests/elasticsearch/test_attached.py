@@ -19,7 +19,7 @@ from m3plugins.indexing import IndexNotFoundError
 from m3plugins.retrieval import explain, filters
 from m3plugins_elasticsearch import AttachedIndex
 from m3plugins_elasticsearch.bulk import bulk, failures, update
-from m3plugins_elasticsearch.layout import OURS, Layout
+from m3plugins_elasticsearch.field_paths import OURS, FieldPaths
 from m3plugins_elasticsearch.mapping import META
 from m3plugins_elasticsearch.rows import our_fields
 from tests.core.retrieval.ranking_suite import QUERIES, in_memory
@@ -333,7 +333,7 @@ def test_what_is_not_enriched_is_there_and_is_not_found(attach, documents, encod
     assert list(index.score(query, ["doc-0", "doc-1"])) == ["doc-1"] == list(index.embeddings(["doc-0", "doc-1"]))
     assert [document.id for document, _ in index.scan(with_embeddings=True)] in (["doc-1", "doc-2"], ["doc-2", "doc-1"])
     assert (index.count(), len(list(index.scan())), len(index.get(["doc-0"]))) == (6, 6, 1)
-    assert index.writer.digests(["doc-0", "doc-1"]).keys() == {"doc-1"}
+    assert index.reader.digests(["doc-0", "doc-1"]).keys() == {"doc-1"}
     assert index.count(filters.exists("number")) == 2
 
 
@@ -350,7 +350,7 @@ def test_documents_that_their_owner_routes_are_found_too(client, attach, es_name
         client.update(index=es_name, id=document.id, routing=f"r{document.id}", doc={OURS: ours}, refresh=True)
     ids = [str(number) for number in reversed(range(9))]
     assert [document.id for document in index.get([*ids, "nope"])] == ids
-    assert index.writer.digests(ids).keys() == set(ids)
+    assert index.reader.digests(ids).keys() == set(ids)
     assert {hit.id for hit in HybridRetriever(index).search("fox", k=9)} == set(ids)
 
 
@@ -416,5 +416,5 @@ def test_a_document_that_no_enricher_could_take_is_shown_as_it_is(es_url, es_nam
 
 
 def test_what_should_be_text_and_is_none_is_shown_as_json():
-    document = Layout.of({"text": ["body"], "title": ""}).document("1", {"body": {"en": "fox"}})
+    document = FieldPaths.of({"text": ["body"], "title": ""}).document("1", {"body": {"en": "fox"}})
     assert document.text == '{"en": "fox"}'

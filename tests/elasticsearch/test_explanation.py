@@ -1,6 +1,6 @@
 """Stored embeddings by id, and explanations, on Elasticsearch."""
 
-from m3plugins_elasticsearch import reading
+from m3plugins_elasticsearch.store import Store
 from tests.core.retrieval.explanation_suite import ExplanationSuite
 
 
@@ -10,8 +10,8 @@ class TestExplanation(ExplanationSuite):
 
 def test_token_vectors_are_read_only_if_they_are_asked_for(index, monkeypatch):
     asked = []
-    doc_values = reading.Reader._doc_values
-    monkeypatch.setattr(reading.Reader, "_doc_values", lambda *a: asked.append(a[2]) or doc_values(*a))
+    doc_values = Store.doc_values
+    monkeypatch.setattr(Store, "doc_values", lambda *a: asked.append(a[2]) or doc_values(*a))
     index.embeddings(["doc-1"], ("dense", "sparse"))
     index.embeddings(["doc-1"], ("multi_vector",))
     assert ["token_vectors" in fields for fields in asked] == [False, True]

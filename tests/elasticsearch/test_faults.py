@@ -280,8 +280,8 @@ def test_a_node_that_is_gone_in_the_middle_of_a_search(create, opened, node, mon
     create().upsert(random_documents(20))
     with proxied(node.url) as proxy:
         index = opened(uri=proxy.url)
-        reader = replace(index._reader, connection=replace(index._connection, waits=1.0))
-        monkeypatch.setattr(index, "_reader", reader)
+        store = replace(index.reader.store, connection=replace(index._connection, waits=1.0))
+        monkeypatch.setattr(index.reader, "store", store)
         proxy.expect("_msearch", None, Fault(cut=True))
         proxy.down = False
         retriever = HybridRetriever(index)
@@ -303,8 +303,8 @@ def test_a_node_that_does_not_answer_in_time(create, opened, node, monkeypatch):
     with proxied(node.url) as proxy:
         index = opened(uri=proxy.url, client_options={"request_timeout": 0.3})
         slow = Fault(forward=True, delay=1.0)
-        reader = replace(index._reader, connection=replace(index._connection, waits=0.1))
-        monkeypatch.setattr(index, "_reader", reader)
+        store = replace(index.reader.store, connection=replace(index._connection, waits=0.1))
+        monkeypatch.setattr(index.reader, "store", store)
         proxy.expect("_msearch", *[slow] * 5)
         message = "did not answer in time; raise request_timeout in client_options, or try again"
         told(lambda: HybridRetriever(index).search("fox"), message)
@@ -428,7 +428,7 @@ def test_an_index_whose_shard_has_no_node(create, opened, client, name, encoder)
     )
     index = opened(patience=1.0, client_options={"request_timeout": 3})
     patient = replace(index._connection, waits=0.3)
-    index._reader = replace(index._reader, connection=patient)
+    index.reader.store = replace(index.reader.store, connection=patient)
     query = encoder.encode_queries(["fox"])
     for verb in (
         lambda: index.get(["doc-1"]),

@@ -8,7 +8,7 @@ from elasticsearch import Elasticsearch
 
 from m3plugins import Document, HybridRetriever
 from m3plugins.retrieval import filters
-from m3plugins_elasticsearch import ElasticsearchHybridIndex, reading
+from m3plugins_elasticsearch import ElasticsearchHybridIndex, store
 from m3plugins_elasticsearch.rows import rounded
 from tests.core.indexing.index_suite import StoredIndexSuite, assert_only_itself, assert_to_the_letter, by_id
 from tests.elasticsearch.conftest import Create
@@ -91,7 +91,7 @@ def open_scans(index) -> int:
 
 
 def test_a_scan_reads_bounded_pages_and_only_as_many_as_are_asked_for(index, sizes):
-    page = reading.EMBEDDINGS_PER_READ
+    page = store.EMBEDDINGS_PER_READ
     assert len(list(index.scan(with_embeddings=True))) == 100
     assert sizes == [page] * (100 // page) + ([100 % page] if 100 % page else []) + [0]
     sizes.clear()

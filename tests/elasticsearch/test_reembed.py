@@ -31,7 +31,7 @@ class TestReembed(ReembedSuite):
             assert (settings["number_of_shards"], settings["refresh_interval"]) == ("2", "7s")
             assert settings["analysis"]["analyzer"]["m3_bm25"] == analyzer
             assert by_id(green).keys() == {document.id for document in random_documents(5)}
-            assert green._store.refresh is False
+            assert green.writer.refresh is False
 
     def test_a_dropped_index_leaves_nothing(self, make, named, es_url, es_name):
         make(named("again")).drop()

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from m3plugins import M3Output
 from m3plugins.encoding.sparse import SparseEmbeddings
+from m3plugins_elasticsearch.field_paths import FieldPaths
 from m3plugins_elasticsearch.identity import OVERSAMPLE, Identity
-from m3plugins_elasticsearch.layout import Layout
 from m3plugins_elasticsearch.requests import MAX_K, check_k, light, nearest, scores, searches
 
-OURS, THEIRS = Layout(), Layout.of({"text": ["body"], "title": ""})
+OURS, THEIRS = FieldPaths(), FieldPaths.of({"text": ["body"], "title": ""})
 WHERE = {"terms": {"facets": ["x"]}}
 
 
@@ -33,8 +33,8 @@ def query(dense=True, weights=({3: 0.5, 7: 1.5},)) -> M3Output:
     )
 
 
-def ask(asked=None, text=None, k=10, where=None, kind="int8_hnsw", layout=OURS):
-    return searches(asked or query(), text, k, where, identity(kind), layout)
+def ask(asked=None, text=None, k=10, where=None, kind="int8_hnsw", paths=OURS):
+    return searches(asked or query(), text, k, where, identity(kind), paths)
 
 
 def test_there_is_one_search_a_leg_that_the_query_has():
@@ -54,7 +54,7 @@ def test_without_token_weights_the_sparse_leg_is_not_asked():
 @pytest.mark.parametrize("text", [None, "fox"])
 @pytest.mark.parametrize("where", [None, WHERE], ids=["", "filtered"])
 def test_searches_load_no_document_and_are_json(text, where):
-    for body in ask(text=text, where=where, layout=THEIRS).values():
+    for body in ask(text=text, where=where, paths=THEIRS).values():
         assert json.loads(json.dumps(body)) == body
         assert (body["stored_fields"], body["docvalue_fields"]) == ("_none_", ["m3.id"])
         assert body["sort"] == ["_score", {"m3.id": "asc"}]

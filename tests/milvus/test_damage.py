@@ -185,9 +185,9 @@ def test_an_index_whose_identity_is_lost_is_not_made_anew(create: Create, encode
 
 
 def test_sweep_deletes_nothing_where_rows_may_have_been_lost(create: Create, monkeypatch: pytest.MonkeyPatch) -> None:
-    from m3plugins_milvus import store
+    from m3plugins_milvus import store, writer
 
-    monkeypatch.setattr(store, "LEFT_AT_ONCE", 4)
+    monkeypatch.setattr(writer, "LEFT_AT_ONCE", 4)
     index = create()
     index.upsert([document for document in random_documents(30) if document.text])
     ids = [document.id for document in index.scan()]

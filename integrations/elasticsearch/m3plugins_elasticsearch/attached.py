@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, NoReturn
+from typing import Any
 
 from elasticsearch import Elasticsearch
 
-from m3plugins import Document, M3Encoder
-from m3plugins.encoding.output import M3Output
-from m3plugins.indexing.document import Digest
-from m3plugins.indexing.filters import AnyFilter
-from m3plugins.indexing.report import Ack, UpsertReport
-from m3plugins.indexing.writer import Batch
+from m3plugins import HybridIndex, M3Encoder
 from m3plugins_elasticsearch import lifecycle
-from m3plugins_elasticsearch.capabilities import probe
+from m3plugins_elasticsearch.capabilities import Capabilities, probe
 from m3plugins_elasticsearch.client import Connection, connect
+from m3plugins_elasticsearch.field_paths import OURS, FieldPaths
 from m3plugins_elasticsearch.identity import Identity
-from m3plugins_elasticsearch.layout import OURS, Layout
 from m3plugins_elasticsearch.mapping import META
-from m3plugins_elasticsearch.readable import ReadableIndex
-from m3plugins_elasticsearch.reading import Reader
-from m3plugins_elasticsearch.rows import read_digest
+from m3plugins_elasticsearch.reader import ElasticsearchReader
+from m3plugins_elasticsearch.store import Store
 
 
-class AttachedIndex(ReadableIndex):
+class AttachedIndex(HybridIndex):
     """A `HybridIndex` on an index that someone else made and writes to; get one with `attach`.
 
     What M3 makes of a document is in an object `m3` of it, which the `Enricher` (`m3 enrich`) keeps in step with the
     text. A document is found by its last enriched text and metadata; one that was not enriched yet is not found,
     `get`, `count` and `scan` have it. Metadata are the document's other fields.
 
-    Documents are written as they were before: `upsert`, `update_metadata`, `delete` and `drop` refuse.
+    Documents are written as they were before: `upsert`, `update_metadata`, `delete` and `drop` refuse. Sparse weights
+    are kept with 9 significant bits; a search has at most 10,000 candidates.
 
     Native filters are queries of Elasticsearch's own over the owner's fields.
 
@@ -45,10 +39,13 @@ class AttachedIndex(ReadableIndex):
     """
 
     _reopen = "attach it again with AttachedIndex.attach"
+    _read_only = "write them as before, and let m3 enrich follow"
+    _identity: Identity
 
     def __init__(self, connection: Connection, name: str, identity: Identity, encoder: M3Encoder) -> None:
         """Use `attach`."""
-        super().__init__(Reader(connection, name, identity, Layout.of(identity.fields or {})), encoder)
+        self._store = Store(connection, name, identity, FieldPaths.of(identity.fields or {}))
+        super().__init__(ElasticsearchReader(self._store), None, encoder=encoder, identity=identity)
 
     @classmethod
     def attach(
@@ -123,101 +120,23 @@ class AttachedIndex(ReadableIndex):
             raise
 
     @property
-    def writer(self) -> AttachedWriter:
-        """What tells what is stored; it writes nothing."""
-        return AttachedWriter(self._reader)
+    def identity(self) -> Identity:
+        """What made the stored vectors, and how they are kept."""
+        return self._identity
 
-    def upsert(
-        self, documents: Iterable[Document], embeddings: Iterable[M3Output] | None = None, on_ack: Ack | None = None
-    ) -> UpsertReport:
-        """Refuses: the documents are their owner's.
+    @property
+    def store(self) -> Store:
+        """The documents of the index: for the enricher, which keeps step with them."""
+        return self._store
 
-        Raises:
-            ValueError: Always.
-        """
-        _refuse(self.name)
+    def probe(self) -> Capabilities:
+        """Asks the cluster for its health, its version and its licence."""
+        self._check_open()
+        return probe(self._store.connection)
 
-    def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]], on_ack: Ack | None = None) -> UpsertReport:
-        """Refuses: the documents are their owner's.
-
-        Raises:
-            ValueError: Always.
-        """
-        _refuse(self.name)
-
-    def delete(
-        self,
-        ids: Sequence[str] | None = None,
-        filter: AnyFilter | None = None,
-        *,
-        parent_id: str | None = None,
-    ) -> int:
-        """Refuses: the documents are their owner's.
-
-        Raises:
-            ValueError: Always.
-        """
-        _refuse(self.name)
-
-    def drop(self) -> None:
-        """Refuses: the index is its owner's.
-
-        Raises:
-            ValueError: Always.
-        """
-        _refuse(self.name)
-
-
-@dataclass(frozen=True)
-class AttachedWriter:
-    """The reading half of a `Writer`: an index that is attached to can be copied from, not to."""
-
-    reader: Reader
-
-    def check(self, document: Document) -> None:
-        """Refuses."""
-        _refuse(self.reader.name)
-
-    def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
-        """The digests of the texts and metadata that were last enriched."""
-        items = self.reader.fetch(list(ids), [f"{OURS}.revision", f"{OURS}.attributes"])
-        ours = {item["_id"]: item["_source"].get(OURS) for item in items}
-        read = {i: read_digest(stored) for i, stored in ours.items() if isinstance(stored, dict)}
-        return {i: digest for i, digest in read.items() if digest}
-
-    def write(self, batch: Batch) -> NoReturn:
-        """Refuses."""
-        _refuse(self.reader.name)
-
-    def annotate(
-        self, documents: Sequence[Document], digests: Sequence[Digest], expected: Sequence[Digest] | None = None
-    ) -> NoReturn:
-        """Refuses."""
-        _refuse(self.reader.name)
-
-    def get(self, ids: Sequence[str]) -> list[Document]:
-        """The documents of these ids, in this order; unknown ids are left out."""
-        return self.reader.get(ids)
-
-    def passages_of(self, parent_ids: Sequence[str]) -> dict[str, str]:
-        """Nothing: no document here is a passage."""
-        return {}
-
-    def remove(self, ids: Sequence[str]) -> NoReturn:
-        """Refuses."""
-        _refuse(self.reader.name)
-
-    def holding(self, ids: Collection[str]) -> NoReturn:
-        """Refuses."""
-        _refuse(self.reader.name)
-
-    def flush(self) -> None:
-        """Nothing to do."""
-
-
-def _refuse(name: str) -> NoReturn:
-    msg = f"the documents of {name!r} are their owner's: write them as before, and let m3 enrich follow"
-    raise ValueError(msg)
+    def _record(self, identity: Any) -> None:
+        lifecycle.record(self._store.connection, self.name, identity)
+        super()._record(identity)
 
 
 def _paths(fields: Mapping[str, str | Sequence[str]]) -> dict[str, Any]:

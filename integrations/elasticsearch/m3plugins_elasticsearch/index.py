@@ -13,28 +13,31 @@ from elasticsearch import Elasticsearch
 from m3plugins import M3Encoder
 from m3plugins.compression import DEFAULT_CODEC
 from m3plugins.encoding.passages import Passages
-from m3plugins.indexing.filters import AnyFilter
 from m3plugins.indexing.info import IndexInfo
 from m3plugins.indexing.locking import shared_locks
 from m3plugins.indexing.named_index import NamedIndex, opened_or_created
 from m3plugins_elasticsearch import lifecycle, versions
-from m3plugins_elasticsearch.capabilities import probe
+from m3plugins_elasticsearch.capabilities import Capabilities, probe
 from m3plugins_elasticsearch.client import Connection, connect
+from m3plugins_elasticsearch.field_paths import FieldPaths
 from m3plugins_elasticsearch.identity import Identity
-from m3plugins_elasticsearch.layout import Layout
-from m3plugins_elasticsearch.readable import ReadableIndex
-from m3plugins_elasticsearch.reading import Reader
+from m3plugins_elasticsearch.reader import ElasticsearchReader
 from m3plugins_elasticsearch.store import Store
+from m3plugins_elasticsearch.writer import ElasticsearchWriter
 
 if TYPE_CHECKING:
     from m3plugins.cli.checks import Check
 
 
-class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
+class ElasticsearchHybridIndex(NamedIndex):
     """A `HybridIndex` in Elasticsearch; make one with `create`, `open` or `open_or_create`.
 
     Native filters are queries of Elasticsearch's own (`{"term": {"metadata.lang": "en"}}`) over the fields `id`,
     `parent_id`, `metadata` and, with BM25, `content`.
+
+    Counts, scans and candidates are of what searches see (`refresh`); `embeddings` leaves out a document that was
+    replaced and is not shown to searches yet. Sparse weights are kept with 9 significant bits; a search has at most
+    10,000 candidates.
 
     Example:
         >>> index = ElasticsearchHybridIndex.create(
@@ -46,14 +49,18 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
 
     default_uri = "http://localhost:9200"
     _reopen = "open it again with ElasticsearchHybridIndex.open"
+    _identity: Identity
+    _writer: ElasticsearchWriter
 
     def __init__(
         self, connection: Connection, name: str, identity: Identity, encoder: M3Encoder, refresh: bool
     ) -> None:
         """Use `create` or `open`."""
-        super().__init__(Reader(connection, name, identity, Layout()), encoder)
+        store = Store(connection, name, identity, FieldPaths())
         locks = shared_locks("elasticsearch", connection.place, name)
-        self._store = Store(replace(self._reader, connection=connection.patient()), refresh, locks)
+        writer = ElasticsearchWriter(replace(store, connection=connection.patient()), refresh, locks)
+        super().__init__(ElasticsearchReader(store), writer, encoder=encoder, identity=identity)
+        self._connection = connection
 
     @classmethod
     def checks(cls, uri: str = "", token: str | None = None) -> Iterator[Check]:
@@ -275,14 +282,14 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
             lifecycle.drop_named(connection, name)
 
     def describe(self) -> IndexInfo:
-        """What made the index, how it keeps documents, and how many searches see."""
+        """Tells what made the index, how it keeps documents, and how many searches see."""
         self._check_open()
-        return lifecycle.describe(self._connection, self.name, self.identity)
+        return lifecycle.describe(self._connection, self.name, self._identity)
 
-    @property
-    def writer(self) -> Store:
-        """What stores embedded documents as they come."""
-        return self._store
+    def probe(self) -> Capabilities:
+        """Asks the cluster for its health, its version and its licence."""
+        self._check_open()
+        return probe(self._connection)
 
     def swap(self, alias: str) -> str | None:
         """Points an alias at this index, in one step, and returns the index that it pointed at (None: none).
@@ -297,24 +304,15 @@ class ElasticsearchHybridIndex(ReadableIndex, NamedIndex):
         return ", ".join(before) or None
 
     def _open_beside(self, name: str, encoder: M3Encoder) -> ElasticsearchHybridIndex:
-        return self._open(self._connection.another(), name, encoder, self._store.refresh)
+        return self._open(self._connection.another(), name, encoder, self._writer.refresh)
 
     def _create_beside(self, name: str, encoder: M3Encoder, identity: Identity) -> ElasticsearchHybridIndex:
         settings = lifecycle.user_settings(self._connection, self.name)
-        return self._create(self._connection.another(), name, identity, encoder, settings, self._store.refresh)
+        return self._create(self._connection.another(), name, identity, encoder, settings, self._writer.refresh)
 
-    def _record(self, identity: Identity) -> None:
+    def _record(self, identity: Any) -> None:
+        lifecycle.record(self._connection, self.name, identity)
         super()._record(identity)
-        self._store = replace(self._store, reader=replace(self._store.reader, identity=identity))
-
-    def _shown(self) -> Store:
-        return replace(self._store, refresh=True)
 
     def _aliases(self) -> list[str]:
         return lifecycle.aliases(self._connection, self.name)
-
-    def _drop(self) -> None:
-        lifecycle.drop(self._connection, self.name)
-
-    def _remove_matching(self, filter: AnyFilter) -> int:
-        return self._store.remove_matching(self._plan(filter))

@@ -12,8 +12,8 @@ from m3plugins.indexing.errors import IndexExistsError, IndexNotFoundError
 from m3plugins.indexing.info import IndexInfo
 from m3plugins.indexing.named_index import check_no_alias
 from m3plugins_elasticsearch.client import Connection, errors, explain
+from m3plugins_elasticsearch.field_paths import OURS
 from m3plugins_elasticsearch.identity import Identity
-from m3plugins_elasticsearch.layout import OURS
 from m3plugins_elasticsearch.mapping import (
     META,
     WRITE_ALIAS,

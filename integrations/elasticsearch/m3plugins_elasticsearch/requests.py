@@ -7,8 +7,8 @@ from typing import Any
 
 from m3plugins.encoding.output import M3Output
 from m3plugins.scoring.heads import Signal
+from m3plugins_elasticsearch.field_paths import FieldPaths
 from m3plugins_elasticsearch.identity import OVERSAMPLE, Identity
-from m3plugins_elasticsearch.layout import Layout
 from m3plugins_elasticsearch.mapping import VECTORS
 from m3plugins_elasticsearch.rows import token_weights
 
@@ -39,7 +39,7 @@ def check_k(k: int) -> int:
 
 
 def searches(
-    query: M3Output, text: str | None, k: int, where: Query | None, identity: Identity, layout: Layout
+    query: M3Output, text: str | None, k: int, where: Query | None, identity: Identity, paths: FieldPaths
 ) -> dict[Signal, dict[str, Any]]:
     """The best k of each signal: one body each, for one `_msearch`.
 
@@ -49,21 +49,21 @@ def searches(
         k: Documents a signal.
         where: Only these documents.
         identity: Of the index.
-        layout: Of its documents.
+        paths: Of its documents.
     """
     bodies: dict[Signal, dict[str, Any]] = {}
-    found = {**light([layout.field("id")], k), "sort": ["_score", {layout.field("id"): "asc"}]}
+    found = {**light([paths.field("id")], k), "sort": ["_score", {paths.field("id"): "asc"}]}
     if query.dense is not None:
-        knn = nearest(query, k, identity, layout)
+        knn = nearest(query, k, identity, paths)
         bodies["dense"] = {**found, "knn": {**knn, **({"filter": where} if where else {})}}
     if query.sparse is not None and (weights := token_weights(query.sparse[0])):
-        bodies["sparse"] = {**found, "query": _among(lexical(weights, layout), where)}
+        bodies["sparse"] = {**found, "query": _among(lexical(weights, paths), where)}
     if text is not None:
         bodies["bm25"] = {**found, "query": _among({"match": {"content": {"query": text}}}, where)}
     return bodies
 
 
-def nearest(query: M3Output, k: int, identity: Identity, layout: Layout) -> Query:
+def nearest(query: M3Output, k: int, identity: Identity, paths: FieldPaths) -> Query:
     """The k documents with the greatest dot product, compared by their whole vectors.
 
     A graph of whole vectors has nothing to rescore, so it is searched more widely instead.
@@ -71,7 +71,7 @@ def nearest(query: M3Output, k: int, identity: Identity, layout: Layout) -> Quer
     assert query.dense is not None  # the caller asked
     kind = identity.dense_index["type"]
     return {
-        "field": layout.field("dense"),
+        "field": paths.field("dense"),
         "query_vector": query.dense[0].tolist(),
         "k": k,
         "num_candidates": min(max((4 if kind == "hnsw" else 2) * k, _LEAST_CANDIDATES), MAX_K),
@@ -79,23 +79,23 @@ def nearest(query: M3Output, k: int, identity: Identity, layout: Layout) -> Quer
     }
 
 
-def lexical(weights: Mapping[str, float], layout: Layout) -> Query:
+def lexical(weights: Mapping[str, float], paths: FieldPaths) -> Query:
     """The sum of products of shared weights, of all of them: Elasticsearch prunes unless told not to."""
-    return {"sparse_vector": {"field": layout.field("sparse"), "query_vector": dict(weights), "prune": False}}
+    return {"sparse_vector": {"field": paths.field("sparse"), "query_vector": dict(weights), "prune": False}}
 
 
-def scores(query: M3Output, text: str | None, ids: Sequence[str], layout: Layout) -> dict[str, Any]:
+def scores(query: M3Output, text: str | None, ids: Sequence[str], paths: FieldPaths) -> dict[str, Any]:
     """Exact scores of these documents, each signal's under its name in `matched_queries`.
 
     A vector query that is filtered down to as many documents as it may return compares them all, by their
     whole vectors where it rescores; none is loaded.
     """
     these = among_ids(ids)
-    should = places(ids, layout)
+    should = places(ids, paths)
     if query.dense is not None:
         knn = {
             "_name": "dense",
-            "field": layout.field("dense"),
+            "field": paths.field("dense"),
             "query_vector": query.dense[0].tolist(),
             "k": len(ids),
             "num_candidates": len(ids),
@@ -104,23 +104,23 @@ def scores(query: M3Output, text: str | None, ids: Sequence[str], layout: Layout
         }
         should.append({"knn": knn})
     if query.sparse is not None and (weights := token_weights(query.sparse[0])):
-        should.append({"sparse_vector": {**lexical(weights, layout)["sparse_vector"], "_name": "sparse"}})
+        should.append({"sparse_vector": {**lexical(weights, paths)["sparse_vector"], "_name": "sparse"}})
     if text is not None:
         should.append({"match": {"content": {"query": text, "_name": "bm25"}}})
-    fields = [layout.field("id"), layout.field("token_count")]
+    fields = [paths.field("id"), paths.field("token_count")]
     return {**light(fields, len(ids)), "query": {"bool": {"filter": [these], "should": should}}}
 
 
-def doc_values(ids: Sequence[str], fields: Sequence[str], layout: Layout) -> dict[str, Any]:
+def doc_values(ids: Sequence[str], fields: Sequence[str], paths: FieldPaths) -> dict[str, Any]:
     """Doc values of these documents."""
-    query = {"bool": {"filter": [among_ids(ids)], "should": places(ids, layout)}}
-    return {**light([layout.field(name) for name in ("id", *fields)], len(ids)), "query": query}
+    query = {"bool": {"filter": [among_ids(ids)], "should": places(ids, paths)}}
+    return {**light([paths.field(name) for name in ("id", *fields)], len(ids)), "query": query}
 
 
-def whole(ids: Sequence[str], layout: Layout) -> dict[str, Any]:
+def whole(ids: Sequence[str], paths: FieldPaths) -> dict[str, Any]:
     """Which of these documents have all of our fields; of the large ones it is asked only whether they are there."""
-    there = [{"exists": {"field": layout.field(name)}} for name in VECTORS]
-    fields = [layout.field(name) for name in ("id", "token_count", "truncated")]
+    there = [{"exists": {"field": paths.field(name)}} for name in VECTORS]
+    fields = [paths.field(name) for name in ("id", "token_count", "truncated")]
     return {**light(fields, len(ids)), "query": {"bool": {"filter": [among_ids(ids), *there]}}}
 
 
@@ -129,13 +129,13 @@ def among_ids(ids: Sequence[str]) -> Query:
     return {"ids": {"values": list(ids)}}
 
 
-def places(ids: Sequence[str], layout: Layout) -> list[Query]:
+def places(ids: Sequence[str], paths: FieldPaths) -> list[Query]:
     """Queries whose names spell the place of a hit among these ids, a bit each; see `place`.
 
     A document of someone else's may be a copy, with fields of ours that name another document. Its own `_id` is not in
     doc values, and to load it takes 0.3 ms a document; what is of ours alone names itself.
     """
-    bits = range((len(ids) - 1).bit_length() if layout.prefix else 0)
+    bits = range((len(ids) - 1).bit_length() if paths.prefix else 0)
     chosen = {bit: [i for place, i in enumerate(ids) if place >> bit & 1] for bit in bits}
     return [{"ids": {"values": some, "_name": f"{_PLACE}{bit}", "boost": 0.0}} for bit, some in chosen.items()]
 

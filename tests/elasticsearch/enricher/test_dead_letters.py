@@ -282,12 +282,12 @@ def test_a_model_that_makes_no_number_of_any_text_ends_a_worker(articles, enrich
 def shard(articles: Owner, attach) -> Shard:
     """Of the owner's index, with a document each for three letters."""
     articles.fill(3)
-    return positions(attach().writer.reader.connection, articles.name).shards[0]
+    return positions(attach().store.connection, articles.name).shards[0]
 
 
 @pytest.fixture
 def letters(articles: Owner, attach) -> DeadLetters:
-    return DeadLetters(attach().writer.reader.connection, articles.name, "w1")
+    return DeadLetters(attach().store.connection, articles.name, "w1")
 
 
 def letter(shard: Shard, id: str = "0", seq_no: int = 0, reason: str = "old") -> DeadLetter:
@@ -321,7 +321,7 @@ def test_a_letter_that_is_written_while_void_ones_are_looked_for_stays(shard, le
             return super()._documents(found)
 
     letters.write([letter(shard), letter(shard, "1", 1), letter(shard, "gone")])
-    Slow(attach().writer.reader.connection, articles.name, "w2").prune(threading.Event())
+    Slow(attach().store.connection, articles.name, "w2").prune(threading.Event())
     assert articles.letters() == {"0": "new", "1": "old", "2": "new"}
 
 
@@ -335,7 +335,7 @@ def test_two_workers_that_write_one_letter_at_a_time_leave_the_newer_one(shard, 
 
     if there:
         letters.write([letter(shard)])
-    Slow(attach().writer.reader.connection, articles.name, "w2").write([letter(shard, seq_no=5)])
+    Slow(attach().store.connection, articles.name, "w2").write([letter(shard, seq_no=5)])
     assert articles.letters() == {"0": "new"}
 
 

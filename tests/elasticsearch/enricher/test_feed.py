@@ -12,12 +12,12 @@ pytestmark = pytest.mark.elasticsearch9
 @pytest.fixture
 def changes(owner, attach):
     owner.make(shards=2)
-    reader = attach().writer.reader
+    store = attach().store
 
     def read(after: int = -1, **options):
         """The pages of every shard, up to its checkpoint."""
-        at = positions(reader.connection, owner.name)
-        source = Feed(reader)
+        at = positions(store.connection, owner.name)
+        source = Feed(store)
         source.refresh()
         return [
             page

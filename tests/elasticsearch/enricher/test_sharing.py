@@ -46,11 +46,11 @@ def test_workers_that_watch_side_by_side_encode_every_text_once(articles, attach
 
 def silent(articles: Owner, attach, lease_s: float) -> Heartbeat:
     """A worker that has taken everything, and gives no sign any more."""
-    reader = attach().writer.reader
-    leases = Leases(reader.connection, articles.name)
+    store = attach().store
+    leases = Leases(store.connection, articles.name)
     leases.system_index.ensure()
-    shard = positions(reader.connection, articles.name).shards[0]
-    heartbeat = Heartbeat(reader.connection, leases.system_index, "silent", lease_s).start()
+    shard = positions(store.connection, articles.name).shards[0]
+    heartbeat = Heartbeat(store.connection, leases.system_index, "silent", lease_s).start()
     claim = leases.take(shard, leases.read([shard])[0], heartbeat, shard.checkpoint, lambda ledger: shard.checkpoint)
     assert claim is not None and (claim.after, claim.upto) == (-1, 9)
     heartbeat._ended.set()
@@ -142,7 +142,7 @@ def test_a_ledger_is_void_for_a_shard_of_another_history(articles, enricher, att
     """As of a snapshot that was restored in its place: its sequence numbers count other changes."""
     articles.fill(5)
     enricher.run_once()
-    connection = attach().writer.reader.connection
+    connection = attach().store.connection
     shard, leases = positions(connection, articles.name).shards[0], Leases(connection, articles.name)
     assert leases.read([shard])[0].ledger.checkpoint >= 4
     assert leases.read([replace(shard, history="another")])[0].ledger.checkpoint == -1

@@ -9,8 +9,8 @@ from typing import Literal
 from m3plugins import Document
 from m3plugins.indexing.document import Digest
 from m3plugins_elasticsearch.enricher.feed import Change
+from m3plugins_elasticsearch.field_paths import FieldPaths
 from m3plugins_elasticsearch.identity import Identity
-from m3plugins_elasticsearch.layout import Layout
 
 State = Literal["enriched", "stale", "missing", "orphaned", "dead"]
 
@@ -60,7 +60,7 @@ def stamps(identity: Identity) -> frozenset[str]:
     return frozenset({stamp(identity), stamp(former)})
 
 
-def compare(change: Change, layout: Layout, models: Collection[str]) -> Compared:
+def compare(change: Change, paths: FieldPaths, models: Collection[str]) -> Compared:
     """Reads a document and what is stored of it.
 
     A document without the text field, or with null or an empty text in it, is a document of an empty text: it can be
@@ -68,13 +68,13 @@ def compare(change: Change, layout: Layout, models: Collection[str]) -> Compared
 
     Args:
         change: A change of the feed.
-        layout: The layout of the documents.
+        paths: The paths of the documents.
         models: The `stamps` of the index.
     """
     if change.fault:
         return Compared(change, fault=change.fault)
     try:
-        document = layout.document(change.id, change.source, strict=True)
+        document = paths.document(change.id, change.source, strict=True)
         document.check()
     except (ValueError, MemoryError, RecursionError) as err:
         return Compared(change, fault=str(err) or repr(err))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import cast
 
 from m3plugins.indexing.report import UpsertReport
 from m3plugins.indexing.streaming import Pending, Stream
-from m3plugins.indexing.writer import Writer
 from m3plugins_elasticsearch.enricher.comparing import compare
 from m3plugins_elasticsearch.enricher.dead_letters import StoredDeadLetter
 from m3plugins_elasticsearch.enricher.ledger import Claim
@@ -42,7 +40,7 @@ def enrich(
             letters.update(known)
             dead = {(i, stored_letter.letter.seq_no) for i, stored_letter in known.items()}
             undecided = [change for change in page if (change.id, change.seq_no) not in dead]
-            found = [compare(change, watched.reader.layout, watched.models) for change in undecided]
+            found = [compare(change, watched.store.paths, watched.models) for change in undecided]
             for compared in found:
                 writer.expect(compared)
             writer.bury((compared.change.id, compared.fault) for compared in found if compared.document is None)
@@ -54,7 +52,7 @@ def enrich(
             writer.done.extend(ids)
         progressed()
 
-    Stream(watched.index.encoder, cast(Writer, writer), report, stored).run(items())
+    Stream(watched.index.encoder, writer, report, stored).run(items())
     writer.bury(report.failed)
     tally.add(truncated=report.truncated)
     watched.dead_letters.remove(letters[i] for i in writer.done if i in letters)

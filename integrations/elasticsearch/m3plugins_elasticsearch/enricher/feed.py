@@ -16,7 +16,7 @@ from elasticsearch import BadRequestError, SerializationError
 from m3plugins.indexing.document import Digest
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher.ranges import Range, within
-from m3plugins_elasticsearch.reading import Reader
+from m3plugins_elasticsearch.store import Store
 
 PAGE_BYTES = 8 << 20
 """About as many bytes of documents are read at a time."""
@@ -68,16 +68,16 @@ class Feed:
     """Reads the changes of one index.
 
     Args:
-        reader: Reads the index.
+        store: The documents of the index.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
+    def __init__(self, store: Store) -> None:
+        self.store = store
         self._size = _FIRST_PAGE
 
     def refresh(self) -> None:
         """Makes what was written visible, in every copy that may be read."""
-        self.reader.connection.refresh(self.reader.name)
+        self.store.show()
 
     def end(self, shard: int, after: int, upto: int, without: Sequence[Range], count: int) -> int:
         """Finds the change that ends the next `count` documents; `upto` if there are fewer.
@@ -114,10 +114,10 @@ class Feed:
         self, shard: int, after: int, upto: int, without: Sequence[Range], size: int, fault: str = ""
     ) -> list[dict[str, Any]]:
         """Reads the next hits; of a page that cannot be read only the first, without its source if it is to blame."""
-        layout = self.reader.layout
+        paths = self.store.paths
         wanted = {
-            "source": layout.source,
-            "docvalue_fields": [layout.field(name) for name in _KEPT],
+            "source": paths.source,
+            "docvalue_fields": [paths.field(name) for name in _KEPT],
             "seq_no_primary_term": True,
         }
         if fault:
@@ -139,14 +139,14 @@ class Feed:
     def _search(
         self, shard: int, after: int, upto: int, without: Sequence[Range], size: int, wanted: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        connection, name, layout = self.reader.connection, self.reader.name, self.reader.layout
-        marks = [{"exists": {"field": layout.field(name)}} for name in _WHOLE]
+        connection, name, paths = self.store.connection, self.store.name, self.store.paths
+        marks = [{"exists": {"field": paths.field(name)}} for name in _WHOLE]
         query = {
             "filter": [{"range": {"_seq_no": {"gt": after, "lte": upto}}}],
             "must_not": [{"range": {"_seq_no": {"gte": a, "lte": b}}} for a, b in within(without, after, upto)],
             "should": [
                 {"bool": {"_name": "all", "filter": marks}},
-                {"exists": {"_name": "some", "field": layout.field("*")}},
+                {"exists": {"_name": "some", "field": paths.field("*")}},
             ],
         }
         answer = connection.read(
@@ -165,8 +165,8 @@ class Feed:
         return list(answer["hits"]["hits"])
 
     def _change(self, hit: dict[str, Any]) -> Change:
-        layout, matched, fields = self.reader.layout, hit.get("matched_queries", ()), hit.get("fields", {})
-        kept = [fields.get(layout.field(name), [""]) for name in _KEPT]
+        paths, matched, fields = self.store.paths, hit.get("matched_queries", ()), hit.get("fields", {})
+        kept = [fields.get(paths.field(name), [""]) for name in _KEPT]
         owner, model, revision, attributes = (values[0] for values in kept)
         complete = "all" in matched and all(len(values) == 1 and values[0] for values in kept)
         return Change(

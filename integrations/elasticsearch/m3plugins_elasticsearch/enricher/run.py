@@ -84,7 +84,7 @@ class Run:
 
     def look(self) -> tuple[Positions, WatchedIndex]:
         """Finds where the index is now, and opens it if it is another one than at the last look."""
-        at = positions(self._index.writer.reader.connection, self._options.follow)
+        at = positions(self._index.store.connection, self._options.follow)
         if self._watched is None or not self._watched.is_at(at):
             self.leave()
             self._timeline = Timeline()

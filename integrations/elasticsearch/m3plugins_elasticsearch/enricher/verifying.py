@@ -26,7 +26,7 @@ def verify(watched: WatchedIndex, shards: Mapping[int, Shard], progressed: Calla
     examples: dict[str, list[str]] = {}
     for shard in shards.values():
         for page in watched.feed.changes(shard.number, -1, shard.checkpoint):
-            found = [compare(change, watched.reader.layout, watched.models) for change in page]
+            found = [compare(change, watched.store.paths, watched.models) for change in page]
             behind = [one.change.id for one in found if one.state not in ("enriched", "dead")]
             letters = watched.dead_letters.known(shard, behind)
             dead = {(i, stored.letter.seq_no) for i, stored in letters.items()}

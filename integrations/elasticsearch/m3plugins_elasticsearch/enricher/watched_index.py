@@ -17,9 +17,10 @@ from m3plugins_elasticsearch.enricher.feed import Feed
 from m3plugins_elasticsearch.enricher.leases import Leases
 from m3plugins_elasticsearch.enricher.shards import Positions
 from m3plugins_elasticsearch.enricher.system_index import add_write_alias
+from m3plugins_elasticsearch.identity import Identity
 from m3plugins_elasticsearch.lifecycle import stored_identity
 from m3plugins_elasticsearch.mapping import WRITE_ALIAS
-from m3plugins_elasticsearch.reading import Reader
+from m3plugins_elasticsearch.store import Store
 
 _MAX_NAME = 255 - len(WRITE_ALIAS + PREFIX)
 
@@ -49,14 +50,14 @@ class WatchedIndex:
     dead_letters: DeadLetters
 
     @property
-    def reader(self) -> Reader:
-        """The reader of the index."""
-        return self.index.writer.reader
+    def store(self) -> Store:
+        """The documents of the index."""
+        return self.index.store
 
     @property
     def connection(self) -> Connection:
         """The connection to Elasticsearch."""
-        return self.reader.connection
+        return self.store.connection
 
     @property
     def write_name(self) -> str:
@@ -83,24 +84,23 @@ def open_watched_index(index: AttachedIndex, at: Positions, follow: str, worker:
     Raises:
         ValueError: If our partial updates would do harm to the documents, or its fields are not there.
     """
-    reader = index.writer.reader
-    connection = reader.connection
-    if at.index != index.name or not _is_attached(connection, at, reader):
+    connection = index.store.connection
+    if at.index != index.name or not _is_attached(connection, at, index.identity):
         index = _attached(index, at, follow)
     index.verify_model()
-    reader = index.writer.reader
     add_write_alias(connection, index.name)
     described = _described(connection, index.name)
     settings = described["settings"]["index"]
-    if settings["uuid"] != at.uuid or stored_identity(index.name, described) != reader.identity:
+    if settings["uuid"] != at.uuid or stored_identity(index.name, described) != index.identity:
         msg = f"the index {index.name!r} was made anew meanwhile"
         raise NotReadyError(msg)
     _check_source(index.name, described)
     leases, letters = Leases(connection, index.name), DeadLetters(connection, index.name, worker)
     leases.system_index.ensure()
     letters.system_index.ensure()
-    model, models = stamp(reader.identity), stamps(reader.identity)
-    return WatchedIndex(index, at.uuid, int(settings["number_of_shards"]), model, models, Feed(reader), leases, letters)
+    feed = Feed(index.store)
+    model, models = stamp(index.identity), stamps(index.identity)
+    return WatchedIndex(index, at.uuid, int(settings["number_of_shards"]), model, models, feed, leases, letters)
 
 
 def check_name(name: str) -> None:
@@ -121,16 +121,16 @@ def _attached(index: AttachedIndex, at: Positions, follow: str) -> AttachedIndex
         NotReadyError: If it is empty, and its fields have yet to come.
         ValueError: If it cannot be attached to.
     """
-    reader = index.writer.reader
+    connection, identity = index.store.connection, index.identity
     try:
         return AttachedIndex.attach(
             follow,
             encoder=index.encoder,
-            fields=reader.identity.fields,
-            client=reader.connection.client,
-            codec=reader.identity.codec,
-            dense_index=reader.identity.dense_index,
-            patience=reader.connection.patience,
+            fields=identity.fields,
+            client=connection.client,
+            codec=identity.codec,
+            dense_index=identity.dense_index,
+            patience=connection.patience,
         )
     except ValueError as err:
         if max(at.checkpoints.values(), default=-1) < 0:
@@ -138,10 +138,10 @@ def _attached(index: AttachedIndex, at: Positions, follow: str) -> AttachedIndex
         raise
 
 
-def _is_attached(connection: Connection, at: Positions, reader: Reader) -> bool:
+def _is_attached(connection: Connection, at: Positions, identity: Identity) -> bool:
     described = _described(connection, at.index)
     same = described.get("settings", {}).get("index", {}).get("uuid") == at.uuid
-    return same and stored_identity(at.index, described) == reader.identity
+    return same and stored_identity(at.index, described) == identity
 
 
 def _described(connection: Connection, name: str) -> Mapping[str, Any]:

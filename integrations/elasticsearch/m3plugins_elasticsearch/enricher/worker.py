@@ -100,7 +100,7 @@ class Enricher:
         """
         stop = stop or threading.Event()
         run = Run(self._index, self._options, stop, on_progress or _nothing)
-        backoff = Backoff(self._index.writer.reader.connection.patience)
+        backoff = Backoff(self._index.store.connection.patience)
         goal: Positions | None = None
         completed = False
         letters: int | None = None
@@ -181,7 +181,7 @@ class Enricher:
             IndexNotFoundError: If there is no such index any more.
             ElasticsearchIndexError: If Elasticsearch refuses or cannot be reached.
         """
-        at = positions(self._index.writer.reader.connection, self._options.follow)
+        at = positions(self._index.store.connection, self._options.follow)
         watched = open_watched_index(self._index, at, self._options.follow, self.worker)
         check_whole(at, watched)
         return verify(watched, at.shards, on_progress or (lambda count: None))

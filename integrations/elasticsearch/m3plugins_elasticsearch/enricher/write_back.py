@@ -10,7 +10,7 @@ from typing import Any
 from m3plugins import Document
 from m3plugins.indexing.document import Digest
 from m3plugins.indexing.report import FailedDocument
-from m3plugins.indexing.writer import Batch
+from m3plugins.indexing.writer import Batch, Sink
 from m3plugins_elasticsearch.bulk import CONFLICT, GONE, Action, Outcome, bulk, update
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher.comparing import Compared
@@ -20,7 +20,7 @@ from m3plugins_elasticsearch.enricher.heartbeat import Heartbeat
 from m3plugins_elasticsearch.enricher.metrics import Tally
 from m3plugins_elasticsearch.enricher.shards import Shard
 from m3plugins_elasticsearch.enricher.watched_index import WatchedIndex
-from m3plugins_elasticsearch.layout import OURS
+from m3plugins_elasticsearch.field_paths import OURS
 from m3plugins_elasticsearch.rows import digest_fields, our_fields
 
 _REFUSED = (400, 413)
@@ -32,8 +32,8 @@ class StoppedError(RuntimeError):
 
 
 @dataclass
-class WriteBack:
-    """Writes back the changes of one claim, as a `Stream` asks a `Writer` to.
+class WriteBack(Sink):
+    """Writes back the changes of one claim.
 
     Attributes:
         watched: The index.
@@ -70,7 +70,7 @@ class WriteBack:
 
     def write(self, batch: Batch) -> list[FailedDocument]:
         """Writes embeddings back; returns the documents that Elasticsearch does not take."""
-        codec = self.watched.reader.identity.codec
+        codec = self.watched.index.identity.codec
         rows = enumerate(zip(batch.documents, batch.digests, strict=True))
         fields = (
             (document.id, our_fields(document, digest, batch.embeddings, codec, row))

@@ -1,4 +1,4 @@
-"""Where things are in a document: in an index of ours, and in one that someone else writes."""
+"""Paths of fields in a document: in an index of ours, and in one that someone else writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OURS = "m3"
 
 
 @dataclass(frozen=True)
-class Layout:
+class FieldPaths:
     """The paths of a document's fields; by default those of an index of ours.
 
     Attributes:
@@ -28,7 +28,7 @@ class Layout:
     title: str = "title"
 
     @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> Layout:
+    def of(cls, fields: Mapping[str, Any]) -> FieldPaths:
         """Of documents that someone else writes, whose text and title are at these paths."""
         return cls(f"{OURS}.", tuple(fields["text"]), fields["title"])
 

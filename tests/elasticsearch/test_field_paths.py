@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3plugins import Document
-from m3plugins_elasticsearch.layout import Layout, _values, _without
+from m3plugins_elasticsearch.field_paths import FieldPaths, _values, _without
 
 names = st.sampled_from(["a", "b", "a.b", "b.c", "c", "a.b.c"])
 paths = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(".".join)
@@ -56,8 +56,8 @@ def test_what_is_left_has_everything_but_the_path(source, path):
 
 @given(sources, st.sampled_from("abc"), st.sampled_from(["", "a.b", "c"]))
 def test_metadata_are_the_fields_that_are_neither_text_nor_title_nor_ours(source, text, title):
-    layout = Layout.of({"text": [text], "title": title})
-    metadata = layout.metadata({**source, "m3": {"id": "x"}})
+    paths = FieldPaths.of({"text": [text], "title": title})
+    metadata = paths.metadata({**source, "m3": {"id": "x"}})
     assert apart(metadata, text, title) == apart(source, text, title)
     assert not {at for at, _ in fields(metadata)} & {text, title, "m3", "m3.id"}
 
@@ -76,8 +76,8 @@ SOURCES = [
 
 @pytest.mark.parametrize(("source", "text"), SOURCES)
 def test_a_text_has_one_value_a_line(source, text):
-    layout = Layout.of({"text": ["body"], "title": ""})
-    assert layout.document("1", source) == Document(id="1", text=text)
+    paths = FieldPaths.of({"text": ["body"], "title": ""})
+    assert paths.document("1", source) == Document(id="1", text=text)
 
 
 @pytest.mark.parametrize(
@@ -85,23 +85,23 @@ def test_a_text_has_one_value_a_line(source, text):
     [{"a": {"b.c": "fox"}}, {"a.b": {"c": "fox"}}, {"a.b.c": "fox"}, {"a": [{"b": {"c": "fox"}}, {"b": 1, "d": 2}]}],
 )
 def test_the_dots_of_a_path_are_of_names_or_between_objects(source):
-    document = Layout.of({"text": ["a.b.c"], "title": ""}).document("1", {**source, "year": 2020})
+    document = FieldPaths.of({"text": ["a.b.c"], "title": ""}).document("1", {**source, "year": 2020})
     assert document.text == "fox"
     assert "fox" not in repr(document.metadata) and document.metadata["year"] == 2020
 
 
 def test_several_texts_are_joined_by_newlines_in_the_order_of_the_paths():
-    layout = Layout.of({"text": ["end", "begin"], "title": "head"})
-    document = layout.document("1", {"begin": "one", "head": ["T", "U"], "end": "two", "m3": {"id": "1"}})
+    paths = FieldPaths.of({"text": ["end", "begin"], "title": "head"})
+    document = paths.document("1", {"begin": "one", "head": ["T", "U"], "end": "two", "m3": {"id": "1"}})
     assert document == Document(id="1", text="two\none", title="T\nU", metadata={})
 
 
 def test_what_should_be_text_and_is_none_is_named():
-    layout = Layout.of({"text": ["body"], "title": ""})
+    paths = FieldPaths.of({"text": ["body"], "title": ""})
     with pytest.raises(ValueError, match="the field 'body' must hold text, got dict; name another field"):
-        layout.document("1", {"body": {"en": "fox"}}, strict=True)
+        paths.document("1", {"body": {"en": "fox"}}, strict=True)
 
 
 def test_a_document_of_ours_is_what_was_stored():
     source = {"text": "fox", "title": "t", "parent_id": None, "metadata": {"m3": 1, "text": 2}, "revision": "x"}
-    assert Layout().document("1", source) == Document(id="1", text="fox", title="t", metadata={"m3": 1, "text": 2})
+    assert FieldPaths().document("1", source) == Document(id="1", text="fox", title="t", metadata={"m3": 1, "text": 2})

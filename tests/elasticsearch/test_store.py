@@ -7,9 +7,9 @@ import pytest
 
 from m3plugins import Document, M3Output
 from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
-from m3plugins_elasticsearch import ElasticsearchHybridIndex, reading
+from m3plugins_elasticsearch import ElasticsearchHybridIndex, store
+from m3plugins_elasticsearch.field_paths import FieldPaths
 from m3plugins_elasticsearch.identity import Identity
-from m3plugins_elasticsearch.layout import Layout
 from tests.elasticsearch.proxy import Proxy, proxied
 
 pytestmark = pytest.mark.elasticsearch9
@@ -71,7 +71,7 @@ def test_answers_are_bounded_by_bytes_whatever_the_lengths(mixed, weighed, encod
     _, answered = weighed
     query = encoder.encode_queries(["a fox"])
     expected = read(mixed, query)
-    monkeypatch.setattr(reading, "BYTES_PER_READ", LIMIT)
+    monkeypatch.setattr(store, "BYTES_PER_READ", LIMIT)
     answered.clear()
     assert read(mixed, query) == expected
     sizes = sorted(size for path, size in answered if path.endswith("search"))
@@ -84,11 +84,11 @@ def test_short_documents_are_read_many_at_a_time(mixed, weighed):
     _, answered = weighed
     answered.clear()
     assert len(mixed.embeddings(IDS)) == len(IDS)
-    assert len([path for path, _ in answered if path == "/_msearch"]) == 1 + -(-len(IDS) // reading.EMBEDDINGS_PER_READ)
+    assert len([path for path, _ in answered if path == "/_msearch"]) == 1 + -(-len(IDS) // store.EMBEDDINGS_PER_READ)
 
 
 def test_the_longest_documents_of_bge_m3_are_read_one_by_one():
     widths = {"dim": 1024, "multi_vector_dim": 1024, "vocab_size": 250_002, "document_max_length": 8192}
     identity = Identity(fingerprint="f", settings={}, codec="float16", **widths)
-    size = reading.Reader(None, "docs", identity, Layout())._size({"token_count": [8192]})
-    assert size <= reading.BYTES_PER_READ < 2 * size
+    size = store.Store(None, "docs", identity, FieldPaths()).size_of({"token_count": [8192]})
+    assert size <= store.BYTES_PER_READ < 2 * size
