@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from m3plugins.indexing.filters import matches
 from m3plugins.retrieval import filters
-from m3plugins_elasticsearch.facets import CUT, EXACT, facets
+from m3plugins_elasticsearch.filter_tokens import CUT, EXACT, filter_tokens
 from m3plugins_elasticsearch.filters import Plan, check_fields, compile_filter, field_names
 
 pytestmark = pytest.mark.elasticsearch9
@@ -73,7 +73,7 @@ slow = settings(
 
 
 class Shelf:
-    """An index of nothing but facets, and what they were made of."""
+    """An index of nothing but filter tokens, and what they were made of."""
 
     def __init__(self, client, name):
         self.client, self.name, self.rows = client, name, []
@@ -85,7 +85,7 @@ class Shelf:
         for number, row in enumerate(self.rows):
             actions += [
                 {"index": {"_id": str(number)}},
-                {"facets": facets(row), **({"metadata": row} if with_metadata else {})},
+                {"facets": filter_tokens(row), **({"metadata": row} if with_metadata else {})},
             ]
         assert not self.client.bulk(index=self.name, operations=actions, refresh=True)["errors"]
 

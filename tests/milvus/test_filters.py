@@ -9,7 +9,7 @@ from m3plugins import Document
 from m3plugins.indexing.filters import matches
 from m3plugins.retrieval import filters
 from m3plugins_milvus import MilvusIndexError
-from m3plugins_milvus.facets import bounds, facets
+from m3plugins_milvus.filter_tokens import bounds, filter_tokens
 from m3plugins_milvus.filters import NOTHING, compile_filter
 from m3plugins_milvus.native import field_names
 
@@ -107,7 +107,7 @@ def test_agrees_with_the_definition_on_any_metadata(scratch, embedding, encoder,
 def test_expressions_hold_nothing_of_the_callers(row, tree):
     allowed = set(string.ascii_letters + string.digits + '()"% =<>$[].+-')
     assert set(compile_filter(tree).expression) <= allowed
-    assert set(facets(row) + json.dumps(bounds(row))) <= allowed | set("{}:,")
+    assert set(filter_tokens(row) + json.dumps(bounds(row))) <= allowed | set("{}:,")
 
 
 def test_all_but_substrings_and_extremes_need_no_check():

@@ -1,4 +1,4 @@
-"""From the neutral filter tree to an Elasticsearch query over what `facets` says of a document.
+"""From the neutral filter tree to an Elasticsearch query over the filter tokens of a document.
 
 Exact, except for substrings, prefixes and ranges about strings of more than `EXACT` characters and for
 filters beyond what every node accepts: those match too much, and `Plan.accepts` decides the rest in Python.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from m3plugins.indexing.filters import And, AnyFilter, Comparison, Filter, Not, Or, matches
-from m3plugins_elasticsearch.facets import conditions, is_exact, tokens
+from m3plugins_elasticsearch.filter_tokens import conditions, is_exact, tokens
 
 MAX_TERMS = 65_536
 """Values of one `terms` query: index.max_terms_count."""
@@ -75,12 +75,12 @@ class Plan:
         return self.check is None or matches(self.check, metadata)
 
 
-def compile_filter(filter: AnyFilter | None, facets_field: str = "facets") -> Plan:
+def compile_filter(filter: AnyFilter | None, tokens_field: str = "facets") -> Plan:
     """The plan of a neutral filter, or of a query in Elasticsearch's own language.
 
     Args:
         filter: The filter.
-        facets_field: The `keyword` field of the tokens.
+        tokens_field: The `keyword` field of the tokens.
 
     Raises:
         TypeError: If the filter is neither.
@@ -102,7 +102,7 @@ def compile_filter(filter: AnyFilter | None, facets_field: str = "facets") -> Pl
             f"or an Elasticsearch query as a dict, got {type(filter).__name__}: {filter!r:.200}"
         )
         raise TypeError(msg)
-    part = _Compiler(facets_field).compile(filter, negated=False, depth=0)
+    part = _Compiler(tokens_field).compile(filter, negated=False, depth=0)
     return Plan(_positive(part), None if part.exact else filter)
 
 
@@ -124,7 +124,7 @@ _NOTHING = _Part({"match_none": {}}, clauses=1)
 
 @dataclass(frozen=True)
 class _Compiler:
-    facets_field: str
+    tokens_field: str
 
     def compile(self, tree: Filter, *, negated: bool, depth: int) -> _Part:
         if isinstance(tree, Not):
@@ -151,7 +151,7 @@ class _Compiler:
             return self._has(found, _is_negative(test, negated))
         if negated and not is_exact(test):
             return _ANYTHING
-        queries = [{kind: {self.facets_field: body}} for kind, body in conditions(test)]
+        queries = [{kind: {self.tokens_field: body}} for kind, body in conditions(test)]
         return _Part(_should(queries), negated, is_exact(test), len(queries))
 
     def _has(self, found: Iterable[str], negated: bool) -> _Part:
@@ -162,9 +162,9 @@ class _Compiler:
         if size > MAX_SIZE:
             return _ANYTHING
         if len(values) == 1:
-            return _Part({"term": {self.facets_field: values[0]}}, negated, clauses=1, size=size)
+            return _Part({"term": {self.tokens_field: values[0]}}, negated, clauses=1, size=size)
         batches = [values[start : start + MAX_TERMS] for start in range(0, len(values), MAX_TERMS)]
-        query = _should([{"terms": {self.facets_field: batch}} for batch in batches])
+        query = _should([{"terms": {self.tokens_field: batch}} for batch in batches])
         return _Part(query, negated, clauses=len(batches), size=size)
 
 

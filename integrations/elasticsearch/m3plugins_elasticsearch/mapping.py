@@ -94,7 +94,7 @@ def our_properties(identity: Identity) -> dict[str, Any]:
 
 
 def metadata_mapping(fields: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Of metadata, for native queries and aggregations; filters of ours go by the facets.
+    """Of metadata, for native queries and aggregations; filters of ours go by the tokens.
 
     Args:
         fields: Mappings of the fields that native queries need typed; None takes any field, as a string.

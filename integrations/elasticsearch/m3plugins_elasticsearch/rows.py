@@ -17,7 +17,7 @@ from m3plugins.encoding.multi_vector import MultiVectorEmbeddings
 from m3plugins.encoding.output import Head, M3Output
 from m3plugins.encoding.sparse import SparseEmbeddings, SparseVector
 from m3plugins.indexing.document import Digest
-from m3plugins_elasticsearch.facets import facets
+from m3plugins_elasticsearch.filter_tokens import filter_tokens
 
 MAX_ID = 512
 MAX_KEY = 4_000
@@ -99,7 +99,7 @@ def digest_fields(document: Document, digest: Digest) -> dict[str, Any]:
     return {
         "revision": digest.content,
         "attributes": digest.attributes,
-        "facets": facets(document.metadata),
+        "facets": filter_tokens(document.metadata),
     }
 
 

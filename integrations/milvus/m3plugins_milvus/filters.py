@@ -1,4 +1,4 @@
-"""From the neutral filter tree to a Milvus expression over what `facets` says of a document.
+"""From the neutral filter tree to a Milvus expression over the filter tokens of a document.
 
 Equality, membership, existence, ranges and their negations are exact. Substrings, prefixes and ranges
 about very large numbers or long strings narrow the search to the documents that have a value of the
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from m3plugins.indexing.filters import And, AnyFilter, Comparison, Filter, Not, Or, Scalar, matches
-from m3plugins_milvus.facets import (
+from m3plugins_milvus.filter_tokens import (
     EXACT_NUMBER,
     EXACT_STRING,
     field_token,

@@ -17,7 +17,7 @@ from m3plugins.indexing.document import Digest
 from m3plugins.indexing.writer import Batch
 from m3plugins_milvus.blocks import MAX_BLOCKS, POINTER, block_count, split_text
 from m3plugins_milvus.collection import Row
-from m3plugins_milvus.facets import bounds, facets, value_token
+from m3plugins_milvus.filter_tokens import bounds, filter_tokens, value_token
 from m3plugins_milvus.identity import Identity
 from m3plugins_milvus.requests import quoted
 from m3plugins_milvus.schema import KEY, MAX_JSON, MAX_VARCHAR
@@ -100,7 +100,7 @@ def attributes(document: Document, digest: Digest, identity: Identity) -> Row:
         "parent_id": document.parent_id,
         "parent_key": parent_key(document.parent_id),
         "metadata": dict(document.metadata),
-        "facets": facets(document.metadata),
+        "facets": filter_tokens(document.metadata),
         **bounds(document.metadata),
     }
     if identity.tenant is not None:
@@ -183,7 +183,7 @@ def _check_bytes(name: str, value: str, limit: int, fix: str) -> None:
 
 def _check_findable(metadata: Mapping[str, Any]) -> None:
     """Refuses more fields and values than what they are found by has room for."""
-    size = max(len(facets(metadata)), len(json.dumps(bounds(metadata))))
+    size = max(len(filter_tokens(metadata)), len(json.dumps(bounds(metadata))))
     if size > MAX_VARCHAR:
         values = sum(len(value) if isinstance(value, list) else 1 for value in metadata.values())
         msg = (

@@ -40,7 +40,7 @@ def check_name(name: str) -> str:
 
 
 def documents_schema(dim: int, *, tenant: bool = False, bm25: Mapping[str, Any] | None = None) -> CollectionSchema:
-    """One row a document, the commit point: it names its blocks' revision. Dynamic fields hold `facets.bounds`.
+    """One row a document, the commit point: it names its blocks' revision. Dynamic fields hold `filter_tokens.bounds`.
 
     Args:
         dim: Width of the dense vectors.

@@ -74,7 +74,7 @@ class VectorIndex:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TableSchema:
     """What a collection is like.
 
     Attributes:
@@ -137,7 +137,7 @@ def find(connection: Connection, name: str) -> Mapping[str, Any]:
     raise IndexNotFoundError(msg)
 
 
-def inspect(connection: Connection, described: Mapping[str, Any], fields: Fields, encoder: M3Encoder) -> Layout:
+def inspect(connection: Connection, described: Mapping[str, Any], fields: Fields, encoder: M3Encoder) -> TableSchema:
     """Compares a collection with what the caller says of it.
 
     Raises:
@@ -168,7 +168,7 @@ def inspect(connection: Connection, described: Mapping[str, Any], fields: Fields
         msg = f"{fields.dense!r} holds vectors of width {dim}, the encoder's are {encoder.dim}; use their model"
         raise ModelMismatchError(msg)
     made = {output for function in described.get("functions", ()) for output in function["output_field_names"]}
-    return Layout(
+    return TableSchema(
         fields=fields,
         kinds={name: field["type"] for name, field in by_name.items() if name not in made},
         indexes={head: _index(connection, name, field, by_name[field]["type"]) for head, field in fields.heads.items()},

@@ -36,13 +36,13 @@ class TableReader(Reader[Plan]):
 
     def __init__(self, table: Table, encoder: M3Encoder, lock: RLock, cache_bytes: int) -> None:
         self.table = table
-        self._layout = table.layout
+        self._schema = table.schema
         self._encoder = encoder
         self._memo = EmbeddingMemo(encoder, cache_bytes)
-        self._unstored = [head for head in HEADS if head not in table.layout.indexes]
+        self._unstored = [head for head in HEADS if head not in table.schema.indexes]
         self._lock = lock
         self._dynamic: set[str] = set()  # names of dynamic fields that were looked for
-        self._kinds = {name: table.layout.kinds[name] for name in table.layout.scalars}
+        self._kinds = {name: table.schema.kinds[name] for name in table.schema.scalars}
 
     @property
     def name(self) -> str:
@@ -58,12 +58,12 @@ class TableReader(Reader[Plan]):
         """Compiles a filter; of an expression about a field that is not there it warns, or refuses it."""
         if isinstance(filter, str):
             self._check_fields(filter)
-        return plan(filter, {} if self._layout.fields.metadata else self._kinds)
+        return plan(filter, {} if self._schema.fields.metadata else self._kinds)
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Returns the documents of these ids, in this order."""
-        rows = self.table.fetch(ids, self._layout.document)
-        return [to_document(rows[i], self._layout) for i in ids if i in rows]
+        rows = self.table.fetch(ids, self._schema.document)
+        return [to_document(rows[i], self._schema) for i in ids if i in rows]
 
     def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
         """Returns the digests of the stored documents, which these rows say themselves."""
@@ -77,19 +77,19 @@ class TableReader(Reader[Plan]):
 
     def scan(self, plan: Plan) -> Iterator[Document]:
         """Yields every document that matches."""
-        for rows in self.table.matching(plan, self._layout.document):
+        for rows in self.table.matching(plan, self._schema.document):
             for row in rows.values():
-                yield to_document(row, self._layout)
+                yield to_document(row, self._schema)
 
     def scan_embeddings(self, plan: Plan) -> Iterator[tuple[Document, M3Output]]:
         """Yields every document that matches, with all heads: that encodes every text."""
-        layout = self._layout
-        for rows in self.table.matching(plan, [*layout.document, *layout.fields.heads.values()]):
-            documents = [to_document(row, layout) for row in rows.values()]
+        schema = self._schema
+        for rows in self.table.matching(plan, [*schema.document, *schema.fields.heads.values()]):
+            documents = [to_document(row, schema) for row in rows.values()]
             texts = (document.content for document in documents)
             computed = (row for output in self._encoder.iter_documents(texts, heads=self._unstored) for row in output)
             for document, row, output in zip(documents, rows.values(), computed, strict=True):
-                yield document, _joined(to_output([row], layout, self._encoder.vocab_size), output)
+                yield document, _joined(to_output([row], schema, self._encoder.vocab_size), output)
 
     def embeddings(self, ids: Sequence[str], heads: Sequence[Head]) -> dict[str, M3Output]:
         """Returns the embeddings; heads that are not stored are computed from the texts."""
@@ -98,7 +98,7 @@ class TableReader(Reader[Plan]):
 
     def candidates(self, query: M3Output, k: int, plan: Plan, text: str | None) -> dict[Signal, list[Candidate]]:
         """Returns the best k documents of each head that is stored and that the query has."""
-        indexes = self._layout.indexes
+        indexes = self._schema.indexes
         if not {*query.heads} & {*indexes}:
             stored, asked = ", ".join(indexes), ", ".join(query.heads)
             msg = f"one of the stored heads must propose documents, these are {stored}, the query has {asked}"
@@ -127,25 +127,25 @@ class TableReader(Reader[Plan]):
 
     def _find(self, ids: Sequence[str], heads: Sequence[Head]) -> Iterator[tuple[list[str], M3Output]]:
         """Yields those of the ids that are there, some at a time, with these heads of theirs (and others)."""
-        layout = self._layout
-        stored = [layout.fields.heads[head] for head in heads if head in layout.indexes]
+        schema = self._schema
+        stored = [schema.fields.heads[head] for head in heads if head in schema.indexes]
         compute = len(stored) < len(heads)
-        rows = self.table.fetch(ids, [*stored, *(layout.document if compute else [])])
+        rows = self.table.fetch(ids, [*stored, *(schema.document if compute else [])])
         known = [i for i in ids if i in rows]
         for start in range(0, len(known), DOCUMENTS_PER_SCORE):
             some = known[start : start + DOCUMENTS_PER_SCORE]
-            output = to_output([rows[i] for i in some], layout, self._encoder.vocab_size)
+            output = to_output([rows[i] for i in some], schema, self._encoder.vocab_size)
             if compute:
-                texts = [to_document(rows[i], layout).content for i in some]
+                texts = [to_document(rows[i], schema).content for i in some]
                 output = _joined(output, self._memo.encode_documents(texts, heads=self._unstored))
             yield some, output
 
     def _check_fields(self, expression: str) -> None:
         """Refuses an expression about a field that is not there; warns where it may become a dynamic one."""
-        layout = self._layout
-        for name in sorted(field_names(expression) - layout.kinds.keys() - self._dynamic):
-            if not layout.dynamic:
-                raise unknown_field(name, layout.kinds, layout.fields.metadata)
+        schema = self._schema
+        for name in sorted(field_names(expression) - schema.kinds.keys() - self._dynamic):
+            if not schema.dynamic:
+                raise unknown_field(name, schema.kinds, schema.fields.metadata)
             if not self.table.has_dynamic(name):
                 told = f"no row of {self.name!r} has a field {name!r}, which the filter names; check its spelling"
                 warnings.warn(told, stacklevel=4)

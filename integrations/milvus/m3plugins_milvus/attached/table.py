@@ -16,7 +16,7 @@ from m3plugins.encoding.batching import bounded_runs
 from m3plugins.indexing.document import Candidate
 from m3plugins.indexing.report import FailedDocument
 from m3plugins_milvus.attached.expressions import EXPRESSION_LENGTH, Key, Span, among, literal, to_key
-from m3plugins_milvus.attached.fields import Layout, VectorIndex
+from m3plugins_milvus.attached.fields import TableSchema, VectorIndex
 from m3plugins_milvus.attached.rows import Row, integer_ids, to_metadata
 from m3plugins_milvus.client import Connection, MilvusIndexError
 from m3plugins_milvus.collection import Collection
@@ -38,12 +38,12 @@ class Table:
     Attributes:
         connection: Where it is.
         name: Its name.
-        layout: What it is like.
+        schema: Which of its fields is what.
     """
 
     connection: Connection
     name: str
-    layout: Layout
+    schema: TableSchema
 
     def fetch(self, ids: Iterable[str], fields: Sequence[str]) -> dict[str, Row]:
         """The rows of these ids, with the primary key and the given fields; unknown ids are left out."""
@@ -60,11 +60,11 @@ class Table:
 
     def matching(self, plan: Plan, fields: Sequence[str]) -> Iterator[dict[str, Row]]:
         """The rows that match, in small groups by id, with the given fields."""
-        wanted = list(dict.fromkeys([*fields, *(self.layout.metadata if plan.check else [])]))
+        wanted = list(dict.fromkeys([*fields, *(self.schema.metadata if plan.check else [])]))
         for page in self._keys(plan.expression):
             for start in range(0, len(page), ROWS_PER_READ):
                 rows = self.fetch(map(str, page[start : start + ROWS_PER_READ]), wanted)
-                yield {i: row for i, row in rows.items() if plan.accepts(to_metadata(row, self.layout))}
+                yield {i: row for i, row in rows.items() if plan.accepts(to_metadata(row, self.schema))}
 
     def count(self, expression: str) -> int:
         """How many rows match."""
@@ -120,11 +120,11 @@ class Table:
 
     @property
     def _pk(self) -> str:
-        return self.layout.fields.id
+        return self.schema.fields.id
 
     def _runs(self, ids: Iterable[str]) -> Iterator[list[Key]]:
         """The keys of ids that rows can have, as many at a time as fit an expression."""
-        keys = (to_key(i, integer=integer_ids(self.layout)) for i in ids)
+        keys = (to_key(i, integer=integer_ids(self.schema)) for i in ids)
         known = (key for key in keys if key is not None)
         return bounded_runs(known, lambda key: len(literal(key)) + 2, EXPRESSION_LENGTH)
 
@@ -157,14 +157,14 @@ class Table:
                     anns_field=index.field,
                     filter=both(plan.expression, span.expression(self._pk)),
                     limit=limit,
-                    output_fields=self.layout.metadata if plan.check else [],
+                    output_fields=self.schema.metadata if plan.check else [],
                     search_params={**search_params(index.index_type, limit), "metric_type": index.metric},
                     consistency_level=STRONG,
                 )[0]
             found = [
                 Candidate(str(hit[self._pk]), float(hit["distance"]))
                 for hit in hits
-                if plan.check is None or plan.accepts(to_metadata(hit["entity"], self.layout))
+                if plan.check is None or plan.accepts(to_metadata(hit["entity"], self.schema))
             ]
             settled = len(found) >= k and hits[-1]["distance"] < found[k - 1].score
             if settled or len(hits) < limit:

@@ -28,14 +28,14 @@ def check_model(table: Table, encoder: M3Encoder, count: int) -> None:
     Raises:
         ModelMismatchError: If the vectors are others, or not of unit length.
     """
-    layout = table.layout
-    rows = table.sample([*layout.document, *layout.fields.heads.values()], SAMPLE)
-    by_text = {to_document(row, layout).content: row for row in rows}
+    schema = table.schema
+    rows = table.sample([*schema.document, *schema.fields.heads.values()], SAMPLE)
+    by_text = {to_document(row, schema).content: row for row in rows}
     texts = sorted((text for text in by_text if text), key=len)[:count]
     if not texts:
         return
-    stored = to_output([by_text[text] for text in texts], layout, encoder.vocab_size)
-    made = encoder.encode_documents(texts, heads=layout.fields.heads)
+    stored = to_output([by_text[text] for text in texts], schema, encoder.vocab_size)
+    made = encoder.encode_documents(texts, heads=schema.fields.heads)
     for head, cosines in _cosines(stored, made).items():
         if len(cosines) and (cosine := float(np.median(cosines))) < ALIKE:
             msg = (

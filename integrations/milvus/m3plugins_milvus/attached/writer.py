@@ -28,12 +28,12 @@ class TableWriter(Writer[Plan]):
     def __init__(self, reader: TableReader, lock: threading.RLock) -> None:
         self._reader = reader
         self._table = reader.table
-        self._layout = reader.table.layout
+        self._schema = reader.table.schema
         self._lock = lock
 
     def check(self, document: Document) -> None:
         """Raises ValueError for a document that the collection has no place for."""
-        check_document(document, self._layout)
+        check_document(document, self._schema)
 
     def digests(self, ids: Sequence[str]) -> dict[str, Digest]:
         """Returns the digests of the stored documents."""
@@ -41,16 +41,16 @@ class TableWriter(Writer[Plan]):
 
     def write(self, batch: Batch) -> list[FailedDocument]:
         """Stores documents; what their rows hold beyond them stays."""
-        vectors = vector_rows(batch.embeddings, self._layout)
+        vectors = vector_rows(batch.embeddings, self._schema)
         with self._lock:
-            old = self._table.fetch([document.id for document in batch.documents], self._layout.foreign)
-            return self._table.store(to_rows(batch.documents, vectors, old, self._layout))
+            old = self._table.fetch([document.id for document in batch.documents], self._schema.foreign)
+            return self._table.store(to_rows(batch.documents, vectors, old, self._schema))
 
     def annotate(
         self, documents: Sequence[Document], digests: Sequence[Digest], expected: Sequence[Digest] | None = None
     ) -> list[FailedDocument]:
         """Stores the documents with the vectors that they have."""
-        fields = list(self._layout.fields.heads.values())
+        fields = list(self._schema.fields.heads.values())
         known: Sequence[Digest | None] = expected or [None] * len(documents)
         with self._lock:
             stored = self.digests([document.id for document in documents])
@@ -59,10 +59,10 @@ class TableWriter(Writer[Plan]):
                 for document, one in zip(documents, known, strict=True)
                 if is_current(stored.get(document.id), document.digest(), one)
             ]
-            old = self._table.fetch([document.id for document in there], [*self._layout.foreign, *fields])
+            old = self._table.fetch([document.id for document in there], [*self._schema.foreign, *fields])
             there = [document for document in there if document.id in old]
             vectors = [{field: old[document.id][field] for field in fields} for document in there]
-            failed = self._table.store(to_rows(there, vectors, old, self._layout))
+            failed = self._table.store(to_rows(there, vectors, old, self._schema))
         gone = {document.id for document in documents} - {document.id for document in there}
         return failed + [FailedDocument(i, REPLACED) for i in gone]
 
@@ -76,7 +76,7 @@ class TableWriter(Writer[Plan]):
         Raises:
             ValueError: If the collection has no field of it.
         """
-        field = self._layout.fields.parent_id
+        field = self._schema.fields.parent_id
         if field is None:
             msg = "no field of this collection is the parent_id; name it in Fields, or delete by ids or by filter"
             raise ValueError(msg)

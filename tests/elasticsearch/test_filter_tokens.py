@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3plugins.indexing.filters import Comparison
-from m3plugins_elasticsearch.facets import (
+from m3plugins_elasticsearch.filter_tokens import (
     CUT,
     EXACT,
     after,
     conditions,
     exists_token,
-    facets,
+    filter_tokens,
     head,
     sortable,
     tokens,
@@ -90,13 +90,13 @@ def test_fields_never_share_a_token(fields):
 
 
 def test_null_is_absent_and_structures_only_exist():
-    assert facets({"a": None}) == []
+    assert filter_tokens({"a": None}) == []
     for stored in ({"b": 1}, [], [None], [[1], {"b": 2}]):
-        assert facets({"a": stored}) == [exists_token("a")]
+        assert filter_tokens({"a": stored}) == [exists_token("a")]
 
 
 def test_tokens_are_distinct():
-    assert facets({"a": ["x", 1, "x", 1.0]}) == [exists_token("a"), value_token("a", "x"), value_token("a", 1)]
+    assert filter_tokens({"a": ["x", 1, "x", 1.0]}) == [exists_token("a"), value_token("a", "x"), value_token("a", 1)]
 
 
 def test_members_of_enumerations_count_as_their_values():
@@ -106,19 +106,19 @@ def test_members_of_enumerations_count_as_their_values():
     class Year(enum.IntEnum):
         NOW = 2020
 
-    assert facets({"lang": Lang.EN, "year": Year.NOW}) == facets({"lang": "en", "year": 2020})
+    assert filter_tokens({"lang": Lang.EN, "year": Year.NOW}) == filter_tokens({"lang": "en", "year": 2020})
     assert conditions(Comparison("prefix", "lang", Lang.EN)) == conditions(Comparison("prefix", "lang", "en"))
 
 
 @pytest.mark.parametrize("character", ["x", "é", "狐", "🦊", "\x00"])
 @pytest.mark.parametrize("length", [CUT, CUT + 1, 40_000])
 def test_every_token_fits_in_a_term(character, length):
-    assert max(len(utf8(token)) for token in facets({"a": character * length})) <= MAX_TERM
+    assert max(len(utf8(token)) for token in filter_tokens({"a": character * length})) <= MAX_TERM
 
 
 def test_a_whole_string_is_never_taken_for_a_cut_one():
     long = "x" * CUT + "y"
-    (cut,) = (token for token in facets({"a": long}) if token.startswith(head("a", "l")))
+    (cut,) = (token for token in filter_tokens({"a": long}) if token.startswith(head("a", "l")))
     assert value_token("a", cut.removeprefix(head("a", "l"))) != cut
     assert value_token("a", long) != value_token("a", long + "y")
 
@@ -134,7 +134,7 @@ def test_a_cut_string_compares_with_bounds_as_the_whole_does(bound, rest):
 @pytest.mark.parametrize("length", [CUT + 1, CUT + EXACT, 2 * CUT - EXACT, 2 * CUT - EXACT + 1, 40_000])
 def test_every_short_substring_of_a_long_string_is_in_a_window(length):
     text = "".join(chr(0x4E00 + number % 20_000) for number in range(length))
-    windows = [token[25:] for token in facets({"a": text}) if token.startswith(head("a", "w"))]
+    windows = [token[25:] for token in filter_tokens({"a": text}) if token.startswith(head("a", "w"))]
     assert all(any(text[n : n + EXACT] in window for window in windows) for n in range(0, length - EXACT + 1, 7))
     assert text[-EXACT:] in windows[-1]
     assert sum(map(len, windows)) < 1.1 * length + CUT

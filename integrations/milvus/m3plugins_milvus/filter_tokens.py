@@ -25,7 +25,7 @@ EXACT_STRING = 24
 """Bounds keep this many characters; comparing with a string of fewer is exact."""
 
 
-def facets(metadata: Mapping[str, Any]) -> str:
+def filter_tokens(metadata: Mapping[str, Any]) -> str:
     """The hashes of a document, for `LIKE`."""
     found = {field_token(field): None for field, stored in metadata.items() if stored is not None}
     for field, element in _elements(metadata):

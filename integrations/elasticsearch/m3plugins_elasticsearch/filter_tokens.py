@@ -36,13 +36,13 @@ _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
 _COMPLEMENT = str.maketrans(_DIGITS, _DIGITS[::-1])
 
 
-def facets(metadata: Mapping[str, Any]) -> list[str]:
+def filter_tokens(metadata: Mapping[str, Any]) -> list[str]:
     """The distinct tokens of a document.
 
     Only top-level values and the elements of top-level lists count; any other value makes its field exist.
 
     Example:
-        >>> [token[24:] for token in facets({"lang": ["de", "en"], "year": 2020, "draft": None})]
+        >>> [token[24:] for token in filter_tokens({"lang": ["de", "en"], "year": 2020, "draft": None})]
         ['e', 'sde', 'sen', 'e', 'npG05FP']
     """
     found: dict[str, None] = {}
