@@ -31,7 +31,7 @@ from benchmarks.embeddings import DIM, VOCABULARY, Corpus
 from benchmarks.fixtures import running, save_checkpoint
 from m3plugins import Document, HybridRetriever, M3Encoder, M3Output
 from m3plugins.compression import CODECS
-from m3plugins.indexing.writer import Batch
+from m3plugins.indexing.writer import EmbeddedBatch
 from m3plugins_elasticsearch import ElasticsearchHybridIndex
 from m3plugins_elasticsearch.bulk import AT_ONCE, CHUNK_BYTES
 from m3plugins_elasticsearch.rows import our_fields, own_fields
@@ -108,7 +108,7 @@ def bodies(index: ElasticsearchHybridIndex, count: int, embedded: list[M3Output]
     position = 0
     for output in embedded:
         some = documents(position, len(output))
-        batch = Batch(some, [document.digest() for document in some], output)
+        batch = EmbeddedBatch(some, [document.digest() for document in some], output)
         for row, document in enumerate(some):
             ours = our_fields(document, batch.digests[row], output[row], index.identity.codec)
             ours["dense"] = ours["dense"].tolist()

@@ -25,7 +25,7 @@ from benchmarks.fixtures import save_checkpoint
 from benchmarks.texts import mixed_texts
 from m3plugins import Document, M3Encoder, M3Output
 from m3plugins.compression import get_codec
-from m3plugins.indexing.writer import Batch
+from m3plugins.indexing.writer import EmbeddedBatch
 from m3plugins_milvus import MilvusHybridIndex
 from m3plugins_milvus.blocks import BlockKeys, block_rows
 from m3plugins_milvus.identity import Identity
@@ -40,7 +40,7 @@ def insert(identity: Identity, outputs: Sequence[M3Output], texts: Sequence[str]
     position = 0
     for output in outputs:
         documents = [Document(id=str(i), text=texts[i]) for i in range(position, position + len(output))]
-        batch = Batch(documents, [document.digest() for document in documents], output)
+        batch = EmbeddedBatch(documents, [document.digest() for document in documents], output)
         rows, blocks = [], []
         for i in range(len(output)):
             vectors = get_codec(identity.codec).encode(output.multi_vector[i])

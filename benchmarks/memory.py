@@ -39,7 +39,7 @@ def bare(encoder: M3Encoder, count: int, folder: str) -> None:
     from pymilvus import MilvusClient
 
     from m3plugins.compression import get_codec
-    from m3plugins.indexing.writer import Batch
+    from m3plugins.indexing.writer import EmbeddedBatch
     from m3plugins_milvus import MilvusHybridIndex
     from m3plugins_milvus.blocks import BlockKeys, block_rows
     from m3plugins_milvus.rows import to_row
@@ -50,7 +50,7 @@ def bare(encoder: M3Encoder, count: int, folder: str) -> None:
         position = 0
         for output in encoder.iter_documents(mixed_texts(count)):
             documents = [Document(id=str(position + i), text="") for i in range(len(output))]
-            batch = Batch(documents, [document.digest() for document in documents], output)
+            batch = EmbeddedBatch(documents, [document.digest() for document in documents], output)
             rows, blocks = [], []
             for i in range(len(output)):
                 vectors = get_codec("int8").encode(output.multi_vector[i])

@@ -18,7 +18,7 @@ from m3plugins.indexing.passages import CONTENDED
 from m3plugins.indexing.report import Ack, FailedDocument, UpsertReport
 from m3plugins.indexing.upsert import check_embedding
 from m3plugins.indexing.verifying import check_documents
-from m3plugins.indexing.writer import Batch
+from m3plugins.indexing.writer import EmbeddedBatch
 
 DOCUMENTS_PER_BATCH = 64
 BYTES_PER_BATCH = 1 << 24
@@ -168,7 +168,7 @@ def _copy(pairs: list[Pair], source: HybridIndex, target: HybridIndex, report: U
     if batch:
         documents = [document for document, _ in batch]
         embeddings = M3Output.concatenate([embedding for _, embedding in batch])
-        stored = Batch(documents, [digests[document.id] for document in documents], embeddings)
+        stored = EmbeddedBatch(documents, [digests[document.id] for document in documents], embeddings)
         failed |= dict(target.writer.write(stored) or ())
     written = [document.id for document, _ in batch if document.id not in failed]
     truncated = {document.id: bool(embedding.truncated[0]) for document, embedding in batch}

@@ -23,7 +23,7 @@ from m3plugins.indexing.index import HybridIndex
 from m3plugins.indexing.locking import DocumentLocks
 from m3plugins.indexing.reader import Reader
 from m3plugins.indexing.report import FailedDocument
-from m3plugins.indexing.writer import REPLACED, Batch, Writer, is_current
+from m3plugins.indexing.writer import REPLACED, EmbeddedBatch, Writer, is_current
 from m3plugins.scoring.dense import dense_scores
 from m3plugins.scoring.heads import HeadScores, Signal, head_scores
 from m3plugins.scoring.multi_vector import mean_of_maxima
@@ -106,7 +106,7 @@ class _Store(Writer[Filter | None]):
         with self.lock:
             self._closed, self.items, self._parts = True, {}, []
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: EmbeddedBatch) -> None:
         multi_vector = batch.embeddings.multi_vector
         assert multi_vector is not None  # ingest stores all heads
         encoded = [self.codec.encode(vectors) for vectors in multi_vector]

@@ -18,7 +18,7 @@ from m3plugins.encoding.encoder import M3Encoder
 from m3plugins.encoding.output import M3Output
 from m3plugins.indexing.document import Digest, Document
 from m3plugins.indexing.report import FailedDocument, UpsertReport
-from m3plugins.indexing.writer import Batch, Failures, Sink
+from m3plugins.indexing.writer import EmbeddedBatch, Failures, Sink
 
 WINDOW = 256
 """Documents whose digests are compared, and that are then encoded together (sorted by length)."""
@@ -133,7 +133,7 @@ class Stream:
         if kept:
             self._stored(kept, True)
 
-    def _batches(self, items: list[Pending], digests: dict[str, Digest]) -> Iterator[Batch]:
+    def _batches(self, items: list[Pending], digests: dict[str, Digest]) -> Iterator[EmbeddedBatch]:
         """The items with their embeddings, as many at a time as the encoder hands out."""
         if not items:
             return
@@ -150,7 +150,7 @@ class Stream:
                 good = [row for row, why in enumerate(reasons) if not why]
                 documents, output = [documents[row] for row in good], output.take(good)
             if documents:
-                yield Batch(documents, [digests[document.id] for document in documents], output)
+                yield EmbeddedBatch(documents, [digests[document.id] for document in documents], output)
 
     def _encoded(self, items: list[Pending], again: bool = True) -> Iterator[tuple[list[Pending], M3Output]]:
         """The items with what the encoder makes of them; where it fails they are halved, until one is to blame.

@@ -20,7 +20,7 @@ Failures = Iterable[FailedDocument] | None
 
 
 @dataclass(frozen=True)
-class Batch:
+class EmbeddedBatch:
     """Documents to write, in columns.
 
     Attributes:
@@ -56,7 +56,7 @@ class Sink(ABC):
         """Returns the digests of those of the given ids that are stored."""
 
     @abstractmethod
-    def write(self, batch: Batch) -> Failures:
+    def write(self, batch: EmbeddedBatch) -> Failures:
         """Stores documents."""
 
     @abstractmethod

@@ -80,10 +80,12 @@ def build(encoder: M3Encoder, folder: Path) -> Path:
 
 
 def _batch(encoder: M3Encoder, seed: int):
-    from m3plugins.indexing.writer import Batch
+    from m3plugins.indexing.writer import EmbeddedBatch
 
     documents = random_documents(32, seed)[24:]
-    return Batch(documents, [d.digest() for d in documents], encoder.encode_documents([d.content for d in documents]))
+    return EmbeddedBatch(
+        documents, [d.digest() for d in documents], encoder.encode_documents([d.content for d in documents])
+    )
 
 
 @dataclass(frozen=True)

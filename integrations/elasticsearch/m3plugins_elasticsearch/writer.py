@@ -11,7 +11,7 @@ from m3plugins.encoding.batching import bounded_runs
 from m3plugins.indexing.document import Digest
 from m3plugins.indexing.locking import TURNS, DocumentLocks, pause
 from m3plugins.indexing.report import FailedDocument
-from m3plugins.indexing.writer import REPLACED, Batch, Writer, flushed, is_current
+from m3plugins.indexing.writer import REPLACED, EmbeddedBatch, Writer, flushed, is_current
 from m3plugins_elasticsearch import lifecycle
 from m3plugins_elasticsearch.bulk import CONFLICT, GONE, Action, Outcome, bulk, delete, failures, index
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
@@ -57,7 +57,7 @@ class ElasticsearchWriter(Writer[Plan]):
         """Returns the digests of those of the given ids that are stored whole."""
         return self.store.digests(ids)
 
-    def write(self, batch: Batch) -> list[FailedDocument]:
+    def write(self, batch: EmbeddedBatch) -> list[FailedDocument]:
         """Stores documents."""
         return [FailedDocument(i, reason) for i, reason in failures(self._bulk(self._actions(batch))).items()]
 
@@ -183,7 +183,7 @@ class ElasticsearchWriter(Writer[Plan]):
         """By the alias that only this index has: were the index dropped meanwhile, its name would make another."""
         return bulk(self.store.connection, WRITE_ALIAS + self.store.name, actions, require_alias=True)
 
-    def _actions(self, batch: Batch) -> Iterator[Action]:
+    def _actions(self, batch: EmbeddedBatch) -> Iterator[Action]:
         for row, (document, digest) in enumerate(zip(batch.documents, batch.digests, strict=True)):
             ours = our_fields(document, digest, batch.embeddings, self.store.identity.codec, row)
             yield index(document.id, {**ours, **own_fields(document)})

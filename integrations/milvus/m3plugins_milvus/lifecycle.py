@@ -16,7 +16,7 @@ from m3plugins.encoding.sparse import SparseEmbeddings
 from m3plugins.indexing.errors import IndexExistsError, IndexNotFoundError
 from m3plugins.indexing.info import IndexInfo
 from m3plugins.indexing.named_index import check_no_alias
-from m3plugins.indexing.writer import Batch
+from m3plugins.indexing.writer import EmbeddedBatch
 from m3plugins_milvus import repair, requests, schema
 from m3plugins_milvus.client import Connection, MilvusIndexError, errors, writer_lock
 from m3plugins_milvus.collection import Collection
@@ -321,7 +321,7 @@ def _check_sparse(documents: Collection, identity: Identity) -> None:
         token_counts=np.zeros(len(_KNOWN), np.int32),
         truncated=np.zeros(len(_KNOWN), np.bool_),
     )
-    batch = Batch(known, [document.digest() for document in known], output)
+    batch = EmbeddedBatch(known, [document.digest() for document in known], output)
     documents.upsert(to_row(batch, position, b"", identity)[0] for position in range(len(known)))
     found = documents.search("sparse", {0: 1.0}, 3, Plan(), schema.SPARSE_INDEX)
     documents.delete([key_of(i) for i in _KNOWN])

@@ -14,7 +14,7 @@ from m3plugins import Document
 from m3plugins.encoding.output import M3Output
 from m3plugins.encoding.sparse import SENTINEL_WEIGHT, SparseEmbeddings, SparseVector
 from m3plugins.indexing.document import Digest
-from m3plugins.indexing.writer import Batch
+from m3plugins.indexing.writer import EmbeddedBatch
 from m3plugins_milvus.blocks import MAX_BLOCKS, POINTER, block_count, split_text
 from m3plugins_milvus.collection import Row
 from m3plugins_milvus.filter_tokens import bounds, filter_tokens, value_token
@@ -68,7 +68,7 @@ def check_document(document: Document, tenant: str | None = None) -> None:
     _check_findable(document.metadata)
 
 
-def to_row(batch: Batch, position: int, vectors: bytes, identity: Identity) -> tuple[Row, list[str]]:
+def to_row(batch: EmbeddedBatch, position: int, vectors: bytes, identity: Identity) -> tuple[Row, list[str]]:
     """The row of one document of a batch, whose encoded token vectors are `vectors`, and the text beyond it."""
     document, embeddings = batch.documents[position], batch.embeddings
     dense, sparse = embeddings.dense, embeddings.sparse

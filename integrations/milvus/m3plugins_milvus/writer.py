@@ -14,7 +14,7 @@ from m3plugins.encoding.batching import bounded_runs
 from m3plugins.indexing.document import Digest
 from m3plugins.indexing.locking import DocumentLocks
 from m3plugins.indexing.report import FailedDocument
-from m3plugins.indexing.writer import REPLACED, Batch, Writer, is_current
+from m3plugins.indexing.writer import REPLACED, EmbeddedBatch, Writer, is_current
 from m3plugins_milvus import lifecycle, requests
 from m3plugins_milvus.blocks import POINTER, BlockKeys, block_rows, orphans
 from m3plugins_milvus.client import MilvusIndexError
@@ -60,7 +60,7 @@ class MilvusWriter(Writer[Plan]):
         """Refuses what Milvus could not keep; see `check_document`."""
         check_document(document, self.store.identity.tenant)
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: EmbeddedBatch) -> None:
         """Stores documents: new blocks, then the rows that name them, then away with the old blocks."""
         with self.lock:
             replaced = self.store.documents.fetch(keys_of([document.id for document in batch.documents]), POINTER)
@@ -169,7 +169,7 @@ class MilvusWriter(Writer[Plan]):
         blocks.delete(doomed)
         return len(doomed)
 
-    def _block_rows(self, batch: Batch, rows: list[Row]) -> Iterator[Row]:
+    def _block_rows(self, batch: EmbeddedBatch, rows: list[Row]) -> Iterator[Row]:
         """The batch's blocks, one document at a time; adds each document's row to `rows`."""
         multi_vector = batch.embeddings.multi_vector
         assert multi_vector is not None  # ingest stores all heads

@@ -12,7 +12,7 @@ import pytest
 from m3plugins import Document, HybridIndex
 from m3plugins.encoding import Passages
 from m3plugins.indexing import locking
-from m3plugins.indexing.writer import Batch
+from m3plugins.indexing.writer import EmbeddedBatch
 from m3plugins.retrieval import filters
 from tests.tiny import SENTENCES
 
@@ -154,10 +154,12 @@ class RacesSuite:
             kind = type(index.writer)
             write = kind.write
 
-            def halves(writer: Any, batch: Batch) -> Any:
+            def halves(writer: Any, batch: EmbeddedBatch) -> Any:
                 monkeypatch.setattr(kind, "write", write)
                 ends = [(0, 1), (1, len(batch.documents))]
-                parts = [Batch(batch.documents[a:b], batch.digests[a:b], batch.embeddings[a:b]) for a, b in ends]
+                parts = [
+                    EmbeddedBatch(batch.documents[a:b], batch.digests[a:b], batch.embeddings[a:b]) for a, b in ends
+                ]
                 failed = list(write(writer, parts[0]) or ())
                 interruption()
                 return [*failed, *(write(writer, parts[1]) or ())]

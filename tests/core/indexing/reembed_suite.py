@@ -11,7 +11,7 @@ from m3plugins import Document, HybridIndex, HybridRetriever, M3Encoder, ModelMi
 from m3plugins.encoding import HEADS, Passages
 from m3plugins.indexing import IndexNotFoundError
 from m3plugins.indexing.reembed import ReembedError
-from m3plugins.indexing.writer import Batch
+from m3plugins.indexing.writer import EmbeddedBatch
 from tests.tiny import SENTENCES, random_documents, save_checkpoint
 
 COUNT = 40
@@ -115,10 +115,10 @@ class ReembedSuite:
 
         def halves(writer, batch):
             monkeypatch.setattr(kind, "write", write)
-            write(writer, Batch(batch.documents[:1], batch.digests[:1], batch.embeddings[:1]))
+            write(writer, EmbeddedBatch(batch.documents[:1], batch.digests[:1], batch.embeddings[:1]))
             reembedding.start()
             assert waits.wait(60)
-            return write(writer, Batch(batch.documents[1:], batch.digests[1:], batch.embeddings[1:]))
+            return write(writer, EmbeddedBatch(batch.documents[1:], batch.digests[1:], batch.embeddings[1:]))
 
         reembedding = threading.Thread(target=run)
         monkeypatch.setattr(kind, "write", halves)
@@ -142,7 +142,7 @@ class ReembedSuite:
             digests = green.writer.digests([document.id for document, _ in stored])
             for (document, own), (_, donor) in zip(stored, [*stored[1:], stored[0]], strict=True):
                 wrong = donor if heads == HEADS else replace(own, sparse=donor.sparse)
-                green.writer.write(Batch([document], [digests[document.id]], wrong))
+                green.writer.write(EmbeddedBatch([document], [digests[document.id]], wrong))
             green.writer.flush()
         with pytest.raises(ReembedError, match="stored embeddings of 'doc-.*' score"):
             blue.reembed(other, into=green_name, sample=COUNT)

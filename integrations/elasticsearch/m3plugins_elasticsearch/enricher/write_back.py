@@ -10,7 +10,7 @@ from typing import Any
 from m3plugins import Document
 from m3plugins.indexing.document import Digest
 from m3plugins.indexing.report import FailedDocument
-from m3plugins.indexing.writer import Batch, Sink
+from m3plugins.indexing.writer import EmbeddedBatch, Sink
 from m3plugins_elasticsearch.bulk import CONFLICT, GONE, Action, Outcome, bulk, update
 from m3plugins_elasticsearch.client import ElasticsearchIndexError
 from m3plugins_elasticsearch.enricher.comparing import Compared
@@ -68,7 +68,7 @@ class WriteBack(Sink):
         """Returns what the stored vectors of these documents were made of."""
         return {i: self._before[i] for i in ids if i in self._before}
 
-    def write(self, batch: Batch) -> list[FailedDocument]:
+    def write(self, batch: EmbeddedBatch) -> list[FailedDocument]:
         """Writes embeddings back; returns the documents that Elasticsearch does not take."""
         codec = self.watched.index.identity.codec
         rows = enumerate(zip(batch.documents, batch.digests, strict=True))

@@ -10,7 +10,7 @@ from m3plugins import Document
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.indexing.document import Digest
 from m3plugins.indexing.report import FailedDocument
-from m3plugins.indexing.writer import REPLACED, Batch, Writer, is_current
+from m3plugins.indexing.writer import REPLACED, EmbeddedBatch, Writer, is_current
 from m3plugins_milvus.attached.expressions import EXPRESSION_LENGTH, among, is_unicode
 from m3plugins_milvus.attached.reader import TableReader
 from m3plugins_milvus.attached.rows import check_document, to_rows, vector_rows
@@ -39,7 +39,7 @@ class TableWriter(Writer[Plan]):
         """Returns the digests of the stored documents."""
         return self._reader.digests(ids)
 
-    def write(self, batch: Batch) -> list[FailedDocument]:
+    def write(self, batch: EmbeddedBatch) -> list[FailedDocument]:
         """Stores documents; what their rows hold beyond them stays."""
         vectors = vector_rows(batch.embeddings, self._schema)
         with self._lock:
