@@ -1,4 +1,4 @@
-"""From batches, sorted by length, back to one output in input order."""
+"""Assembly of batches, sorted by length, into one output in input order."""
 
 from __future__ import annotations
 

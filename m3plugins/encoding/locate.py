@@ -1,4 +1,4 @@
-"""From what a user names (a folder, a hub id, "m3-mini") to a folder of files."""
+"""Location of the folder of files that a user names: a folder, a hub id, "m3-mini"."""
 
 from __future__ import annotations
 

@@ -76,12 +76,12 @@ class EmbeddingMemo:
         self._coming: dict[_Key, _Coming] = {}
 
     def encode_queries(self, texts: Iterable[str], *, heads: Iterable[str] = HEADS) -> M3Output:
-        """As `M3Encoder.encode_queries`. All heads are computed: who embeds a query may also retrieve and rerank."""
+        """Encodes as `M3Encoder.encode_queries` does, all heads: who embeds a query may also retrieve and rerank."""
         layout = self.encoder.query_layout
         return self._encode(self.encoder.encode_queries, layout, texts, check_heads(heads), HEADS)
 
     def encode_documents(self, texts: Iterable[str], *, heads: Iterable[str] = HEADS) -> M3Output:
-        """As `M3Encoder.encode_documents`. Dense and sparse are computed together, whichever is asked for."""
+        """Encodes as `M3Encoder.encode_documents` does; dense and sparse together, whichever is asked for."""
         asked = check_heads(heads)
         computed = check_heads({*asked, *_TOGETHER})
         return self._encode(self.encoder.encode_documents, self.encoder.document_layout, texts, asked, computed)

@@ -19,13 +19,13 @@ TEXTS = (
     "敏捷的棕色狐狸跳过了懒狗。 Быстрая лиса прыгает. الثعلب يقفز. नदी के किनारे लोमड़ी।",
     "fox",
 )
-"""Of several scripts, with capitals, accents, digits and a repetition: tokenizers and models differ in these."""
+"""Texts of several scripts, with capitals, accents, digits and a repetition: tokenizers and models differ in these."""
 
 BUCKETS = 32
 """Numbers kept of a text's embedding in each head: sums of its components, of one in 32 each."""
 
 _VERSION = "1"
-"""Of the texts and of the sketch: those of another version are not compared."""
+"""Version of the texts and of the sketch: those of another version are not compared."""
 
 _EXACT, _ROUNDED = 0.005, 0.15
 """How far apart two sketches of one model may be, relative to their length: in float32, and in lower precision."""

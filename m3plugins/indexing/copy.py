@@ -1,4 +1,4 @@
-"""From one index into another, with the embeddings as they are: nothing is encoded."""
+"""Copies of an index into another one, with the embeddings as they are: nothing is encoded."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def read_corpus(path: Path) -> Iterator[Document | Rejected]:
 
 
 def read_places(path: Path) -> Iterator[tuple[str, Document | Rejected]]:
-    """As `read_corpus`, each with its place, `file:line`."""
+    """Reads as `read_corpus` does, each document with its place, `file:line`."""
     for number, row in read_jsonl(path):
         place = f"{path}:{number}"
         yield place, row if isinstance(row, Rejected) else document_of(row, place)

@@ -144,7 +144,7 @@ def _hash(fields: list[Any]) -> str:
 
 
 def _hash_of_texts(texts: list[str]) -> str:
-    """As `_hash`, without copies of large texts: a text in JSON is its parts in JSON."""
+    """Hashes as `_hash` does, without copies of large texts: a text in JSON is its parts in JSON."""
     hasher = hashlib.blake2b(b"[", digest_size=16)
     for position, text in enumerate(texts):
         hasher.update(b', "' if position else b'"')

@@ -1,4 +1,4 @@
-"""Why an index cannot be made, opened or read."""
+"""Errors of an index that cannot be made, opened or read."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class _Update:
 
 
 def _fault(id: str, metadata: Mapping[str, Any], writer: Writer[Any]) -> str | None:
-    """Why an engine cannot keep these metadata."""
+    """Says why an engine cannot keep these metadata; None if it can."""
     try:
         writer.check(Document(id=id, text="", metadata=metadata))
     except ValueError as err:

@@ -1,4 +1,4 @@
-"""What an engine answers: the port that a `HybridIndex` reads through."""
+"""The port that a `HybridIndex` reads through: what an engine answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Reader(ABC, Generic[Plan]):
     @property
     @abstractmethod
     def bm25_fault(self) -> str:
-        """Why there is no BM25, and what to do; "" if there is."""
+        """Says why there is no BM25, and what to do; "" if there is."""
 
     @abstractmethod
     def compile(self, filter: AnyFilter | None) -> Plan:

@@ -1,4 +1,4 @@
-"""Another model for an index: its documents into a second one, and the proof that they are all there."""
+"""Re-embedding: the documents of an index into a second one of another model, and the proof that all are there."""
 
 from __future__ import annotations
 

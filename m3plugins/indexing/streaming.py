@@ -197,7 +197,7 @@ NOT_FINITE = "embeddings must be finite, got NaN or infinity"
 
 
 def _unfit(output: M3Output) -> str:
-    """Why embeddings cannot be stored; "" if they can."""
+    """Says why embeddings cannot be stored; "" if they can."""
     if not _finite(output):
         return NOT_FINITE
     sparse = output.sparse
@@ -213,7 +213,7 @@ def _unfit(output: M3Output) -> str:
 
 
 def fault(what: str, err: Exception) -> str:
-    """Why a document is not stored that something fails at, in one line."""
+    """Says in one line why a document is not stored that something fails at."""
     return " ".join(f"{what} fails at it: {type(err).__name__}: {err}".split())[:500]
 
 

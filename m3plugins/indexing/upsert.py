@@ -1,4 +1,4 @@
-"""The road every engine's `upsert` takes: check, skip what is unchanged, encode, write, acknowledge."""
+"""Upsert: check, skip what is unchanged, encode, write, acknowledge."""
 
 from __future__ import annotations
 

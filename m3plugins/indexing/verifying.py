@@ -1,4 +1,4 @@
-"""Whether an index's vectors are its encoder's, by its documents: for one that records nothing else to compare."""
+"""Comparison of an index's vectors with its encoder's, by its documents: for one that records nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine does for those who write: the ports of a `HybridIndex` and of a stream of documents."""
+"""The ports that a `HybridIndex`, and a stream of documents, write through."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from m3plugins.indexing.reader import Plan
 from m3plugins.indexing.report import FailedDocument
 
 REPLACED = "it was replaced or deleted meanwhile; index it again"
-"""Why new metadata could not be stored."""
+"""Reason for which new metadata could not be stored."""
 
 Failures = Iterable[FailedDocument] | None
 

@@ -1,4 +1,4 @@
-"""Why a document scores what it scores, down to the tokens."""
+"""Explanations of a score, down to the tokens."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Action:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return sum(map(len, self.lines)) + len(self.lines)
 
     @property
@@ -232,7 +232,7 @@ class _Sender:
             self.ended.wait(pause)
 
     def _gone(self, part: list[Action], outcomes: list[Outcome], unanswered: set[str]) -> set[str]:
-        """Of deletions that may have been done before, unanswered, and are refused now: whose document is gone."""
+        """Finds the deletions that were done before, unanswered, and are refused now: their documents are gone."""
         asked = [
             action.id
             for action, done in zip(part, outcomes, strict=True)

@@ -17,7 +17,7 @@ MINIMUM = (8, 19)
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """Of a cluster; `probe` makes one.
+    """What a cluster is and can do; `probe` makes one.
 
     Attributes:
         health: "green", "yellow" or "red"; None where the cluster does not say.
@@ -31,7 +31,7 @@ class Capabilities:
 
     @property
     def fault(self) -> str | None:
-        """Why our indexes cannot be there; None if they can, as far as is known."""
+        """Says why our indexes cannot be there; None if they can, as far as is known."""
         if not self.version or self.version >= MINIMUM:
             return None
         return (
@@ -70,7 +70,7 @@ def _asked(call: Callable[[], Any]) -> dict[str, Any]:
 
 
 def _version(about: dict[str, Any]) -> tuple[int, ...]:
-    """Of `GET /`, or the lowest of all nodes; what a serverless project states means nothing (elastic/eland#696)."""
+    """Version of `GET /`, or the lowest of all nodes; a serverless project states one that means nothing (eland#696)."""
     build = about.get("version", {})
     if build.get("build_flavor") == "serverless":
         return ()

@@ -30,7 +30,7 @@ from m3plugins_elasticsearch.answers import whole
 T = TypeVar("T")
 
 CLIENT_VERSION = ".".join(map(str, __version__))
-"""Of the official Python client."""
+"""Version of the official Python client."""
 
 READ_PATIENCE_S = 5.0
 """How long a read goes on trying: someone waits for it."""

@@ -29,7 +29,7 @@ class FieldPaths:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> FieldPaths:
-        """Of documents that someone else writes, whose text and title are at these paths."""
+        """Makes the paths of documents that someone else writes, whose text and title are at these."""
         return cls(f"{OURS}.", tuple(fields["text"]), fields["title"])
 
     @property

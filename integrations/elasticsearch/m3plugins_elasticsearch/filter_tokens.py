@@ -157,7 +157,7 @@ def _interval(kind: str, operator: str, text: str, exact: bool) -> dict[str, str
 
 
 def _asked(text: str) -> str:
-    """As much as a query can say."""
+    """Says as much as a query can."""
     return _valid(text)[:EXACT]
 
 

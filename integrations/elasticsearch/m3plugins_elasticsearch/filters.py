@@ -1,4 +1,4 @@
-"""From the neutral filter tree to an Elasticsearch query over the filter tokens of a document.
+"""Compiler of the neutral filter tree to an Elasticsearch query over the filter tokens of a document.
 
 Exact, except for substrings, prefixes and ranges about strings of more than `EXACT` characters and for
 filters beyond what every node accepts: those match too much, and `Plan.accepts` decides the rest in Python.

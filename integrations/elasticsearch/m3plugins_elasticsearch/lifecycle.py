@@ -1,4 +1,4 @@
-"""How an index comes to be, is found again, and gets another name."""
+"""Lifecycle of an index: how it is made, found again, given another name and dropped."""
 
 from __future__ import annotations
 

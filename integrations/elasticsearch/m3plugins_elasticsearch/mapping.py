@@ -51,7 +51,7 @@ def check_name(name: str) -> str:
 
 
 def own_mapping(identity: Identity) -> dict[str, Any]:
-    """Of an index of ours: strict, nothing is left to guesses."""
+    """Mapping of an index of ours: strict, nothing is left to guesses."""
     text = {"type": "text", "index": False, **({"copy_to": "content"} if identity.bm25 is not None else {})}
     properties = {
         **our_properties(identity),
@@ -71,7 +71,7 @@ def own_mapping(identity: Identity) -> dict[str, Any]:
 
 
 def our_properties(identity: Identity) -> dict[str, Any]:
-    """Of the fields that hold what M3 makes of a document, and what we find and compare it by."""
+    """Mappings of the fields that hold what M3 makes of a document, and what we find and compare it by."""
     return {
         "id": {"type": "keyword"},
         **({} if identity.fields is None else {"model": {"type": "keyword"}}),
@@ -94,7 +94,7 @@ def our_properties(identity: Identity) -> dict[str, Any]:
 
 
 def metadata_mapping(fields: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Of metadata, for native queries and aggregations; filters of ours go by the tokens.
+    """Mapping of metadata, for native queries and aggregations; filters of ours go by the tokens.
 
     Args:
         fields: Mappings of the fields that native queries need typed; None takes any field, as a string.

@@ -58,7 +58,7 @@ class ElasticsearchReader(Reader[Plan]):
 
     @property
     def bm25_fault(self) -> str:
-        """Why there is no BM25; "" if there is."""
+        """Says why there is no BM25; "" if there is."""
         return bm25_fault(self.store.identity.bm25, self.name)
 
     def compile(self, filter: AnyFilter | None) -> Plan:

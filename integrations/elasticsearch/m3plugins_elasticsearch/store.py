@@ -33,9 +33,9 @@ DOCUMENTS_PER_GET = 25
 DOCUMENTS_PER_SCORE = 1000
 EMBEDDINGS_PER_READ = 16
 BYTES_PER_READ = 32 << 20
-"""Of token vectors, as text; the longest documents of BGE-M3, with 22 MB each in float16, are read one by one."""
+"""Size of token vectors, as text; the longest documents of BGE-M3, of 22 MB each in float16, are read one by one."""
 _KEEP_ALIVE = "2h"
-"""Of the view that a scan reads, from page to page: whoever reads may encode each page on a CPU."""
+"""Life of the view that a scan reads, from page to page: whoever reads may encode each page on a CPU."""
 _COMPARED = ("revision", "attributes", "title", "parent_id", "metadata")
 _ROUTED = "routing_missing_exception"
 COUNTS = ("token_count", "truncated")
@@ -339,7 +339,7 @@ class Store:
         return digest if digest and digest.attributes == document.digest().attributes else None
 
     def _fitting(self, rest: dict[str, Any], most: int) -> int:
-        """Of how many of the next documents one answer may hold the token vectors."""
+        """Counts the next documents whose token vectors one answer may hold."""
         (answer,) = self.msearch([{**rest, **requests.light([self.paths.field("token_count")], most)}])
         sizes = [self.size_of(self.fields(hit)) for hit in answer["hits"]["hits"]]
         return len(next(bounded_runs(sizes, int, BYTES_PER_READ), [0]))

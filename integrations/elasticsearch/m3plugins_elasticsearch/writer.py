@@ -85,7 +85,7 @@ class ElasticsearchWriter(Writer[Plan]):
         return [FailedDocument(i, REPLACED if why == CHANGED else why) for i, why in reasons.items() if why]
 
     def _annotate(self, changes: Sequence[Change]) -> dict[str, str]:
-        """Why these could not be stored, by id: "" if they were."""
+        """Says why these could not be stored, by id: "" if they were."""
         self.show()
         reasons: dict[str, str] = {}
         new = {document.id: (document, digest, known) for document, digest, known in changes}
@@ -180,7 +180,7 @@ class ElasticsearchWriter(Writer[Plan]):
         lifecycle.drop(self.store.connection, self.store.name)
 
     def _bulk(self, actions: Iterable[Action]) -> Iterator[Outcome]:
-        """By the alias that only this index has: were the index dropped meanwhile, its name would make another."""
+        """Writes by the alias that only this index has: were it dropped meanwhile, its name would make another."""
         return bulk(self.store.connection, WRITE_ALIAS + self.store.name, actions, require_alias=True)
 
     def _actions(self, batch: EmbeddedBatch) -> Iterator[Action]:

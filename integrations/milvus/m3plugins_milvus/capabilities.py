@@ -18,7 +18,7 @@ CURRENT = (3, 0, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """Of Milvus Lite or of a server; `capabilities` makes one.
+    """What Milvus Lite or a server can do; `capabilities` makes one.
 
     Attributes:
         version: As far as it is stated: Zilliz Cloud names two parts.
@@ -35,7 +35,7 @@ class Capabilities:
 
     @property
     def fault(self) -> str | None:
-        """Why our collections cannot be there, or would be searched wrong; None if they can."""
+        """Says why our collections cannot be there, or would be searched wrong; None if they can."""
         name, minimum, why = (
             ("Milvus Lite", LITE_MINIMUM, "to rank sparse vectors right; upgrade milvus-lite")
             if self.lite

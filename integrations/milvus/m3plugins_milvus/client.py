@@ -158,7 +158,7 @@ _started: set[str] = set()
 _failed: set[str] = set()
 _recording = threading.RLock()
 _records: dict[Folder, Record | None] = {}
-"""Of the collections that Lite may be reading: they were found undamaged before."""
+"""Records of the collections that Lite may be reading: they were found undamaged before."""
 _parents: list[object] = []
 _writers: dict[tuple[str, str], threading.RLock] = {}
 _handled: ContextVar[bool] = ContextVar("handled", default=False)
@@ -295,7 +295,7 @@ def _release_all() -> None:
 
 
 def _forget() -> None:
-    """In a forked process: an engine of Lite is the parent's, whose files none else may write, at exit neither."""
+    """Lets go of the parent's engine of Lite in a forked process: nobody else may write its files, not at exit either."""
     global _registry, _recording
     _registry, _recording = threading.RLock(), threading.RLock()
     for state in (_users, _started, _failed, _records, _writers):

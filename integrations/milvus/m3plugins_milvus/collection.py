@@ -115,7 +115,7 @@ class Collection:
         return sorted(found, key=lambda hit: (-hit.score, hit.id))[:k]
 
     def flush(self) -> None:
-        """On Lite, indexes what was written (searching it otherwise takes 80 times as long)."""
+        """Indexes what was written, on Lite (searching it otherwise takes 80 times as long)."""
         if self.connection.lite:
             with self.connection.calls(f"flush {self.name!r}"):
                 self.connection.client.flush(self.name)

@@ -185,7 +185,7 @@ def _columns(folder: Folder) -> set[str] | None:
 
 
 def parquet_fault(file: Path, fields: set[str] | None) -> str:
-    """Why a file of rows or deletions cannot be one of a collection with these fields; "" if it can."""
+    """Says why a file of rows or deletions cannot be one of a collection with these fields; "" if it can."""
     import pyarrow.parquet as pq
 
     try:

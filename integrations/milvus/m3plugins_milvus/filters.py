@@ -1,4 +1,4 @@
-"""From the neutral filter tree to a Milvus expression over the filter tokens of a document.
+"""Compiler of the neutral filter tree to a Milvus expression over the filter tokens of a document.
 
 Equality, membership, existence, ranges and their negations are exact. Substrings, prefixes and ranges
 about very large numbers or long strings narrow the search to the documents that have a value of the

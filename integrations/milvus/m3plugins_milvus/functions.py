@@ -103,7 +103,7 @@ class M3EmbeddingFunction:
         return self._encode(queries, query=True)
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Any]:
-        """As `encode_documents`."""
+        """Encodes as `encode_documents` does."""
         return self.encode_documents(texts)
 
     def _encode(self, texts: Sequence[str], *, query: bool) -> dict[str, Any]:

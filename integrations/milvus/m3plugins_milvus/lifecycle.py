@@ -1,4 +1,4 @@
-"""How an index comes to be and is found again."""
+"""Lifecycle of an index: how it is made, found again and dropped."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _made_by(documents: Collection, blocks: Collection) -> Identity | None:
 
 
 def _unfit(documents: Collection, blocks: Collection) -> Exception:
-    """Why two collections cannot be opened as an index."""
+    """Says why two collections cannot be opened as an index."""
     name = documents.name
     if _is_unfinished(documents, blocks) or not (_exists(documents) or _is_blocks(blocks)):
         return not_found(name, documents.connection.uri)

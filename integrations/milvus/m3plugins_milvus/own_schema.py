@@ -1,4 +1,4 @@
-"""For a collection of your own, used through `MilvusClient`: the schema, indexes, rows and requests that M3 needs.
+"""Schema, indexes, rows and requests that M3 needs in a collection of your own, used through `MilvusClient`.
 
 Example:
     >>> schema = hybrid_schema(1024, id_field="pk")

@@ -60,7 +60,7 @@ class MilvusReader(Reader[Plan]):
 
     @property
     def bm25_fault(self) -> str:
-        """Why there is no BM25; "" if there is."""
+        """Says why there is no BM25; "" if there is."""
         return bm25_fault(self._identity.bm25, self.name)
 
     def compile(self, filter: AnyFilter | None) -> Plan:

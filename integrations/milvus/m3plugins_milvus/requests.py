@@ -34,22 +34,22 @@ _NARROW = frozenset({*_HASHES, "vector_blocks", "text_blocks", "token_count", "t
 
 
 def create(name: str, fields: CollectionSchema, index: IndexParams) -> dict[str, Any]:
-    """Of `create_collection`: made, indexed and loaded in one call."""
+    """Asks `create_collection` to make, index and load it in one call."""
     return {"collection_name": name, "schema": fields, "index_params": index, "consistency_level": "Strong"}
 
 
 def write(name: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """Of `insert` and `upsert`."""
+    """Asks `insert` or `upsert` to store rows."""
     return {"collection_name": name, "data": [{field: _quick(value) for field, value in row.items()} for row in rows]}
 
 
 def delete(name: str, keys: Sequence[str]) -> dict[str, Any]:
-    """Of `delete`, by at most MAX_KEYS keys."""
+    """Asks `delete` for at most MAX_KEYS keys."""
     return {"collection_name": name, "filter": among(keys)}
 
 
 def query(name: str, expression: str, fields: Sequence[str], limit: int) -> dict[str, Any]:
-    """Of `query`. What we read decides what we write, so it sees every write before it."""
+    """Asks `query` for rows. What we read decides what we write, so it sees every write before it."""
     return {
         "collection_name": name,
         "filter": expression,
@@ -60,7 +60,7 @@ def query(name: str, expression: str, fields: Sequence[str], limit: int) -> dict
 
 
 def count(name: str, expression: str) -> dict[str, Any]:
-    """Of `query`, for the number of rows alone."""
+    """Asks `query` for the number of rows alone."""
     return {
         "collection_name": name,
         "filter": expression,
@@ -78,7 +78,7 @@ def search(
     params: Mapping[str, Any],
     consistency: Consistency,
 ) -> dict[str, Any]:
-    """Of `search`, for one vector; `params` are of the index."""
+    """Asks `search` for one vector; `params` are of the index."""
     return {
         "collection_name": name,
         "data": [vector],

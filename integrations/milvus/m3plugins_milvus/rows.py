@@ -125,7 +125,7 @@ def to_document(row: Row, rest: Sequence[str] = ()) -> Document:
 
 
 def row_fault(row: Row) -> str:
-    """Why a row is none that `to_row` makes, as far as its fields were read, and the fix; "" if it may be one."""
+    """Says why a row is none that `to_row` makes, as far as its fields were read, and the fix; "" if it may be one."""
     if "id" in row and not is_own(row):
         only = f"{KEY} == {quoted(row[KEY])}"
         return f"the row with the key {row[KEY]!r} has its id; delete(filter={only!r}) and index what is missing again"
@@ -144,7 +144,7 @@ def is_own(row: Row) -> bool:
 
 
 def blocks_fault(row: Row) -> str:
-    """Why the blocks that a row names, if that was read, can be nobody's; "" if they may be a document's."""
+    """Says why the blocks that a row names, if that was read, can be nobody's; "" if they may be a document's."""
     vectors, text = row.get("vector_blocks", 1), row.get("text_blocks", 0)
     if 1 <= vectors <= MAX_BLOCKS and 0 <= text <= MAX_BLOCKS:
         return ""

@@ -28,7 +28,7 @@ from m3plugins.encoding.tokenizing import TokenizedText
 _BATCH_TOKENS = {"cpu": 4096}
 _ACCELERATOR_BATCH_TOKENS = 1 << 16
 _ATTENTION = ("sdpa", "eager")
-"""Of torch, and the one that every model has: the first that a model has is taken, whatever its settings ask for."""
+"""Attention of torch, and that which every model has: a model takes the first it has, whatever its settings ask for."""
 
 
 class TorchBackend:

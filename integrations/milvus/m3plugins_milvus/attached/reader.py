@@ -51,7 +51,7 @@ class TableReader(Reader[Plan]):
 
     @property
     def bm25_fault(self) -> str:
-        """Why there is no BM25: there may be one, but nothing tells that it is of these texts."""
+        """Says why there is no BM25: there may be one, but nothing tells that it is of these texts."""
         return "this collection has no BM25 signal, it is attached; leave the weight of bm25 at 0"
 
     def compile(self, filter: AnyFilter | None) -> Plan:

@@ -107,7 +107,7 @@ class Table:
         return sorted(best, key=lambda hit: (-hit.score, hit.id))[:k]
 
     def flush(self) -> None:
-        """On Lite, indexes what was written; see `Collection.flush`."""
+        """Indexes what was written, on Lite; see `Collection.flush`."""
         self._collection.flush()
 
     def load(self) -> None:

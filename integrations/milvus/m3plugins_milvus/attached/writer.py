@@ -106,7 +106,7 @@ class TableWriter(Writer[Plan]):
         return nullcontext()
 
     def flush(self) -> None:
-        """On Lite, indexes what was written."""
+        """Indexes what was written, on Lite."""
         with self._lock:
             self._table.flush()
 
