@@ -70,7 +70,7 @@ def _asked(call: Callable[[], Any]) -> dict[str, Any]:
 
 
 def _version(about: dict[str, Any]) -> tuple[int, ...]:
-    """Version of `GET /`, or the lowest of all nodes; a serverless project states one that means nothing (eland#696)."""
+    """Version of `GET /`, or the lowest of all nodes; what a serverless project states means nothing (eland#696)."""
     build = about.get("version", {})
     if build.get("build_flavor") == "serverless":
         return ()

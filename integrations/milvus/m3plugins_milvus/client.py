@@ -295,7 +295,7 @@ def _release_all() -> None:
 
 
 def _forget() -> None:
-    """Lets go of the parent's engine of Lite in a forked process: nobody else may write its files, not at exit either."""
+    """Lets go of the parent's engine of Lite in a forked process: no other may write its files, not at exit either."""
     global _registry, _recording
     _registry, _recording = threading.RLock(), threading.RLock()
     for state in (_users, _started, _failed, _records, _writers):
