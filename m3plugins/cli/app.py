@@ -20,6 +20,7 @@ from m3plugins.cli.index import index
 from m3plugins.cli.indexes import info, list_indexes
 from m3plugins.cli.printing import complain, message, messages_alone, print_json, say, show_traceback
 from m3plugins.cli.search import search
+from m3plugins.cli.serve import serve
 from m3plugins.cli.train import train
 from m3plugins.cli.versions import installed
 
@@ -35,6 +36,7 @@ _VERBS: dict[str, Callable[..., int | None]] = {
     "copy": copy,
     "evaluate": evaluate,
     "train": train,
+    "serve": serve,
     "doctor": doctor,
 }
 
