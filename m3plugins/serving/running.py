@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import socket
 
 import uvicorn
@@ -41,5 +42,7 @@ def run(encoder: M3Encoder, options: ServiceOptions, *, host: str, port: int) ->
         )
         logger.info(json.dumps({"serves": encoder.name, "at": f"http://{address}:{listening.getsockname()[1]}"}))
         server = uvicorn.Server(config)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)  # uvicorn raises what it was told to end by once more, when it has
         server.run(sockets=[listening])
     return 0 if server.started else 1
