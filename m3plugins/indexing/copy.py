@@ -50,9 +50,11 @@ def copy(source: HybridIndex, target: HybridIndex, *, on_ack: Ack | None = None)
 
     Raises:
         ModelMismatchError: If the vectors of the two are not of one model.
-        ValueError: If their documents are not cut alike, at the same length and into the same passages.
+        ValueError: If their documents are not cut alike, at the same length and into the same passages, or those of
+            the target are somebody else's to write.
     """
     target.get([])  # refuses if it is closed
+    writer = target.writer  # refuses if it is only read
     target.identity.check(source.encoder, "the target")
     for index, name in ((source, "the source"), (target, "the target")):
         if index.identity.probes is None:  # an older version made it, and did not record all of its model
@@ -69,7 +71,7 @@ def copy(source: HybridIndex, target: HybridIndex, *, on_ack: Ack | None = None)
             if on_ack and stored:
                 on_ack(stored)
     finally:
-        target.writer.flush()
+        writer.flush()
     return report
 
 

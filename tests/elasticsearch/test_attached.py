@@ -72,8 +72,8 @@ def enrich(index: AttachedIndex, ids=None) -> dict[str, str]:
     for row, document in enumerate(documents):
         ours = our_fields(document, document.digest(), output[row], index.identity.codec)
         actions.append(update(document.id, {OURS: ours}))
-    failed = failures(bulk(index._connection, index.name, actions))
-    index._connection.client.indices.refresh(index=index.name)
+    failed = failures(bulk(index.store.connection, index.name, actions))
+    index.store.connection.client.indices.refresh(index=index.name)
     return failed
 
 

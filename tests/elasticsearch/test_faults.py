@@ -19,7 +19,7 @@ from elasticsearch import Elasticsearch
 from m3plugins import Document, HybridRetriever, HybridWeights
 from m3plugins.indexing import IndexNotFoundError
 from m3plugins.retrieval import filters
-from m3plugins_elasticsearch import AttachedIndex, ElasticsearchHybridIndex, ElasticsearchIndexError, store
+from m3plugins_elasticsearch import AttachedIndex, ElasticsearchHybridIndex, ElasticsearchIndexError, writer
 from tests.elasticsearch.node import SECURITY, Node, archive
 from tests.elasticsearch.proxy import Fault, proxied
 from tests.tiny import random_documents
@@ -451,16 +451,16 @@ def test_a_version_conflict_of_new_metadata(create, monkeypatch):
     """Someone else writes between our read and our write: the document is read again, and the later edit stays."""
     index = create()
     index.upsert([Document(id="a", text="a fox"), Document(id="b", text="a dog")])
-    annotated = store._annotated
+    annotated = writer._annotated
 
     def late(hit, *new):
         if hit.id == "a":
             with monkeypatch.context() as patch:
-                patch.setattr(store, "_annotated", annotated)
+                patch.setattr(writer, "_annotated", annotated)
                 index.update_metadata({"a": {"theirs": 1}})
         return annotated(hit, *new)
 
-    monkeypatch.setattr(store, "_annotated", late)
+    monkeypatch.setattr(writer, "_annotated", late)
     acknowledged = []
     report = index.update_metadata({"a": {"ours": 1}, "b": {"ours": 1}}, on_ack=acknowledged.extend)
     assert (report.written, sorted(acknowledged), report.failed) == (2, ["a", "b"], [])

@@ -38,7 +38,7 @@ def assert_same(source: HybridIndex, target: HybridIndex) -> None:
     """Documents, digests and embeddings, these within what the codecs keep."""
     assert by_id(target) == by_id(source)
     ids = list(by_id(source))
-    assert target.writer.digests(ids) == source.writer.digests(ids)
+    assert target.reader.digests(ids) == source.reader.digests(ids)
     kept = {document.id: output for document, output in target.scan(with_embeddings=True)}
     for document, output in source.scan(with_embeddings=True):
         other = kept[document.id]
