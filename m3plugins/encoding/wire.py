@@ -46,8 +46,12 @@ def from_bytes(data: bytes) -> M3Output:
         arrays = load(data)
         sparse, multi_vector = None, None
         if "sparse.indptr" in arrays:
-            columns = (arrays[f"sparse.{name}"] for name in ("indptr", "indices", "values"))
-            sparse = SparseEmbeddings(*columns, int(arrays["sparse.vocab_size"][0]))
+            sparse = SparseEmbeddings(
+                arrays["sparse.indptr"],
+                arrays["sparse.indices"],
+                arrays["sparse.values"],
+                vocab_size=int(arrays["sparse.vocab_size"][0]),
+            )
         if "multi_vector.offsets" in arrays:
             multi_vector = MultiVectorEmbeddings(arrays["multi_vector.offsets"], arrays["multi_vector.vectors"])
         return M3Output(arrays.get("dense"), sparse, multi_vector, arrays["token_counts"], arrays["truncated"])
