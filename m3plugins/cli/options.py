@@ -64,7 +64,7 @@ Model = Annotated[
     typer.Option(
         metavar="MODEL",
         rich_help_panel=_MODEL,
-        help="A hub id (BAAI/bge-m3), a checkpoint folder, or m3-mini (English).",
+        help="A hub id (BAAI/bge-m3), a checkpoint folder, a service's URL, or m3-mini (English).",
     ),
 ]
 Dtype = Annotated[
@@ -116,7 +116,7 @@ def load_encoder(
         encoder = M3Encoder.from_pretrained(model, dtype=dtype, document_max_length=document_max_length)  # type: ignore[arg-type]
         if weights:
             return encoder.warm_up()
-        encoder.checkpoint.check()
+        encoder.check()
         return encoder
 
 

@@ -12,25 +12,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm.auto import tqdm
 
-from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.checkpoint import Checkpoint, fingerprint_of
 from m3plugins.encoding.forking import in_live_thread, renew_after_fork
-from m3plugins.encoding.loaded import LoadedModel
-from m3plugins.encoding.locate import BUNDLED, local_folder, locate
+from m3plugins.encoding.loaded import LoadedModel, Model
 from m3plugins.encoding.memo import EmbeddingMemo
 from m3plugins.encoding.options import Dtype, EncoderOptions
 from m3plugins.encoding.output import HEADS, Head, M3Output, check_heads
 from m3plugins.encoding.probes import TEXTS, sketch
+from m3plugins.encoding.remote import RemoteSource, is_url
 from m3plugins.encoding.sentence_transformers import Prompts
+from m3plugins.encoding.source import LocalSource, Source
 from m3plugins.encoding.tokenizing import Layout, check_texts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-WINDOW_TOKENS = 1 << 15
-"""Tokens encoded, and held with their vectors, at a time: 128 MiB of multi-vectors at width 1024."""
 
 
 class M3Encoder:
@@ -41,9 +38,10 @@ class M3Encoder:
     accelerator these raise `ForkError` (`m3plugins.encoding.forking`). Make one with `M3Encoder.from_pretrained`.
 
     Args:
-        model: A checkpoint folder, a hub id, or "m3-mini".
+        model: A checkpoint folder, a hub id, "m3-mini", or a service's URL.
         options: How to run it.
         loaded: The model, if it is in memory already.
+        token: The API key of a service; pickled encoders leave it out.
 
     Attributes:
         model: What it was made with.
@@ -52,16 +50,23 @@ class M3Encoder:
     """
 
     def __init__(
-        self, model: str | Path, options: EncoderOptions | None = None, *, loaded: LoadedModel | None = None
+        self,
+        model: str | Path,
+        options: EncoderOptions | None = None,
+        *,
+        loaded: LoadedModel | None = None,
+        token: str | None = None,
     ) -> None:
-        folder = local_folder(model, bundled=BUNDLED)
         self.model = str(model)
-        self.name = self.model if folder is None else folder.resolve().name
         self.options = options or EncoderOptions()
-        if folder is not None and loaded is None:
-            self.options.check(locate(folder))  # what is wrong with it shows at once
+        self._source: Source = (
+            RemoteSource(self.model, self.options, token)
+            if is_url(model)
+            else LocalSource(model, self.options, loaded=loaded is not None)
+        )
+        self.name = self._source.name
         self._loading = threading.Lock()
-        self._loaded = loaded
+        self._loaded: Model | None = loaded
         self._stale = False
         self.memo = EmbeddingMemo(self)
         renew_after_fork(self)
@@ -81,11 +86,13 @@ class M3Encoder:
         mcls: int | None = None,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
+        token: str | None = None,
     ) -> M3Encoder:
         """Names a model and how to run it.
 
         Args:
-            model: A checkpoint folder, a hub id such as "BAAI/bge-m3", or "m3-mini" (bundled, English).
+            model: A checkpoint folder, a hub id such as "BAAI/bge-m3", "m3-mini" (bundled, English), or the URL of a
+                service (`m3 serve`), whose own options hold.
             revision: Branch, tag or commit of a hub id.
             backend: "auto" or "torch".
             dtype: Precision of the forward pass; "auto" is float32. Embeddings are float32 whatever it is.
@@ -98,6 +105,7 @@ class M3Encoder:
                 3.4, uses 256); their dense vector is the mean over the CLS tokens. None: one CLS at the start.
             query_prompt: What the model reads ahead of every query; None is the checkpoint's own, which may be "".
             document_prompt: The same for documents.
+            token: The API key of a service; by default that in the variable M3_SERVICE_TOKEN.
 
         Raises:
             TypeError: If the model is neither a string nor a path.
@@ -118,7 +126,18 @@ class M3Encoder:
                 query_prompt=query_prompt,
                 document_prompt=document_prompt,
             ),
+            token=token,
         )
+
+    def check(self) -> None:
+        """Looks for the model, its files or its service, without loading it.
+
+        Raises:
+            FileNotFoundError: If there is no such model, or it is no M3 checkpoint.
+            ValueError: If its files cannot be right.
+            ServiceError: If its service cannot be reached.
+        """
+        self._source.check()
 
     def warm_up(self) -> M3Encoder:
         """Loads the tokenizer and the weights now, if that has not happened yet; returns the encoder."""
@@ -174,36 +193,36 @@ class M3Encoder:
         """Encodes a stream of queries; as `iter_documents`, cut to `query_max_length`."""
         return self._stream(texts, self.query_layout, check_heads(heads), progress)
 
-    @cached_property
+    @property
     def checkpoint(self) -> Checkpoint:
         """The model's checkpoint folder, downloaded or assembled if need be.
 
         Raises:
             FileNotFoundError: If there is no such model, or it is no M3 checkpoint.
-            ValueError: If it cannot do what the options ask for.
+            ValueError: If it cannot do what the options ask for, or runs in a service.
         """
-        checkpoint = locate(self.model, self.options.revision)
-        self.options.check(checkpoint)
-        return checkpoint
+        return self._source.checkpoint
 
     @property
     def fingerprint(self) -> str:
         """Hash of what decides the vectors, the `description`; 64 hex digits."""
         return fingerprint_of(self.description)
 
-    @cached_property
+    @property
     def description(self) -> Mapping[str, Any]:
         """What decides the vectors, by name: weights, heads, settings, tokenizer, pooling, MCLS and prompts."""
-        return self.checkpoint.description(mcls=self.options.mcls, prompts=self.prompts)
+        return self._source.description
 
-    @cached_property
+    @property
     def former_fingerprint(self) -> str:
         """What identifies this model in indexes that record no `description`; it leaves out the settings."""
-        return self.checkpoint.former_fingerprint(mcls=self.options.mcls, prompts=self.prompts)
+        return self._source.former_fingerprint
 
     @cached_property
     def probes(self) -> Mapping[str, str]:
         """What the model makes of a few known texts, in short, to be compared with `m3plugins.encoding.probes`."""
+        if self._source.probes is not None:
+            return self._source.probes
         layout = replace(self.document_layout, max_length=self.checkpoint.max_length)
         outputs = list(self._stream(TEXTS, layout, HEADS, progress=False))
         return sketch(M3Output.concatenate(outputs), self.settings)
@@ -213,30 +232,29 @@ class M3Encoder:
         """Whether the model is in memory, so that encoding begins at once."""
         return self._loaded is not None
 
-    @cached_property
+    @property
     def prompts(self) -> Prompts:
         """What the model reads ahead of queries and of documents: the options', or the checkpoint's.
 
         Raises:
             ValueError: If there are any, and the model leaves them out of its dense vectors.
         """
-        return self.checkpoint.prompted(query=self.options.query_prompt, document=self.options.document_prompt)
+        return self._source.prompts
 
     @property
     def settings(self) -> dict[str, str]:
         """What may differ in the last digits only: the backend and the precision."""
-        return {"backend": "torch", "dtype": "float32" if self.options.dtype == "auto" else self.options.dtype}
+        return self._source.settings
 
     @property
     def query_max_length(self) -> int:
         """Tokens a query is cut to."""
-        return min(self.options.query_max_length, self.checkpoint.max_length)
+        return self._source.query_max_length
 
     @property
     def document_max_length(self) -> int:
         """Tokens a document is cut to."""
-        limit = self.checkpoint.max_length  # checked against the option
-        return self.options.document_max_length or limit
+        return self._source.document_max_length
 
     @property
     def query_layout(self) -> Layout:
@@ -290,17 +308,14 @@ class M3Encoder:
     def _windows(
         self, texts: Iterable[str], layout: Layout, heads: Sequence[Head], progress: bool
     ) -> Iterator[M3Output]:
-        loaded = self._load()
-        tokenized = loaded.text_tokenizer(layout).stream(texts)
         total = len(texts) if isinstance(texts, Sequence) else None
         with tqdm(total=total, desc="encoding", unit="text", disable=not progress) as bar:
-            for window in bounded_runs(tokenized, lambda text: len(text.ids), WINDOW_TOKENS):
-                yield loaded.encode(window, heads, bar.update)
+            yield from self._load().stream(texts, layout, heads, bar.update)
 
-    def _load(self) -> LoadedModel:
+    def _load(self) -> Model:
         with self._loading:
             if self._loaded is None:
-                self._loaded = in_live_thread(lambda: LoadedModel(self.checkpoint, self.options))
+                self._loaded = in_live_thread(self._source.load)
             elif self._stale:
                 self._loaded.renew()
             self._stale = False

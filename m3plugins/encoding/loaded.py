@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from m3plugins.encoding.assembling import Assembly, check_embeddings
 from m3plugins.encoding.backends.base import Backend, BatchOutput
-from m3plugins.encoding.batching import token_budget_batches
+from m3plugins.encoding.batching import bounded_runs, token_budget_batches
 from m3plugins.encoding.checking import loadable
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.encoding.forking import ON_ACCELERATOR, ForkError, is_forked
@@ -22,10 +24,57 @@ from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.encoding.sparse import SparseEmbeddings
 from m3plugins.encoding.tokenizing import Layout, TextTokenizer, TokenizedText, load_tokenizer
 
+WINDOW_TOKENS = 1 << 15
+"""Tokens encoded, and held with their vectors, at a time: 128 MiB of multi-vectors at width 1024."""
+
 _PROBE, _PROBE_LENGTH = "a fox", 16
 
 
-class LoadedModel:
+class Model(ABC):
+    """A model that encodes, in this process or elsewhere; safe to share among threads.
+
+    Attributes:
+        tokenizer: The checkpoint's tokenizer, which neither cuts nor pads.
+        dim: Width of the dense vectors.
+        multi_vector_dim: Width of the token vectors.
+        vocab_size: Number of token ids.
+    """
+
+    tokenizer: Tokenizer
+    dim: int
+    multi_vector_dim: int
+    vocab_size: int
+
+    @abstractmethod
+    def stream(
+        self, texts: Iterable[str], layout: Layout, heads: Sequence[Head], on_batch: Callable[[int], object]
+    ) -> Iterator[M3Output]:
+        """Yields the embeddings of some texts after the others; `on_batch` hears of every few that are done."""
+
+    @abstractmethod
+    def renew(self) -> None:
+        """Makes it usable in a forked process."""
+
+    def empty(self, heads: Sequence[Head]) -> M3Output:
+        """Returns the output of no text."""
+        offsets = np.zeros(1, np.int64)
+        no_ids, no_values = np.empty(0, np.int32), np.empty(0, np.float32)
+        return M3Output(
+            dense=np.empty((0, self.dim), np.float32) if "dense" in heads else None,
+            sparse=SparseEmbeddings(offsets, no_ids, no_values, self.vocab_size) if "sparse" in heads else None,
+            multi_vector=MultiVectorEmbeddings(offsets, np.empty((0, self.multi_vector_dim), np.float32))
+            if "multi_vector" in heads
+            else None,
+            token_counts=np.empty(0, np.int32),
+            truncated=np.empty(0, np.bool_),
+        )
+
+    def token(self, token_id: int) -> str:
+        """Returns the word piece of a token id."""
+        return self.tokenizer.id_to_token(token_id) or ""
+
+
+class LoadedModel(Model):
     """Encodes windows of tokenised texts; safe to share among threads.
 
     Args:
@@ -93,6 +142,14 @@ class LoadedModel:
     def _text_tokenizer(self, layout: Layout) -> TextTokenizer:
         return TextTokenizer(self.tokenizer, layout)
 
+    def stream(
+        self, texts: Iterable[str], layout: Layout, heads: Sequence[Head], on_batch: Callable[[int], object]
+    ) -> Iterator[M3Output]:
+        """Encodes texts, window by window."""
+        tokenized = self.text_tokenizer(layout).stream(texts)
+        for window in bounded_runs(tokenized, lambda text: len(text.ids), WINDOW_TOKENS):
+            yield self.encode(window, heads, on_batch)
+
     def encode(
         self, window: Sequence[TokenizedText], heads: Sequence[Head], on_batch: Callable[[int], object]
     ) -> M3Output:
@@ -116,24 +173,6 @@ class LoadedModel:
             if len(batches) > 1:
                 release_freed_memory()
         return assembly.output()
-
-    def empty(self, heads: Sequence[Head]) -> M3Output:
-        """The output of no text."""
-        offsets = np.zeros(1, np.int64)
-        no_ids, no_values = np.empty(0, np.int32), np.empty(0, np.float32)
-        return M3Output(
-            dense=np.empty((0, self.dim), np.float32) if "dense" in heads else None,
-            sparse=SparseEmbeddings(offsets, no_ids, no_values, self.vocab_size) if "sparse" in heads else None,
-            multi_vector=MultiVectorEmbeddings(offsets, np.empty((0, self.multi_vector_dim), np.float32))
-            if "multi_vector" in heads
-            else None,
-            token_counts=np.empty(0, np.int32),
-            truncated=np.empty(0, np.bool_),
-        )
-
-    def token(self, token_id: int) -> str:
-        """The word piece of a token id."""
-        return self.tokenizer.id_to_token(token_id) or ""
 
 
 def _load_replicas(checkpoint: Checkpoint, options: EncoderOptions, pad_id: int) -> list[Backend]:

@@ -45,7 +45,7 @@ def local_folder(model: object, *, bundled: Sequence[str] = ()) -> Path | None:
         raise TypeError(msg)
     name, folder = os.fspath(model), Path(model)
     if "://" in name:
-        msg = "model must be a folder or a hub id, got a URL; this version has no remote backend"
+        msg = "model must be a folder or a hub id, got a URL; a service is named by http:// or https://"
         raise ValueError(msg)
     if name and folder.is_dir():
         return folder

@@ -154,6 +154,11 @@ def create_app(encoder: M3Encoder, options: ServiceOptions | None = None) -> Fas
         """Tells what a client needs to behave as the encoder itself does."""
         return describe(encoder) | {"max_texts": service.options.max_texts}
 
+    @app.get("/v1/tokenizer")
+    def tokenizer() -> Response:
+        """Gives the model's tokenizer, as a `tokenizer.json`."""
+        return Response(encoder.tokenizer.to_str(), media_type="application/json")
+
     @app.post("/v1/encode", response_model=EncodeResponse)
     async def encode(request: Request, body: EncodeRequest) -> Response:
         """Encodes queries or documents, on any heads, in one forward pass a text.
@@ -174,6 +179,7 @@ def describe(encoder: M3Encoder) -> dict[str, Any]:
     return {
         "model": encoder.name,
         "fingerprint": encoder.fingerprint,
+        "former_fingerprint": encoder.former_fingerprint,
         "description": dict(encoder.description),
         "settings": encoder.settings,
         "probes": dict(encoder.probes),

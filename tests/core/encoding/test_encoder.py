@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from m3plugins import Document, InMemoryHybridIndex, M3Encoder, M3Output
-from m3plugins.encoding import encoder as encoder_module
+from m3plugins.encoding import loaded as loaded_module
 from m3plugins.encoding import tokenizing
 from m3plugins.encoding.probes import TEXTS as TEXTS_OF_PROBES
 from tests.tiny import SENTENCES
@@ -41,7 +41,7 @@ def test_batching_does_not_change_results_or_their_order(checkpoint: Path):
 
 def test_stream_equals_list_across_windows_and_slabs(encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch):
     whole = encoder.encode_documents(MIXED)
-    monkeypatch.setattr(encoder_module, "WINDOW_TOKENS", 100)
+    monkeypatch.setattr(loaded_module, "WINDOW_TOKENS", 100)
     monkeypatch.setattr(tokenizing, "SLAB_TEXTS", 5)
     parts = list(encoder.iter_documents(iter(MIXED)))
     assert len(parts) > 3
@@ -49,7 +49,7 @@ def test_stream_equals_list_across_windows_and_slabs(encoder: M3Encoder, monkeyp
 
 
 def test_stream_reads_its_input_as_it_goes(encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(encoder_module, "WINDOW_TOKENS", 60)
+    monkeypatch.setattr(loaded_module, "WINDOW_TOKENS", 60)
     monkeypatch.setattr(tokenizing, "SLAB_TEXTS", 2)
     read = []
     stream = encoder.iter_documents(read.append(i) or SENTENCES[i % 12] for i in range(1000))
@@ -188,7 +188,7 @@ def test_constructor_loads_nothing(model: str):
         (Path("no/such"), FileNotFoundError, "it is no folder here"),
         (__file__, FileNotFoundError, "it is a file; give the folder that holds it"),
         ("", FileNotFoundError, "no model ''"),
-        ("http://localhost:8080", ValueError, "has no remote backend"),
+        ("s3://bucket/model", ValueError, "a service is named by http"),
         (None, TypeError, "got NoneType"),
     ],
 )
