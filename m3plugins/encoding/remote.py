@@ -212,7 +212,7 @@ def _check_address(url: str) -> None:
     except httpx.InvalidURL:
         host = ""
     if not host or "@" in url:
-        msg = f"a service's address must be http(s)://host[:port], without a user or password (a key is token= or {TOKEN})"
+        msg = f"the address of a service is http(s)://host[:port] without a user or password; its key is token= or {TOKEN}"
         raise ValueError(msg)
 
 
