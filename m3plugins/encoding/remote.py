@@ -212,7 +212,7 @@ def _check_address(url: str) -> None:
     except httpx.InvalidURL:
         host = ""
     if not host or "@" in url:
-        msg = f"the address of a service is http(s)://host[:port] without a user or password; its key is token= or {TOKEN}"
+        msg = f"a service's address is http(s)://host[:port], with no user or password; give token=, or set {TOKEN}"
         raise ValueError(msg)
 
 

@@ -182,7 +182,7 @@ def test_credentials_of_a_url_are_not_repeated(arguments: list[str], capsys: pyt
 
 
 def test_an_encoder_does_not_repeat_the_credentials_of_a_url() -> None:
-    with pytest.raises(ValueError, match="without a user or password") as refused:
+    with pytest.raises(ValueError, match="with no user or password") as refused:
         M3Encoder("https://me:SECRET@h/x")
     assert "SECRET" not in str(refused.value)
 
