@@ -10,8 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tqdm.auto import tqdm
-
+from m3plugins.encoding.backends.installed import check_torch
 from m3plugins.encoding.batching import bounded_runs
 from m3plugins.encoding.checkpoint import Checkpoint, fingerprint_of
 from m3plugins.encoding.forking import in_live_thread, renew_after_fork
@@ -58,8 +57,10 @@ class M3Encoder:
         self.model = str(model)
         self.name = self.model if folder is None else folder.resolve().name
         self.options = options or EncoderOptions()
-        if folder is not None and loaded is None:
-            self.options.check(locate(folder))  # what is wrong with it shows at once
+        if loaded is None:  # what is wrong shows at once
+            check_torch(self.name)
+            if folder is not None:
+                self.options.check(locate(folder))
         self._loading = threading.Lock()
         self._loaded = loaded
         self._stale = False
@@ -103,6 +104,7 @@ class M3Encoder:
             TypeError: If the model is neither a string nor a path.
             ValueError: If an option is out of its range, or the folder's model cannot do what it asks for.
             FileNotFoundError: If the model can only be a folder, and there is none, or it is no M3 checkpoint.
+            ImportError: If torch or transformers is not installed.
         """
         return cls(
             model,
@@ -290,6 +292,8 @@ class M3Encoder:
     def _windows(
         self, texts: Iterable[str], layout: Layout, heads: Sequence[Head], progress: bool
     ) -> Iterator[M3Output]:
+        from tqdm.auto import tqdm
+
         loaded = self._load()
         tokenized = loaded.text_tokenizer(layout).stream(texts)
         total = len(texts) if isinstance(texts, Sequence) else None
