@@ -104,8 +104,9 @@ $(PARITY)/bin/.parity: constraints-parity.txt pyproject.toml
 	@touch $@
 
 # Not the extra `test`, which brings torch.
-$(THIN)/bin/.thin: $(LOCK) pyproject.toml integrations/milvus/pyproject.toml
-	$(MAKE) VENV=$(THIN) $(THIN)/bin/.pip
-	$(THIN)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c $(LOCK) \
+$(THIN)/bin/.thin: $(BIN)/.dev
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(THIN)
+	$(BIN)/uv pip install --quiet --python $(THIN) -c $(LOCK) editables hatchling
+	$(BIN)/uv pip install --quiet --python $(THIN) -c $(LOCK) --no-build-isolation \
 		-e '.[cli]' -e integrations/milvus pytest pytest-asyncio pytest-timeout
 	@touch $@

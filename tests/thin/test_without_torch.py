@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import requires
 from importlib.util import find_spec
@@ -27,6 +27,7 @@ from m3plugins import (
     SparseEmbeddings,
 )
 from m3plugins.cli.app import run
+from m3plugins.encoding.probes import TEXTS, sketch
 from m3plugins.reranking import CrossEncoderReranker
 from m3plugins_milvus import MilvusHybridIndex
 
@@ -63,9 +64,12 @@ class Elsewhere:
     vocab_size: int = VOCABULARY
     document_max_length: int = 512
     is_loaded: bool = False
-    settings: dict[str, str] = field(default_factory=dict)
-    description: dict[str, str] = field(default_factory=dict)
-    probes: dict[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=lambda: {"backend": "remote", "dtype": "float32"})
+    description: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def probes(self) -> dict[str, str]:
+        return sketch(embeddings(len(TEXTS)), self.settings)
 
 
 def embeddings(count: int) -> M3Output:
@@ -139,7 +143,7 @@ def test_a_model_names_the_extra_and_the_service_as_soon_as_it_is_named(make, mo
 
 
 def test_the_bundled_model_does_so_too() -> None:
-    with pytest.raises(ImportError, match=r"m3-mini needs torch and transformers .* m3plugins\[torch\]"):
+    with pytest.raises(ImportError, match=r"m3-mini needs torch and transformers .*m3plugins\[torch\]"):
         M3Encoder.from_pretrained("m3-mini")
 
 
