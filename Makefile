@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PARITY ?= .parity
+THIN ?= .thin
 SECONDS ?= 1200
 BIN := $(VENV)/bin
 # All that is installed is pinned, what builds it too, so that a release of today turns nothing red.
@@ -11,7 +12,7 @@ OURS := m3plugins m3plugins-milvus m3plugins-elasticsearch langchain-m3plugins l
 EXAMPLES := quickstart langchain_rag langgraph_node llamaindex_rag from_dense_only
 EXAMPLES := $(EXAMPLES:%=examples/%.py)
 
-.PHONY: help install demo test test-elasticsearch9 parity lint check-lock format lock dist release bench compat soak fuzz clean
+.PHONY: help install demo test test-elasticsearch9 parity thin lint check-lock format lock dist release bench compat soak fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -34,6 +35,9 @@ test-elasticsearch9: $(BIN)/.dev  ## what a server of Elasticsearch 9 may do unl
 
 parity: $(PARITY)/bin/.parity  ## our results against FlagEmbedding's, in an environment that it still runs in
 	$(PARITY)/bin/python -m pytest -m parity tests/core
+
+thin: $(THIN)/bin/.thin  ## what works without torch, in an environment without it
+	$(THIN)/bin/python -m pytest --noconftest tests/thin
 
 lint: $(BIN)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -76,7 +80,7 @@ fuzz: $(BIN)/.dev  ## hostile checkpoints, corpora and rows, for SECONDS=1200; w
 	$(BIN)/python -m benchmarks.fuzz --seconds $(SECONDS) --output benchmarks/results/$$(date +%F)-fuzz.md
 
 clean:  ## remove the virtual environments, what was built and what the demo made
-	rm -rf $(VENV) $(PARITY) .compat dist demo-data
+	rm -rf $(VENV) $(PARITY) $(THIN) .compat dist demo-data
 
 # First what builds: nothing is built in isolation, where what is newest today would build it.
 $(BIN)/.pip: $(LOCK)
@@ -97,4 +101,12 @@ $(PARITY)/bin/.parity: constraints-parity.txt pyproject.toml
 	$(MAKE) VENV=$(PARITY) LOCK=constraints-parity.txt $(PARITY)/bin/.pip
 	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
 		-c constraints-parity.txt -e '.[test]' FlagEmbedding
+	@touch $@
+
+# Not the extra `test`, which brings torch.
+$(THIN)/bin/.thin: $(BIN)/.dev
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(THIN)
+	$(BIN)/uv pip install --quiet --python $(THIN) -c $(LOCK) editables hatchling
+	$(BIN)/uv pip install --quiet --python $(THIN) -c $(LOCK) --no-build-isolation \
+		-e '.[cli]' -e integrations/milvus pytest pytest-asyncio pytest-timeout
 	@touch $@

@@ -19,6 +19,7 @@ from m3plugins.cli.options import Json, Token, find_engine
 from m3plugins.cli.precision import bfloat16
 from m3plugins.cli.printing import message, print_json
 from m3plugins.cli.versions import CORE, INTEGRATIONS, Package, extras, installed, packages, version_of
+from m3plugins.encoding.backends.installed import TORCH, lacking_torch
 
 DEFAULT_ENGINE = "milvus"
 _STYLES = {"ok": "green", "warn": "yellow", "broken": "red"}
@@ -120,6 +121,9 @@ def _judged(name: str, about: str, wanted: list[Package], fix: str, status: str 
 
 
 def _machine() -> Iterator[Check]:
+    if lacking := lacking_torch():
+        yield Check("devices", "warn", f"models need a service to run, since {lacking} is missing", TORCH)
+        return
     import torch
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

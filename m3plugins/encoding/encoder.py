@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tqdm.auto import tqdm
-
 from m3plugins.encoding.checkpoint import Checkpoint, fingerprint_of
 from m3plugins.encoding.forking import in_live_thread, renew_after_fork
 from m3plugins.encoding.loaded import LoadedModel, Model
@@ -19,9 +17,8 @@ from m3plugins.encoding.memo import EmbeddingMemo
 from m3plugins.encoding.options import Dtype, EncoderOptions
 from m3plugins.encoding.output import HEADS, Head, M3Output, check_heads
 from m3plugins.encoding.probes import TEXTS, sketch
-from m3plugins.encoding.remote import RemoteSource, is_url
 from m3plugins.encoding.sentence_transformers import Prompts
-from m3plugins.encoding.source import LocalSource, Source
+from m3plugins.encoding.source import LocalSource, Source, is_url
 from m3plugins.encoding.tokenizing import Layout, check_texts
 
 if TYPE_CHECKING:
@@ -59,11 +56,13 @@ class M3Encoder:
     ) -> None:
         self.model = str(model)
         self.options = options or EncoderOptions()
-        self._source: Source = (
-            RemoteSource(self.model, self.options, token)
-            if is_url(model)
-            else LocalSource(model, self.options, loaded=loaded is not None)
-        )
+        self._source: Source
+        if is_url(self.model):
+            from m3plugins.encoding.remote import RemoteSource
+
+            self._source = RemoteSource(self.model, self.options, token)
+        else:
+            self._source = LocalSource(model, self.options, loaded=loaded is not None)
         self.name = self._source.name
         self._loading = threading.Lock()
         self._loaded: Model | None = loaded
@@ -111,6 +110,7 @@ class M3Encoder:
             TypeError: If the model is neither a string nor a path.
             ValueError: If an option is out of its range, or the folder's model cannot do what it asks for.
             FileNotFoundError: If the model can only be a folder, and there is none, or it is no M3 checkpoint.
+            ImportError: If torch or transformers is not installed.
         """
         return cls(
             model,
@@ -308,6 +308,8 @@ class M3Encoder:
     def _windows(
         self, texts: Iterable[str], layout: Layout, heads: Sequence[Head], progress: bool
     ) -> Iterator[M3Output]:
+        from tqdm.auto import tqdm
+
         total = len(texts) if isinstance(texts, Sequence) else None
         with tqdm(total=total, desc="encoding", unit="text", disable=not progress) as bar:
             yield from self._load().stream(texts, layout, heads, bar.update)

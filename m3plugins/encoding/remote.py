@@ -47,11 +47,6 @@ class ServiceError(RuntimeError):
     """A service cannot be reached, or does not answer as `m3 serve` does."""
 
 
-def is_url(model: str | os.PathLike[str]) -> bool:
-    """Tells whether a model is named by the address of a service."""
-    return isinstance(model, str) and model.startswith(("http://", "https://"))
-
-
 class RemoteSource:
     """A service, asked for what is known of its model.
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from m3plugins.encoding.backends.installed import check_torch
 from m3plugins.encoding.checkpoint import Checkpoint
 from m3plugins.encoding.loaded import LoadedModel, Model
 from m3plugins.encoding.locate import BUNDLED, local_folder, locate
 from m3plugins.encoding.options import EncoderOptions
 from m3plugins.encoding.sentence_transformers import Prompts
+
+
+def is_url(model: str | os.PathLike[str]) -> bool:
+    """Tells whether a model is named by the address of a service."""
+    return isinstance(model, str) and model.startswith(("http://", "https://"))
 
 
 class Source(Protocol):
@@ -85,8 +92,10 @@ class LocalSource:
         self.name = str(model) if folder is None else folder.resolve().name
         self._model = str(model)
         self._options = options
-        if folder is not None and not loaded:
-            options.check(locate(folder))  # what is wrong with it shows at once
+        if not loaded:  # what is wrong shows at once
+            check_torch(self.name)
+            if folder is not None:
+                options.check(locate(folder))
 
     probes = None
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from m3plugins.encoding.backends.installed import check_torch
 from m3plugins.encoding.batching import token_budget_batches
 from m3plugins.encoding.checking import check_files
 from m3plugins.encoding.checkpoint import max_sequence_length
@@ -48,6 +49,7 @@ class CrossEncoderReranker:
         TypeError: If the model is neither a string nor a path.
         ValueError: If an option is out of its range.
         FileNotFoundError: If the model can only be a folder, and there is none.
+        ImportError: If torch or transformers is not installed.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class CrossEncoderReranker:
                 msg = f"{name} must be an integer >= 8, got {value!r}"
                 raise ValueError(msg)
         EncoderOptions(dtype=dtype, devices=(device,))  # checks them
-        if folder := local_folder(model):
+        folder = local_folder(model)
+        check_torch(str(model))
+        if folder:
             check_files(folder)
             if not (folder / "config.json").is_file():
                 msg = f"{folder} is not a model's folder: it has no config.json"

@@ -2,8 +2,8 @@
 
 from importlib.util import find_spec
 
-if find_spec("accelerate") is None or find_spec("peft") is None:
-    msg = 'training needs accelerate and peft: pip install "m3plugins[train]"'
+if missing := [name for name in ("torch", "transformers", "accelerate", "peft") if find_spec(name) is None]:
+    msg = f'training needs {", ".join(missing)}: pip install "m3plugins[train]"'
     raise ImportError(msg)
 
 from m3plugins.evaluation.dataset import DatasetError

@@ -264,7 +264,7 @@ def test_without_the_extra_it_says_what_to_install(data: Path, call) -> None:
     code = f"import sys; sys.modules['peft'] = None; from m3plugins.cli import main; main({call(data)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == 'm3: training needs accelerate and peft: pip install "m3plugins[train]"\n'
+    assert done.stderr == 'm3: training needs peft: pip install "m3plugins[train]"\n'
 
 
 def test_the_defaults_are_those_of_python() -> None:
