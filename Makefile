@@ -37,7 +37,7 @@ parity: $(PARITY)/bin/.parity  ## our results against FlagEmbedding's, in an env
 	$(PARITY)/bin/python -m pytest -m parity tests/core
 
 thin: $(THIN)/bin/.thin  ## what works without torch, in an environment without it
-	$(THIN)/bin/python -m pytest --noconftest tests/thin
+	M3_TEST_SERVICE_PYTHON=$(BIN)/python $(THIN)/bin/python -m pytest --noconftest tests/thin
 
 lint: $(BIN)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .

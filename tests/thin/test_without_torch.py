@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import requires
@@ -29,6 +32,7 @@ from m3plugins import (
 from m3plugins.cli.app import run
 from m3plugins.encoding.probes import TEXTS, sketch
 from m3plugins.reranking import CrossEncoderReranker
+from m3plugins.retrieval import explain
 from m3plugins_milvus import MilvusHybridIndex
 
 HIDDEN = ("torch", "transformers")
@@ -185,3 +189,36 @@ def test_a_search_that_would_encode_here_fails_in_one_line(tmp_path: Path, capsy
     assert run(["search", "fox", "--uri", str(tmp_path / "m3.db"), "--model", "m3-mini"]) == 1
     told = capsys.readouterr().err
     assert "m3plugins[torch]" in told and told.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a service of m3-mini, run by a Python that has torch."""
+    log = tmp_path_factory.mktemp("service") / "log"
+    command = [os.environ.get("M3_TEST_SERVICE_PYTHON", sys.executable), "-m", "m3plugins.cli", "serve", "--port", "0"]
+    with log.open("w") as file, subprocess.Popen(command, stderr=file) as process:
+        while '"serves"' not in (told := log.read_text(encoding="utf-8")):
+            assert process.poll() is None, told
+            time.sleep(0.1)
+        yield json.loads(next(line for line in told.splitlines() if '"serves"' in line))["at"]
+        process.terminate()
+
+
+def test_through_a_service_it_indexes_searches_and_explains(service: str, tmp_path: Path) -> None:
+    encoder = M3Encoder.from_pretrained(service)
+    documents = [Document(id="a", text="A bisection halves a sorted list."), Document(id="b", text="A heap is a tree.")]
+    with MilvusHybridIndex.create("docs", encoder=encoder, uri=tmp_path / "m3.db") as index:
+        assert index.upsert(documents).written == 2
+        hit, *_ = HybridRetriever(index).search("find an item in a sorted list", k=2)
+        why = explain("find an item in a sorted list", hit, index=index)
+    assert hit.id == "a" and why.weighted == pytest.approx(hit.score, abs=1e-4)
+
+
+def test_the_command_takes_a_services_address(service: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"_id": "a", "text": "a fox"}\n{"_id": "b", "text": "a heap"}\n', encoding="utf-8")
+    where = ["--uri", str(tmp_path / "m3.db"), "--model", service]
+    assert run(["index", str(corpus), *where]) == 0
+    capsys.readouterr()
+    assert run(["search", "fox", *where, "--json"]) == 0
+    assert [hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"]] == ["a", "b"]
