@@ -70,7 +70,7 @@ class CrossEncoderReranker:
                 raise ValueError(msg)
         EncoderOptions(dtype=dtype, devices=(device,))  # checks them
         folder = local_folder(model)
-        check_torch(str(model))
+        check_torch(str(model), served=False)
         if folder:
             check_files(folder)
             if not (folder / "config.json").is_file():

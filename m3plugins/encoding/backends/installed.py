@@ -14,15 +14,17 @@ def lacking_torch() -> str:
     return " and ".join(name for name in ("torch", "transformers") if find_spec(name) is None)
 
 
-def check_torch(model: str) -> None:
+def check_torch(model: str, *, served: bool = True) -> None:
     """Refuses to run a model here without torch and transformers.
 
     Args:
         model: Its name, for the message.
+        served: Whether a service can run it instead.
 
     Raises:
         ImportError: If one of them is not installed.
     """
     if lacking := lacking_torch():
-        msg = f'{model} needs {lacking} to run here: {TORCH}, or give the URL of a service that runs it ("http://…")'
+        elsewhere = ', or give the URL of a service that runs it ("http://…")' if served else ""
+        msg = f"{model} needs {lacking} to run here: {TORCH}{elsewhere}"
         raise ImportError(msg)
