@@ -103,7 +103,7 @@ def _whole(owners: Sequence[str], source: HybridIndex, target: HybridIndex, repo
     failed: dict[str, str] = {}
     with target.writer.holding(owners):
         for turn in range(TURNS):
-            there = target.reader.digests(list(target.writer.passages_of(owners)))
+            there = target.writer.digests(list(target.writer.passages_of(owners)))
             stale = [i for i in there if i not in owner_of]
             different = [i for i in owner_of if i not in wanted or there.get(i) != wanted[i]]
             left = [i for i in different if owner_of[i] not in failed]
@@ -151,7 +151,7 @@ def _readable(items: Iterable[T], broken: dict[str, str]) -> Iterator[T]:
 def _copy(pairs: list[Pair], source: HybridIndex, target: HybridIndex, report: UpsertReport) -> list[str]:
     """Stores what is new or changed; returns the ids of what is now there."""
     ids = [document.id for document, _ in pairs]
-    digests, before = source.reader.digests(ids), target.reader.digests(ids)
+    digests, before = source.reader.digests(ids), target.writer.digests(ids)
     known = {i for i in ids if i in before and before[i] == digests.get(i)}
     new = [(document, embedding) for document, embedding in pairs if document.id in digests.keys() - known]
     failed = dict.fromkeys(_replaced(new, digests, source), REPLACED)
