@@ -121,7 +121,14 @@ def create_app(encoder: M3Encoder, options: ServiceOptions | None = None) -> Fas
         app.state.ready = False
         await asyncio.to_thread(service.batcher.close)
 
-    app = FastAPI(title="m3plugins", version=m3plugins.__version__, summary=__doc__, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="m3plugins",
+        version=m3plugins.__version__,
+        summary=__doc__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.ready = False
     app.add_middleware(Gate, options=service.options, metrics=service.metrics)
 
