@@ -91,8 +91,8 @@ def test_a_service_tells_its_metrics_and_ends_cleanly(articles, checkpoint):
     place = f"m3-enricher.{articles.name}"
     try:
         enriched = {"query": {"exists": {"field": "m3.model"}}}
-        until(lambda: articles.client.count(index=articles.name, **enriched)["count"] == 40)
-        until(lambda: workers(articles, place) == {"w1", "w2"})
+        until(lambda: articles.client.count(index=articles.name, **enriched)["count"] == 40, 150)
+        until(lambda: workers(articles, place) == {"w1", "w2"}, 100)
         lines = {}
         for worker, service in services.items():
             service.send_signal(numbers[worker])
