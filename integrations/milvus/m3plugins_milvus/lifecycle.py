@@ -25,7 +25,7 @@ from m3plugins_milvus.identity import Identity
 from m3plugins_milvus.rows import key_of, to_row
 from m3plugins_milvus.schema import BLOCKS_SUFFIX
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """How long another process may take to make an index, before what it left is taken for what a killed one left."""
 
 _PAUSE_S = 0.2
