@@ -6,7 +6,8 @@ from contextlib import closing
 import pytest
 from pymilvus import DataType, MilvusClient
 
-from m3plugins_milvus import MilvusHybridIndex, lifecycle
+from m3plugins.indexing import IndexExistsError
+from m3plugins_milvus import MilvusHybridIndex, lifecycle, schema
 from m3plugins_milvus.blocks import block_row
 from m3plugins_milvus.client import connect
 from m3plugins_milvus.collection import Collection
@@ -97,6 +98,26 @@ def test_an_index_that_another_process_is_making_is_waited_for(unfinished, monke
     monkeypatch.setattr(lifecycle.time, "sleep", lambda seconds: (waits.append(seconds), finish()))
     with MilvusHybridIndex.open_or_create("docs", **where, codec="binary") as index:
         assert (index.count(), len(waits)) == (0, 1)
+
+
+def test_an_index_that_another_process_begins_while_this_one_looks_is_not_taken_for_left_over(
+    encoder, tmp_path, monkeypatch
+):
+    look = lifecycle._is_unfinished
+    with gateway(tmp_path / "m3.db") as served:
+
+        def late(documents, blocks):
+            """The other process has made the first of the two collections right after the first look."""
+            found = look(documents, blocks)
+            monkeypatch.setattr(lifecycle, "_is_unfinished", look)
+            lifecycle._make(blocks, schema.blocks_schema(), schema.blocks_index(), [])
+            return found
+
+        monkeypatch.setattr(lifecycle, "_is_unfinished", late)
+        with pytest.raises(IndexExistsError):
+            MilvusHybridIndex.create("docs", encoder=encoder, uri=served.uri)
+        with closing(connect(served.uri)) as connection:
+            assert connection.client.has_collection("docs__mv")
 
 
 def test_what_a_killed_process_left_on_a_server_is_made_anew_after_a_while(unfinished, monkeypatch):

@@ -25,7 +25,7 @@ from m3plugins_milvus.identity import Identity
 from m3plugins_milvus.rows import key_of, to_row
 from m3plugins_milvus.schema import BLOCKS_SUFFIX
 
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 """How long another process may take to make an index, before what it left is taken for what a killed one left."""
 
 _PAUSE_S = 0.2
@@ -55,9 +55,7 @@ def _create(documents: Collection, blocks: Collection, identity: Identity) -> No
     for folder in map(connection.folder, (documents.name, blocks.name)):
         if folder is not None:
             repair.remove_unfinished(folder)
-    if not connection.exclusive:
-        _wait(documents, blocks)
-    if _is_unfinished(documents, blocks):
+    if _is_unfinished(documents, blocks) if connection.exclusive else _is_left_over(documents, blocks):
         _drop(documents, blocks)
     for collection in (documents, blocks):
         if _exists(collection):
@@ -76,14 +74,20 @@ def _create(documents: Collection, blocks: Collection, identity: Identity) -> No
         raise
 
 
-def _wait(documents: Collection, blocks: Collection) -> None:
-    """While another process is making the same index, for as long as one should take."""
+def _is_left_over(documents: Collection, blocks: Collection) -> bool:
+    """Waits for another process that is making the same index; tells whether a killed one left what is there.
+
+    What is not there at first and begins while this looks is another process' and no longer looked at.
+    """
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         with suppress(MilvusIndexError):  # of what is there in part
-            if not _is_unfinished(documents, blocks) or _is_dropped(blocks):
-                return
+            if not _is_unfinished(documents, blocks):
+                return False
+            if _is_dropped(blocks):
+                return True
         time.sleep(_PAUSE_S)
+    return _is_unfinished(documents, blocks)
 
 
 def open(connection: Connection, name: str) -> tuple[str, Identity]:
