@@ -20,6 +20,8 @@ from m3plugins.encoding.output import HEADS, Head, M3Output
 from m3plugins.encoding.text import check_unicode
 from m3plugins.encoding.wire import MEDIA_TYPE, to_bytes
 from m3plugins.serving.batcher import Batcher, ClosedError, Kind, OverloadedError
+from m3plugins.serving.dialects.openai import openai_router
+from m3plugins.serving.dialects.tei import tei_router
 from m3plugins.serving.metrics import Metrics
 from m3plugins.serving.middleware import Gate, refused
 from m3plugins.serving.options import ServiceOptions
@@ -178,6 +180,8 @@ def create_app(encoder: M3Encoder, options: ServiceOptions | None = None) -> Fas
             return Response(await asyncio.to_thread(to_bytes, output), media_type=MEDIA_TYPE)
         return Response(await asyncio.to_thread(_to_json, output, encoder), media_type="application/json")
 
+    app.include_router(openai_router(service))
+    app.include_router(tei_router(service))
     return app
 
 

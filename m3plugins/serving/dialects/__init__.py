@@ -1,0 +1,1 @@
+"""What other services' clients speak: one small file each."""
