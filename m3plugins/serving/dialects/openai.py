@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from m3plugins.encoding.output import M3Output
 from m3plugins.serving.batcher import Kind
-
-if TYPE_CHECKING:
-    from m3plugins.serving.app import Service
+from m3plugins.serving.service import Service
 
 Format = Literal["float", "base64"]
 

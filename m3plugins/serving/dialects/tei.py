@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from m3plugins.encoding.output import Head, M3Output
 from m3plugins.serving.batcher import Kind
-
-if TYPE_CHECKING:
-    from m3plugins.serving.app import Service
+from m3plugins.serving.service import Service
 
 
 class EmbedRequest(BaseModel):
