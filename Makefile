@@ -36,7 +36,7 @@ test-elasticsearch9: $(BIN)/.dev  ## what a server of Elasticsearch 9 may do unl
 parity: $(PARITY)/bin/.parity  ## our results against FlagEmbedding's, in an environment that it still runs in
 	$(PARITY)/bin/python -m pytest -m parity tests/core
 
-thin: $(THIN)/bin/.thin  ## what works without torch, in an environment without it
+thin: $(THIN)/bin/.thin $(BIN)/.dev  ## what works without torch, in an environment without it
 	M3_TEST_SERVICE_PYTHON=$(BIN)/python $(THIN)/bin/python -m pytest --noconftest tests/thin
 
 lint: $(BIN)/.dev  ## ruff and mypy
@@ -104,9 +104,8 @@ $(PARITY)/bin/.parity: constraints-parity.txt pyproject.toml
 	@touch $@
 
 # Not the extra `test`, which brings torch.
-$(THIN)/bin/.thin: $(BIN)/.dev
-	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(THIN)
-	$(BIN)/uv pip install --quiet --python $(THIN) -c $(LOCK) editables hatchling
-	$(BIN)/uv pip install --quiet --python $(THIN) -c $(LOCK) --no-build-isolation \
+$(THIN)/bin/.thin: $(LOCK) pyproject.toml integrations/milvus/pyproject.toml
+	$(MAKE) VENV=$(THIN) $(THIN)/bin/.pip
+	$(THIN)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c $(LOCK) \
 		-e '.[cli]' -e integrations/milvus pytest pytest-asyncio pytest-timeout
 	@touch $@
