@@ -1,4 +1,4 @@
-"""Where an encoder's model comes from: a checkpoint that runs in this process."""
+"""Sources of an encoder's model: a checkpoint that runs in this process, or a service (`remote.py`)."""
 
 from __future__ import annotations
 
